@@ -1,0 +1,1 @@
+"""What is measured against what; writes JSON with the environment beside it."""

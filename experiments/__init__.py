@@ -1,0 +1,1 @@
+"""Studies: each a main with its own flags, its command and its expected result."""

@@ -1,0 +1,1 @@
+"""The edge-dynamics kernels: pure JAX on arrays and functions."""

@@ -1,0 +1,1 @@
+"""Sources, label checks and batching."""

@@ -1,0 +1,56 @@
+"""What a user can run into. Every error names the cause and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NcapError(Exception):
+    """Base of all errors raised on purpose; the command line turns it into exit code 2.
+
+    Args:
+        cause: what is wrong, with the offending value.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, cause: str, remedy: str = ""):
+        self.cause = cause.rstrip(".")
+        self.remedy = remedy.rstrip(".")
+        super().__init__(f"{self.cause}. {self.remedy}.".strip() if remedy else f"{self.cause}.")
+
+    def __reduce__(self):
+        # Errors cross process boundaries (worker processes, Ray): rebuild from both parts.
+        return type(self), (self.cause, self.remedy)
+
+
+class ConfigError(NcapError):
+    """An option, or a combination of options, that cannot work."""
+
+
+class DataError(NcapError):
+    """Images or labels that cannot be used as they are."""
+
+
+class ModelError(NcapError):
+    """A model that is unknown, cannot be built or cannot be treated."""
+
+
+class WeightsError(NcapError):
+    """Weights that are missing, damaged, unsafe to read or of another architecture."""
+
+
+class OutputError(NcapError):
+    """The output folder cannot be written, or belongs to another run."""
+
+
+class KernelError(NcapError):
+    """Arrays for which neural capacitance is not defined."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> tuple[str, str]:
+    """Cause and remedy for a name that is not in a registry, with the nearest matches."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}" if near else f"Known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}", hint

@@ -1,0 +1,1 @@
+"""Fine-tuning: from a model and data to a trajectory."""

@@ -1,0 +1,1 @@
+"""From a trajectory to the accuracy at convergence."""
