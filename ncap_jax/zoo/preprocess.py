@@ -1,0 +1,122 @@
+"""From uint8 pixels to a model's input, on the device: grey to RGB, resize, scale.
+
+Pure functions: call them inside `jax.jit`, so that only uint8 pixels cross the bus and XLA fuses
+the scaling with what surrounds it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from ncap_jax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """An affine map of pixels per channel: (x / divisor - mean) / std.
+
+    Attributes:
+        divisor: the pixels 0..255 are divided by it first.
+        mean: subtracted, per channel, in the order of the output channels.
+        std: divides, per channel, in the order of the output channels.
+        bgr: the output channels are blue, green, red (Caffe's order) instead of red, green, blue.
+    """
+
+    divisor: float = 1.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    bgr: bool = False
+
+
+# mode -> scaling. `caffe`, `tf`, `torch` are Keras Applications' names
+# (keras/src/applications/imagenet_utils.py). Add an entry for a model that needs another one.
+MODES: dict[str, Scaling] = {
+    # VGG, ResNet v1: BGR minus the mean ImageNet pixel.
+    "caffe": Scaling(mean=(103.939, 116.779, 123.68), bgr=True),
+    # ResNet v2, MobileNet, Inception, Xception; also ViT (AugReg): x / 127.5 - 1.
+    "tf": Scaling(divisor=127.5, mean=(1.0, 1.0, 1.0)),
+    # DenseNet, torchvision, ConvNeXt: RGB in 0..1, normalised by ImageNet's mean and deviation.
+    "torch": Scaling(divisor=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    # Quantized TFLite MobileNets (zero point 128, scale 1/128): x / 128 - 1.
+    "tflite": Scaling(divisor=128.0, mean=(1.0, 1.0, 1.0)),
+    # SqueezeNet as published for Caffe: BGR minus the rounded mean ImageNet pixel.
+    "squeezenet": Scaling(mean=(104.0, 117.0, 123.0), bgr=True),
+    # The embedded tiny models: (x / 255 - 0.5) / 0.25, in -2..2.
+    "unit": Scaling(divisor=255.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+    # Pixels 0..255 as they are, for models that scale inside.
+    "raw": Scaling(),
+}
+
+
+def preprocess(
+    images: jax.Array, mode: str, size: int | None = None, dtype: DTypeLike = jnp.float32
+) -> jax.Array:
+    """Turn uint8 images into a model's input.
+
+    Args:
+        images: (batch, height, width, channels) uint8; channels 1 (grey, copied to all three)
+            or 3 (red, green, blue).
+        mode: a key of `MODES`.
+        size: side in pixels of the square the images are resized to (bilinear, antialiased when
+            shrinking); None keeps height and width. Images of that size already are not touched.
+        dtype: of the result. The arithmetic is float32 at least.
+
+    Returns:
+        (batch, size, size, 3), or (batch, height, width, 3), of `dtype`.
+
+    Raises:
+        ConfigError: `mode` is unknown, or `size` is not positive.
+        DataError: `images` are not uint8 images of 1 or 3 channels.
+    """
+    scaling = scaling_of(mode)
+    _check_images(images)
+    if size is not None and size < 1:
+        raise errors.ConfigError(f"input size is {size}", "Give a side of at least one pixel")
+    working = jnp.promote_types(dtype, jnp.float32)
+    pixels = resize(images.astype(working), size)
+    # Grey images are resized as one channel and spread afterwards: a third of the work.
+    pixels = jnp.broadcast_to(pixels, (*pixels.shape[:-1], 3))
+    if scaling.bgr:
+        pixels = pixels[..., ::-1]
+    mean = jnp.asarray(scaling.mean, working)
+    std = jnp.asarray(scaling.std, working)
+    return ((pixels / scaling.divisor - mean) / std).astype(dtype)
+
+
+def resize(pixels: jax.Array, size: int | None) -> jax.Array:
+    """Resize floating (batch, height, width, channels) to (batch, size, size, channels).
+
+    Bilinear with half-pixel centres; when shrinking, the triangle kernel is widened by the factor
+    of reduction (antialiasing), as in Pillow and `tf.image.resize(antialias=True)`.
+    """
+    batch, height, width, channels = pixels.shape
+    if size is None or (height, width) == (size, size):
+        return pixels
+    return jax.image.resize(pixels, (batch, size, size, channels), method="linear", antialias=True)
+
+
+def scaling_of(mode: str) -> Scaling:
+    """The scaling behind a mode's name.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if mode not in MODES:
+        raise errors.ConfigError(*errors.unknown_name("preprocessing mode", mode, MODES))
+    return MODES[mode]
+
+
+def _check_images(images: jax.Array) -> None:
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise errors.DataError(
+            f"images have shape {images.shape}",
+            "Give (batch, height, width, channels) with 1 or 3 channels",
+        )
+    if images.dtype != jnp.uint8:
+        raise errors.DataError(
+            f"images are {images.dtype}", "Give uint8 pixels in 0..255; scaling happens here"
+        )

@@ -1,0 +1,103 @@
+"""uint8 pixels to model input: against Keras, Pillow and the formulas."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from ncap_jax import errors
+from ncap_jax.zoo import preprocess
+
+
+@pytest.fixture
+def photographs():
+    """Smooth random images, so that resizing is not all noise."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (3, 6, 6, 3)).astype(np.uint8)
+    return np.stack([np.asarray(Image.fromarray(c).resize((48, 48))) for c in coarse])
+
+
+@pytest.mark.parametrize("mode", ["caffe", "tf", "torch"])
+def test_scaling_is_keras(mode, photographs):
+    from keras.src.applications import imagenet_utils
+
+    theirs = imagenet_utils.preprocess_input(
+        photographs.astype(np.float32), data_format="channels_last", mode=mode
+    )
+    ours = preprocess.preprocess(jnp.asarray(photographs), mode)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_unit_tflite_squeezenet_raw_formulas():
+    pixels = jnp.asarray([10, 128, 250], jnp.uint8).reshape(1, 1, 1, 3)
+    got = {m: np.asarray(preprocess.preprocess(pixels, m)).ravel() for m in preprocess.MODES}
+    x = np.array([10.0, 128.0, 250.0])
+    np.testing.assert_allclose(got["unit"], (x / 255 - 0.5) / 0.25, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got["tflite"], x / 128 - 1, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got["squeezenet"], x[::-1] - [104, 117, 123], rtol=1e-6)
+    np.testing.assert_allclose(got["raw"], x)
+
+
+@pytest.mark.parametrize("size", [17, 31, 96])
+def test_resize_is_antialiased_like_pillow(size, photographs):
+    ours = preprocess.preprocess(jnp.asarray(photographs), "raw", size)
+    theirs = np.stack(
+        [
+            np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR))
+            for p in photographs
+        ]
+    ).astype(np.float32)
+    # Pillow rounds to integers after each of its two passes: up to one grey level.
+    assert np.abs(ours - theirs).max() <= 1.01
+    assert np.abs(ours - theirs).mean() <= 0.5
+
+
+def test_native_size_has_no_resize_at_all(photographs):
+    def primitives(size):
+        jaxpr = jax.make_jaxpr(lambda x: preprocess.preprocess(x, "tf", size))(photographs)
+        return str(jaxpr)
+
+    assert "dot_general" in primitives(40)
+    for size in (None, 48):
+        assert "dot_general" not in primitives(size)
+        assert "gather" not in primitives(size)
+
+
+def test_grey_becomes_three_equal_channels(photographs):
+    grey = photographs[..., :1]
+    ours = preprocess.preprocess(jnp.asarray(grey), "torch", 32)
+    colour = preprocess.preprocess(jnp.asarray(np.repeat(grey, 3, -1)), "torch", 32)
+    assert ours.shape == (3, 32, 32, 3)
+    np.testing.assert_allclose(ours, colour, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_result_has_the_dtype_asked_for(dtype, photographs):
+    ours = preprocess.preprocess(jnp.asarray(photographs), "tf", 32, dtype)
+    single = preprocess.preprocess(jnp.asarray(photographs), "tf", 32)
+    assert ours.dtype == dtype
+    np.testing.assert_array_equal(ours, single.astype(dtype))
+
+
+def test_float64(photographs):
+    with jax.enable_x64(True):
+        ours = preprocess.preprocess(jnp.asarray(photographs), "torch", None, jnp.float64)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(ours, (photographs / 255 - mean) / std, rtol=1e-14, atol=1e-14)
+
+
+def test_errors_name_the_cause():
+    good = jnp.zeros((1, 4, 4, 3), jnp.uint8)
+    with pytest.raises(errors.ConfigError, match="torhc"):
+        preprocess.preprocess(good, "torhc")
+    with pytest.raises(errors.ConfigError, match="input size is 0"):
+        preprocess.preprocess(good, "tf", 0)
+    with pytest.raises(errors.DataError, match="float32"):
+        preprocess.preprocess(good.astype(jnp.float32), "tf")
+    with pytest.raises(errors.DataError, match="shape"):
+        preprocess.preprocess(good[0], "tf")
+    with pytest.raises(errors.DataError, match="shape"):
+        preprocess.preprocess(jnp.zeros((1, 4, 4, 4), jnp.uint8), "tf")
