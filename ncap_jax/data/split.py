@@ -1,0 +1,107 @@
+"""Seeded stratified subsets: which samples train, which validate, which are measured.
+
+Everything here works on labels alone and returns indices, so that it serves arrays in memory and
+sets that are streamed alike. The draws come from NumPy's PCG64 seeded by the caller: equal seeds
+give equal indices on every device.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ncap_jax import errors
+
+
+def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Draw `size` samples whose class shares follow those of `labels`.
+
+    Shares are rounded by the largest remainder; every class is present if `size` allows it.
+
+    Args:
+        labels: (n,) integers.
+        size: number of samples wanted; n or more returns all of them.
+        seed: of the draw.
+
+    Returns:
+        (min(size, n),) int32 indices into `labels`, ascending.
+
+    Raises:
+        ConfigError: `size` is less than 1.
+    """
+    if size < 1:
+        raise errors.ConfigError(f"a subset of {size} samples was asked for", "Ask for at least 1")
+    classes, members = np.unique(labels, return_inverse=True)
+    counts = np.bincount(members, minlength=len(classes))
+    quotas = _quotas(counts, min(size, len(labels)), capacity=counts)
+    return _draw(members, quotas, seed)
+
+
+def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split off `size` samples, stratified, leaving at least one of every class behind.
+
+    Args:
+        labels: (n,) integers.
+        size: number of samples to split off.
+        seed: of the draw.
+
+    Returns:
+        Two ascending int32 index arrays that partition 0..n-1: what is left (n - size,), and
+        what was split off (size,).
+
+    Raises:
+        ConfigError: `size` is less than 1, or so large that a class would be left empty.
+    """
+    classes, members = np.unique(labels, return_inverse=True)
+    counts = np.bincount(members, minlength=len(classes))
+    room = len(labels) - len(classes)
+    if not 1 <= size <= room:
+        raise errors.ConfigError(
+            f"a validation part of {size} samples cannot be split off {len(labels)} samples of "
+            f"{len(classes)} classes",
+            f"Between 1 and {room} samples can be split off, so that every class stays in training",
+        )
+    split_off = _draw(members, _quotas(counts, size, capacity=counts - 1), seed)
+    left = np.setdiff1d(np.arange(len(labels), dtype=np.int32), split_off, assume_unique=True)
+    return left, split_off
+
+
+def measurement_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """The fixed samples on which β_eff and the training loss are measured, stratified.
+
+    Args:
+        labels: (n,) integers, the training labels.
+        size: at most so many samples.
+        seed: of the draw.
+
+    Returns:
+        (min(size, n),) int32 indices into `labels`, ascending.
+    """
+    # 1: a stream of its own, independent of the split drawn with the same seed.
+    return stratified_subset(labels, size, seed=_fold(seed, 1))
+
+
+def _fold(seed: int, number: int) -> int:
+    """A new seed from a seed and a number, as `jax.random.fold_in` does for keys."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
+
+
+def _quotas(counts: np.ndarray, size: int, capacity: np.ndarray) -> np.ndarray:
+    """How many of each class: proportional to `counts`, at most `capacity`, `size` in all."""
+    ideal = size * counts / counts.sum()
+    # One of each class where there is one to give and room for all.
+    least = np.minimum(capacity, 1) if size >= np.count_nonzero(capacity) else np.zeros_like(counts)
+    quotas = np.clip(np.floor(ideal).astype(int), least, capacity)
+    while (missing := size - quotas.sum()) != 0:
+        # Largest remainder first; ties go to the first class.
+        if missing > 0:
+            quotas[np.argmax(np.where(quotas < capacity, ideal - quotas, -np.inf))] += 1
+        else:
+            quotas[np.argmax(np.where(quotas > least, quotas - ideal, -np.inf))] -= 1
+    return quotas
+
+
+def _draw(members: np.ndarray, quotas: np.ndarray, seed: int) -> np.ndarray:
+    """The first `quotas[k]` members of each class k in one seeded order, ascending."""
+    order = np.random.default_rng(seed).permutation(len(members))
+    chosen = [order[members[order] == k][:quota] for k, quota in enumerate(quotas)]
+    return np.sort(np.concatenate(chosen)).astype(np.int32)
