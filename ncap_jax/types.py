@@ -193,7 +193,7 @@ class Trajectory:
         rows = [record.beta_eff.get(strength) for record in self.records]
         if not rows or any(not row for row in rows):
             return np.zeros(0)
-        return np.array([np.mean(row) for row in rows], dtype=np.float64)
+        return np.array([np.mean(row) for row in rows if row], dtype=np.float64)
 
 
 @dataclass(frozen=True)

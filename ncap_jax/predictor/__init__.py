@@ -1,1 +1,63 @@
-"""From a trajectory to the accuracy at convergence."""
+"""Predict each model's accuracy at convergence from the first epochs of its fine-tuning.
+
+`PREDICTORS` maps a name to a `Predictor`; `get` resolves `default`. Every entry takes the
+trajectories of the pool, truncated to the first n epochs, and answers one `Prediction` each.
+"""
+
+from __future__ import annotations
+
+from ncap_jax import errors
+from ncap_jax.predictor import best_seen, last_loss, last_seen
+from ncap_jax.predictor.base import Predictor
+from ncap_jax.predictor.ridge import ridge
+
+# What `RankConfig.predictor = "default"` means; chosen by experiments/embedded_study.py.
+DEFAULT_PREDICTOR = "last_validation_loss"
+
+_ALL = (
+    Predictor("last_seen", last_seen.predict, "validation accuracy of the last epoch"),
+    Predictor("best_seen", best_seen.predict, "highest validation accuracy so far"),
+    Predictor(
+        "last_validation_loss",
+        last_loss.predict_validation,
+        "validation loss of the last epoch (score: minus the loss)",
+        scores_only=True,
+        link=last_loss.log_link,
+    ),
+    Predictor(
+        "last_training_loss",
+        last_loss.predict_training,
+        "training loss after the last epoch (score: minus the loss)",
+        scores_only=True,
+        link=last_loss.log_link,
+    ),
+    Predictor(
+        "published_ridge",
+        ridge("signed", scaled=False),
+        "Bayesian ridge on signed beta_eff, value at 0, exactly as published",
+        min_epochs=2,
+        strength="signed",
+    ),
+    Predictor(
+        "scaled_ridge",
+        ridge("absolute", scaled=True),
+        "Bayesian ridge on absolute beta_eff, value at 0, scale-safe",
+        min_epochs=2,
+        strength="absolute",
+    ),
+)
+
+PREDICTORS: dict[str, Predictor] = {predictor.name: predictor for predictor in _ALL}
+
+
+def get(name: str) -> Predictor:
+    """The predictor of that name; `default` is `DEFAULT_PREDICTOR`.
+
+    Raises:
+        ConfigError: no such predictor.
+    """
+    if name == "default":
+        name = DEFAULT_PREDICTOR
+    if name not in PREDICTORS:
+        raise errors.ConfigError(*errors.unknown_name("predictor", name, PREDICTORS))
+    return PREDICTORS[name]

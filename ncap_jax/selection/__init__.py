@@ -1,1 +1,1 @@
-"""From predictions to a ranking."""
+"""From trajectories to a ranking with uncertainty; ranking metrics."""

@@ -1,0 +1,154 @@
+"""From a score to a predicted accuracy, with an uncertainty: for methods that only rank.
+
+Three steps, all on the logit scale z = log(p / (1 − p)), all from the pool's own records:
+
+1. Relation. Over every model and every epoch k = 1..n, the validation accuracy is regressed on
+   the score that the method gives after k epochs:
+
+       z_ik = a + b link(score_ik) + e_ik,   e ~ N(0, σ²),   least squares                    (C1)
+
+   An increasing line keeps the order of the scores, so it cannot change the ranking.
+2. Growth. Accuracy goes on rising after the last epoch. The pool's mean curve z̄_k is taken to
+   approach its limit geometrically; r is the least-squares ratio of its successive steps:
+
+       r = Σ_k d_k d_{k+1} / Σ_k d_k²,   d_k = z̄_{k+1} − z̄_k,   gain = d_last r / (1 − r)      (C2)
+
+   (Aitken's extrapolation, with r fitted and held in [0, 0.8].) The same gain for every model:
+   nothing in a few epochs says how the gains differ. Needs three epochs.
+3. Uncertainty. σ of (C1) and half the gain, added in quadrature; mean and standard deviation
+   of the accuracy are those of the logit-normal, by Gauss-Hermite quadrature.
+
+Half the gain is a convention (most models gain between nothing and twice the mean), not an
+estimate; `experiments/` checks the coverage of the intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import expit, logit
+
+from ncap_jax.predictor.base import Predictor, no_prediction, trained, truncate
+from ncap_jax.types import Prediction, Trajectory
+
+# Accuracies are held this far from 0 and 1 before the logit: one wrong in two hundred.
+EDGE = 0.005
+# A slower approach than this is not told from noise within a few epochs.
+LARGEST_RATIO = 0.8
+# Below this many records the residual spread of the relation is a guess.
+FEW_RECORDS = 8
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
+
+
+class Relation(NamedTuple):
+    """The fitted line (C1): z = intercept + slope · link(score), spread σ, number of records."""
+
+    intercept: float
+    slope: float
+    spread: float
+    records: int
+
+
+def _logit(accuracy: np.ndarray) -> np.ndarray:
+    return logit(np.clip(accuracy, EDGE, 1.0 - EDGE))
+
+
+def _score_history(
+    predictor: Predictor, trajectories: Sequence[Trajectory]
+) -> tuple[np.ndarray, np.ndarray]:
+    """link(score) and logit accuracy of every model after every epoch, as flat arrays."""
+    scores, accuracies = [], []
+    longest = max((t.epochs for t in trajectories), default=0)
+    for epoch in range(predictor.min_epochs, longest + 1):
+        for trajectory, prediction in zip(trajectories, predictor(trajectories, epoch)):
+            accuracy = trained(trajectory, "validation_accuracy")
+            if trajectory.epochs < epoch:
+                continue
+            if np.isfinite(prediction.mean) and np.isfinite(accuracy[epoch - 1]):
+                scores.append(predictor.link(prediction.mean))
+                accuracies.append(accuracy[epoch - 1])
+    return np.array(scores), _logit(np.array(accuracies))
+
+
+def fit_relation(x: np.ndarray, z: np.ndarray) -> Relation | None:
+    """Least squares for (C1); None where three points, a spread of x or b > 0 are wanting."""
+    if x.size < 3 or np.ptp(x) == 0:
+        return None
+    slope, intercept = np.polyfit(x, z, 1)
+    if slope <= 0:
+        return None
+    residuals = z - (intercept + slope * x)
+    spread = float(np.sqrt(np.sum(residuals**2) / (x.size - 2)))
+    return Relation(float(intercept), float(slope), spread, int(x.size))
+
+
+def pool_gain(trajectories: Sequence[Trajectory]) -> float | None:
+    """What the mean logit accuracy will still gain, equation (C2); None below three epochs.
+
+    Only models that ran as long as the longest, with finite accuracies, enter the mean curve.
+    """
+    curves = [trained(t, "validation_accuracy") for t in trajectories]
+    longest = max((c.size for c in curves), default=0)
+    full = [_logit(c) for c in curves if c.size == longest and np.all(np.isfinite(c))]
+    if longest < 3 or not full:
+        return None
+    steps = np.diff(np.mean(full, axis=0))
+    if steps[-1] <= 0:
+        return 0.0  # the pool has stopped rising
+    ratio = float(np.sum(steps[1:] * steps[:-1]) / np.sum(steps[:-1] ** 2))
+    ratio = min(max(ratio, 0.0), LARGEST_RATIO)
+    return float(steps[-1]) * ratio / (1.0 - ratio)
+
+
+def logit_normal(mean: float, std: float) -> tuple[float, float]:
+    """Mean and standard deviation of expit(Z), Z ~ N(mean, std²), by Gauss-Hermite quadrature."""
+    values = expit(mean + std * _NODES)
+    weights = _WEIGHTS / np.sum(_WEIGHTS)
+    center = float(np.sum(weights * values))
+    return center, float(np.sqrt(np.sum(weights * (values - center) ** 2)))
+
+
+def _last_seen(trajectory: Trajectory, reason: str) -> Prediction:
+    accuracy = trained(trajectory, "validation_accuracy")
+    if not np.isfinite(accuracy[-1]):
+        return no_prediction("the last validation accuracy is not finite")
+    return Prediction(float(accuracy[-1]), flag=reason)
+
+
+def calibrated(
+    predictor: Predictor, trajectories: Sequence[Trajectory], epochs: int | None = None
+) -> list[Prediction]:
+    """Predicted accuracy at convergence, with standard deviation, from a score-only method.
+
+    Args:
+        predictor: a method with `scores_only`.
+        trajectories: the pool; the relation is fitted on all of it.
+        epochs: look at the first so many epochs only; None: at all.
+
+    Returns:
+        One per trajectory. Where no increasing relation can be fitted, the last seen accuracy
+        with std NaN, flagged; where records are few or the gain is unknown, flagged.
+    """
+    pool = [truncate(t, epochs) for t in trajectories]
+    scores = predictor(pool)
+    relation = fit_relation(*_score_history(predictor, pool))
+    gain = pool_gain(pool)
+    flags = []
+    if relation is not None and relation.records < FEW_RECORDS:
+        flags.append(f"uncertainty from {relation.records} records only")
+    if gain is None:
+        flags.append("fewer than 3 epochs: growth after the last epoch not included")
+    answers = []
+    for trajectory, score in zip(pool, scores, strict=True):
+        if not np.isfinite(score.mean):
+            answers.append(no_prediction(score.flag))
+        elif relation is None:
+            reason = "the scores do not explain the accuracies seen: last seen accuracy shown"
+            answers.append(_last_seen(trajectory, reason))
+        else:
+            z = relation.intercept + relation.slope * predictor.link(score.mean)
+            mean, std = logit_normal(z + (gain or 0.0), np.hypot(relation.spread, (gain or 0) / 2))
+            answers.append(Prediction(mean, std, "; ".join([f for f in [score.flag] if f] + flags)))
+    return answers

@@ -1,0 +1,106 @@
+"""The ranking as a table for the terminal."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ncap_jax.report import text
+from ncap_jax.types import RankedModel, Ranking
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Columns in order; each level drops the less important ones, until the table fits unwrapped.
+_LEVELS = (
+    ("predicted", "P(best)", "last seen", "best seen", "epochs", "β_eff", "time"),
+    ("predicted", "P(best)", "last seen", "epochs", "β_eff", "time"),
+    ("predicted", "P(best)", "last seen", "epochs"),
+    ("predicted", "P(best)"),
+)
+
+
+def format_ranking(ranking: Ranking, width: int | None = None, color: bool | None = None) -> str:
+    """The table a person reads, with the answer below it.
+
+    Args:
+        ranking: what to show.
+        width: columns available; None: the terminal's, 100 when there is none.
+        color: with ANSI colours; None: only if standard output is a terminal.
+
+    Returns:
+        Lines no wider than `width`, without a trailing newline.
+    """
+    # Imported here: `import ncap_jax` alone needs no table.
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    color = terminal if color is None else color
+    if width is None:
+        width = shutil.get_terminal_size((100, 24)).columns if terminal else 100
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        width=width,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        no_color=not color,
+        highlight=False,
+        emoji=False,
+        markup=False,
+        legacy_windows=False,
+    )
+    tables = [_table(ranking, columns) for columns in _LEVELS]
+    # Measured with room to spare: within the real width every table would claim to fit.
+    wide = console.options.update(width=10_000)
+    fitting = (t for t in tables if console.measure(t, options=wide).maximum <= width)
+    console.print(next(fitting, tables[-1]))
+    console.print(text.answer(ranking), style="bold" if color else None)
+    for line in text.warnings(ranking):
+        console.print(f"! {line}", style="yellow" if color else None)
+    lines = buffer.getvalue().rstrip("\n").split("\n")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _table(ranking: Ranking, columns: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=f"{ranking.dataset}, ranked by {ranking.predictor}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("model", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("status", overflow="fold")
+    for row in ranking.models:
+        cells = _cells(row)
+        rank = "–" if row.rank is None else str(row.rank)
+        table.add_row(rank, row.name, *(cells[column] for column in columns), _status(row))
+    return table
+
+
+def _cells(row: RankedModel) -> dict[str, str]:
+    return {
+        "predicted": text.with_std(row.predicted_accuracy, row.std),
+        "P(best)": text.percent(row.p_best, 0),
+        "last seen": text.percent(row.last_seen),
+        "best seen": text.percent(row.best_seen),
+        "epochs": str(row.epochs),
+        "β_eff": text.number(text.beta_eff_now(row)),
+        "time": text.duration(row.seconds),
+    }
+
+
+def _status(row: RankedModel) -> str:
+    status = row.status.replace("_", " ")
+    if row.tied_with_best:
+        status += ", tied with 1"
+    return status + (" !" if row.flag else "")

@@ -1,0 +1,138 @@
+"""Live progress: models, epochs, time left, current best.
+
+A bar in a terminal or a notebook, one plain line an epoch everywhere else (log files, CI).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from ncap_jax.report import text
+from ncap_jax.types import EpochRecord, Trajectory
+
+if TYPE_CHECKING:
+    from rich import progress
+
+
+class Progress:
+    """Shows how a ranking run gets on; drive it from the loop over models.
+
+        with Progress(["a", "b"], epochs=5) as progress:
+            progress.epoch("a", record)        # after every epoch, epoch 0 included
+            progress.finished(trajectory)      # when a model is done, however it ended
+
+    Args:
+        models: names, in any order; they may run in parallel.
+        epochs: epochs of training per model.
+        file: where to; None: standard error, so that standard output stays the table's.
+    """
+
+    def __init__(self, models: Sequence[str], epochs: int, file: TextIO | None = None):
+        from rich.console import Console
+
+        self._total = len(models) * epochs
+        self._epochs = epochs
+        self._models = len(models)
+        self._done: dict[str, int] = dict.fromkeys(models, 0)
+        self._finished = 0
+        self._best: tuple[float, str] | None = None
+        self._start = time.monotonic()
+        file = file if file is not None else sys.stderr
+        self._console = Console(file=file, highlight=False, markup=False, emoji=False)
+        self._live = self._console.is_terminal or self._notebook()
+        self._bar: progress.Progress | None = None
+
+    def _notebook(self) -> bool:
+        # rich draws a live bar in a notebook only through ipywidgets; plain lines otherwise.
+        if not self._console.is_jupyter:
+            return False
+        try:
+            import ipywidgets  # noqa: F401
+        except ImportError:
+            return False
+        return True
+
+    def __enter__(self) -> Progress:
+        self._start = time.monotonic()
+        if self._live:
+            from rich import progress
+
+            bar = self._bar = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(),
+                progress.TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = bar.add_task(self._headline(), total=self._total)
+            bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def epoch(self, model: str, record: EpochRecord) -> None:
+        """Show one epoch of one model."""
+        self._done[model] = record.epoch
+        accuracy = record.validation_accuracy
+        if math.isfinite(accuracy) and (self._best is None or accuracy > self._best[0]):
+            self._best = (accuracy, model)
+        if self._bar is not None:
+            self._update()
+            return
+        self._line(
+            f"{model}: epoch {record.epoch}/{self._epochs}, "
+            f"validation accuracy {text.percent(accuracy)}, "
+            f"loss {text.number(record.validation_loss)} ({text.duration(record.seconds)}); "
+            f"time left {text.duration(self.seconds_left())}"
+        )
+
+    def finished(self, trajectory: Trajectory) -> None:
+        """Show how a model ended; what it did not run counts as done."""
+        self._finished += 1
+        self._done[trajectory.model] = self._epochs
+        message = f": {trajectory.message}" if trajectory.message else ""
+        line = (
+            f"{trajectory.model}: {trajectory.status.replace('_', ' ')} after "
+            f"{trajectory.epochs} epochs, {text.duration(trajectory.seconds)}{message} "
+            f"[{self._finished}/{self._models} models]"
+        )
+        if self._bar is not None:
+            self._update()
+        self._line(line)
+
+    def seconds_left(self) -> float:
+        """Estimate from the mean time of the epochs done; NaN before the first."""
+        done = sum(self._done.values())
+        if done == 0:
+            return math.nan
+        return (time.monotonic() - self._start) / done * (self._total - done)
+
+    def _headline(self) -> str:
+        best = ""
+        if self._best is not None:
+            best = f", best {self._best[1]} {text.percent(self._best[0])}"
+        return f"{self._finished}/{self._models} models{best}"
+
+    def _update(self) -> None:
+        assert self._bar is not None
+        self._bar.update(
+            self._task, completed=sum(self._done.values()), description=self._headline()
+        )
+
+    def _line(self, line: str) -> None:
+        # soft_wrap: a log line stays one line, whatever width a file is taken to have.
+        self._console.print(line, soft_wrap=True)

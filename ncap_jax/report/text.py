@@ -1,0 +1,82 @@
+"""Words and numbers that every form of the report shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ncap_jax.types import RankedModel, Ranking
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A fraction as percent, a dash where there is none."""
+    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "–"
+
+
+def with_std(mean: float, std: float) -> str:
+    """Predicted accuracy and its standard deviation in percentage points."""
+    if not math.isfinite(mean):
+        return "–"
+    return f"{100 * mean:.1f} ± {100 * std:.1f} %" if math.isfinite(std) else percent(mean)
+
+
+def number(value: float) -> str:
+    """Three significant digits, a dash where there is none."""
+    return f"{value:.3g}" if math.isfinite(value) else "–"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 4.2 s, 3 min 05 s, 2 h 10 min."""
+    if not math.isfinite(seconds) or seconds < 0:
+        return "–"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def listed(names: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def answer(ranking: Ranking) -> str:
+    """The answer in one or two sentences."""
+    ranked = [row for row in ranking.models if row.rank is not None]
+    if not ranked:
+        return "No model could be ranked: see the status of each."
+    best = ranked[0]
+    text = f"Fine-tune {best.name}: predicted {with_std(best.predicted_accuracy, best.std)}"
+    if math.isfinite(best.p_best) and len(ranked) > 1:
+        text += f", best with probability {percent(best.p_best, 0)}"
+    text += "."
+    tied = [row.name for row in ranked if row.tied_with_best]
+    if tied:
+        text += f" {listed(tied)} cannot be told apart from it."
+    return text
+
+
+def warnings(ranking: Ranking) -> list[str]:
+    """What speaks against trusting the table, a line each: failures, flags."""
+    lines = [
+        f"{row.name}: {row.status.replace('_', ' ')}" + (f" – {row.message}" if row.message else "")
+        for row in ranking.models
+        if row.status != "ok"
+    ]
+    flagged: dict[str, list[str]] = {}
+    for row in ranking.models:
+        if row.flag:
+            flagged.setdefault(row.flag, []).append(row.name)
+    for flag, names in flagged.items():
+        everyone = len(names) == len(ranking.models) and len(names) > 1
+        lines.append(f"{'all models' if everyone else listed(names)}: {flag}")
+    return lines
+
+
+def beta_eff_now(row: RankedModel) -> float:
+    """The last measured beta_eff; NaN if there is none."""
+    return row.beta_eff[-1] if row.beta_eff else math.nan

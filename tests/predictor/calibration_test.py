@@ -1,0 +1,139 @@
+"""From scores to accuracies: order, spread, growth, and what happens with little data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from ncap_jax.predictor import PREDICTORS
+from ncap_jax.predictor.calibration import (
+    EDGE,
+    LARGEST_RATIO,
+    calibrated,
+    fit_relation,
+    logit_normal,
+    pool_gain,
+)
+from ncap_jax.types import EpochRecord, Trajectory
+from tests.predictor.pool import make_pool, with_last
+
+LOSS = PREDICTORS["last_validation_loss"]
+SCORES = sorted(name for name, p in PREDICTORS.items() if p.scores_only)
+
+
+def curve(name: str, accuracies: list[float], losses: list[float] | None = None) -> Trajectory:
+    losses = losses or [-np.log(a) for a in accuracies]
+    records = tuple(
+        EpochRecord(i, loss, a, loss, a) for i, (a, loss) in enumerate(zip(accuracies, losses))
+    )
+    return Trajectory(name, "linear", records)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_order_of_the_scores_is_kept(name):
+    pool = make_pool()
+    scores = [p.mean for p in PREDICTORS[name](pool)]
+    accuracies = [p.mean for p in calibrated(PREDICTORS[name], pool)]
+    assert np.argsort(scores).tolist() == np.argsort(accuracies).tolist()
+    assert all(0 < a < 1 for a in accuracies)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_predictions_cover_the_true_limits(name):
+    """The pool's limits are known: most lie within two standard deviations."""
+    inside = []
+    for seed in range(5):
+        pool = make_pool(epochs=5, seed=seed)
+        limits = np.linspace(0.95, 0.7, len(pool))
+        answers = calibrated(PREDICTORS[name], pool)
+        inside += [abs(a.mean - t) <= 2 * a.std for a, t in zip(answers, limits)]
+    assert np.mean(inside) > 0.8
+
+
+def test_relation_is_least_squares():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=40)
+    z = 0.5 + 2.0 * x + 0.1 * rng.normal(size=40)
+    design = np.stack([np.ones(40), x], axis=1)
+    solution, residual, *_ = np.linalg.lstsq(design, z, rcond=None)
+    relation = fit_relation(x, z)
+    np.testing.assert_allclose([relation.intercept, relation.slope], solution)
+    np.testing.assert_allclose(relation.spread, np.sqrt(residual[0] / 38))
+
+
+def test_a_decreasing_relation_is_refused():
+    x = np.arange(5.0)
+    assert fit_relation(x, -x) is None
+    assert fit_relation(x[:2], x[:2]) is None
+    assert fit_relation(np.ones(5), x) is None
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.75])
+def test_gain_of_a_geometric_curve_is_exact(ratio):
+    limit, n = 1.5, 5
+    z = limit - 2.0 * ratio ** np.arange(n + 1)
+    pool = [curve("a", expit(z).tolist()), curve("b", expit(z - 0.3).tolist())]
+    np.testing.assert_allclose(pool_gain(pool), limit - z[-1], rtol=1e-9)
+
+
+def test_gain_is_bounded_and_never_negative():
+    line = expit(np.linspace(-2, 1, 6))  # equal steps: ratio 1, no limit in sight
+    bounded = pool_gain([curve("a", line.tolist())])
+    np.testing.assert_allclose(bounded, 0.6 * LARGEST_RATIO / (1 - LARGEST_RATIO))
+    assert pool_gain([curve("a", [0.1, 0.5, 0.7, 0.69])]) == 0.0
+    assert pool_gain([curve("a", [0.1, 0.5, 0.7])]) is None
+    assert pool_gain([]) is None
+
+
+def test_logit_normal_moments_against_sampling():
+    draws = expit(np.random.default_rng(0).normal(1.2, 0.8, 2_000_000))
+    mean, std = logit_normal(1.2, 0.8)
+    # Two million draws: standard error about 1e-4.
+    np.testing.assert_allclose([mean, std], [draws.mean(), draws.std()], atol=5e-4)
+    np.testing.assert_allclose(logit_normal(0.0, 0.0), (0.5, 0.0), atol=1e-12)
+
+
+def test_without_a_relation_the_last_seen_accuracy_is_shown():
+    # Higher loss, higher accuracy: nothing increasing can be fitted.
+    pool = [curve(str(i), [0.1, 0.5 + 0.1 * i], [2.0, 0.5 + 0.1 * i]) for i in range(4)]
+    for trajectory, answer in zip(pool, calibrated(LOSS, pool)):
+        assert answer.mean == trajectory.records[-1].validation_accuracy
+        assert np.isnan(answer.std)
+        assert "do not explain" in answer.flag
+
+
+def test_few_records_and_few_epochs_are_flagged():
+    pool = make_pool(models=2, epochs=2)
+    flag = calibrated(LOSS, pool)[0].flag
+    assert "4 records" in flag
+    assert "fewer than 3 epochs" in flag
+    assert calibrated(LOSS, make_pool())[0].flag == ""
+
+
+def test_a_broken_model_does_not_disturb_the_others():
+    pool = make_pool()
+    broken = with_last(pool[0], validation_loss=np.nan, validation_accuracy=np.nan)
+    answers = calibrated(LOSS, [broken, *pool[1:]])
+    assert np.isnan(answers[0].mean)
+    assert answers[0].flag
+    assert all(np.isfinite(a.mean) and np.isfinite(a.std) for a in answers[1:])
+
+
+def test_perfect_accuracy_stays_finite():
+    pool = [
+        curve(str(i), [0.1, 0.9, 0.99, 1.0, 1.0], [2.3, 0.3, 0.05, 0.001 * i, 0.0])
+        for i in range(3)
+    ]
+    for answer in calibrated(LOSS, pool):
+        assert 0 < answer.mean <= 1
+        assert np.isfinite(answer.std)
+    assert logit(1 - EDGE) < 6
+
+
+def test_truncation():
+    pool = make_pool(epochs=8)
+    start = [dataclasses.replace(t, records=t.records[:5]) for t in pool]
+    assert repr(calibrated(LOSS, pool, epochs=4)) == repr(calibrated(LOSS, start))

@@ -1,0 +1,73 @@
+"""The table in the terminal: every width, no colour codes in files."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from rich.cells import cell_len
+
+from ncap_jax.report import format_ranking
+from ncap_jax.selection.ranking import rank_trajectories
+from ncap_jax.types import RankConfig, Trajectory
+from tests.predictor.pool import make_pool, with_last
+
+
+def test_shows_every_model_in_order_and_the_answer():
+    ranking = rank_trajectories(make_pool(), "digits")
+    lines = format_ranking(ranking, width=120).splitlines()
+    positions = [
+        next(i for i, line in enumerate(lines) if row.name in line.split())
+        for row in ranking.models
+    ]
+    assert positions == sorted(positions)
+    text = "\n".join(lines)
+    assert "digits" in lines[0]
+    assert f"Fine-tune {ranking.best.name}: predicted" in text
+    best = ranking.best
+    assert f"{100 * best.predicted_accuracy:.1f} ± {100 * best.std:.1f} %" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+def test_never_wider_than_asked_and_numbers_stay_whole(width):
+    ranking = rank_trajectories(make_pool(), "digits")
+    text = format_ranking(ranking, width=width)
+    assert max(cell_len(line) for line in text.splitlines()) <= width
+    for row in ranking.models:
+        assert f"{100 * row.predicted_accuracy:.1f} ± {100 * row.std:.1f} %" in text
+
+
+def test_color_only_where_asked():
+    ranking = rank_trajectories(make_pool(), "digits")
+    assert "\x1b[" not in format_ranking(ranking)
+    assert "\x1b[" not in str(ranking)
+    assert "\x1b[" in format_ranking(ranking, color=True)
+
+
+def test_markup_in_names_is_text():
+    pool = [dataclasses.replace(t, model=f"[red]{t.model}[/]") for t in make_pool(2)]
+    assert "[red]model_0[/]" in format_ranking(rank_trajectories(pool, "[b]x[/b]"), width=120)
+
+
+def test_failures_flags_and_ties_are_said():
+    pool = make_pool()
+    pool[2] = dataclasses.replace(pool[2], status="diverged", message="loss became NaN")
+    pool[3] = with_last(pool[3], validation_loss=float("nan"))
+    pool.append(dataclasses.replace(pool[0], model="twin"))
+    text = format_ranking(rank_trajectories(pool, "digits"), width=140)
+    assert "! model_2: diverged – loss became NaN" in text
+    assert "! model_3: the last validation loss is not finite" in text
+    assert "cannot be told apart" in text
+    assert "tied with 1" in text
+
+
+def test_nothing_to_rank():
+    ranking = rank_trajectories([Trajectory("a", "probe", (), "failed", "broken")], "digits")
+    text = format_ranking(ranking)
+    assert "No model could be ranked" in text
+    assert "a: failed – broken" in text
+
+
+def test_predictor_without_uncertainty():
+    ranking = rank_trajectories(make_pool(2), "digits", RankConfig(predictor="last_seen"))
+    assert "nan" not in format_ranking(ranking).lower()

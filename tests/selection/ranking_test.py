@@ -1,0 +1,191 @@
+"""The ranking: order, uncertainty, failures, determinism."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from ncap_jax import errors
+from ncap_jax.predictor import DEFAULT_PREDICTOR, PREDICTORS
+from ncap_jax.selection.ranking import TIE_PROBABILITY, check_config, rank_trajectories
+from ncap_jax.types import HEADS, RankConfig, Trajectory
+from tests.predictor.pool import make_pool, with_last
+
+
+def cut(trajectory, epochs, status="stopped", message="stopped by the budget"):
+    return dataclasses.replace(
+        trajectory, records=trajectory.records[: epochs + 1], status=status, message=message
+    )
+
+
+def twin(trajectory, name):
+    return dataclasses.replace(trajectory, model=name)
+
+
+@pytest.mark.parametrize("name", sorted(PREDICTORS))
+def test_rows_follow_the_predictor(name):
+    pool = make_pool()
+    ranking = rank_trajectories(pool, "synthetic", RankConfig(predictor=name))
+    means = {t.model: p.mean for t, p in zip(pool, PREDICTORS[name](pool))}
+    assert [r.rank for r in ranking.models] == list(range(1, len(pool) + 1))
+    order = [means[r.name] for r in ranking.models]
+    assert order == sorted(order, reverse=True)
+    assert ranking.predictor == name
+    assert ranking.dataset == "synthetic"
+    assert ranking.trajectories == tuple(pool)
+    assert all(set(r.predictions) == set(PREDICTORS) for r in ranking.models)
+
+
+def test_default_shows_an_accuracy_with_its_std():
+    ranking = rank_trajectories(make_pool(), "synthetic")
+    assert ranking.predictor == DEFAULT_PREDICTOR
+    for row in ranking.models:
+        assert 0 < row.predicted_accuracy < 1
+        assert row.std > 0
+
+
+def test_rows_hold_what_was_seen():
+    pool = make_pool(models=3)
+    for row in rank_trajectories(pool, "synthetic").models:
+        trajectory = next(t for t in pool if t.model == row.name)
+        accuracy = trajectory.series("validation_accuracy")
+        assert row.validation_accuracy == tuple(accuracy)
+        assert row.beta_eff == tuple(trajectory.beta_eff("signed"))
+        assert row.last_seen == accuracy[-1]
+        assert row.best_seen == accuracy[1:].max()
+        assert (row.epochs, row.seconds) == (trajectory.epochs, trajectory.seconds)
+
+
+def test_same_seed_same_ranking_in_any_order_of_input():
+    pool = make_pool(models=4)
+    first = rank_trajectories(pool, "synthetic").models
+    for order in itertools.permutations(pool):
+        again = rank_trajectories(order, "synthetic").models
+        for a, b in zip(first, again, strict=True):
+            assert a.name == b.name
+            # The least-squares sums run in another order: equal to rounding.
+            np.testing.assert_allclose(a.predicted_accuracy, b.predicted_accuracy, rtol=1e-9)
+            np.testing.assert_allclose(a.p_best, b.p_best, atol=1e-3)
+    assert repr(rank_trajectories(pool, "synthetic").models) == repr(first)
+
+
+def test_p_best_against_the_closed_form_for_two():
+    from scipy.stats import norm
+
+    ranking = rank_trajectories(make_pool(models=2), "synthetic")
+    a, b = ranking.models
+    expected = norm.cdf((a.predicted_accuracy - b.predicted_accuracy) / np.hypot(a.std, b.std))
+    # 20,000 draws: standard error at most 0.0035.
+    np.testing.assert_allclose([a.p_best, b.p_best], [expected, 1 - expected], atol=0.015)
+    assert b.tied_with_best == (1 - expected > TIE_PROBABILITY)
+    assert not a.tied_with_best
+
+
+def test_p_best_sums_to_one_over_the_contenders():
+    ranking = rank_trajectories(make_pool(), "synthetic")
+    np.testing.assert_allclose(sum(r.p_best for r in ranking.models), 1.0)
+
+
+def test_equal_models_are_tied_and_a_far_one_is_not():
+    good, *_, bad = make_pool(epochs=8)
+    pool = [good, twin(good, "twin"), bad]
+    rows = {r.name: r for r in rank_trajectories(pool, "synthetic").models}
+    assert rows["twin"].tied_with_best
+    assert not rows[bad.model].tied_with_best
+    assert abs(rows["twin"].p_best - 0.5) < 0.02
+
+
+def test_without_uncertainty_only_equal_values_are_tied():
+    good, other, bad = make_pool(models=3)
+    pool = [good, twin(good, "twin"), other, bad]
+    ranking = rank_trajectories(pool, "synthetic", RankConfig(predictor="last_seen"))
+    assert [r.name for r in ranking.models if r.tied_with_best] == ["twin"]
+    assert all(np.isnan(r.p_best) for r in ranking.models)
+
+
+@pytest.mark.parametrize("status", ["diverged", "out_of_memory", "failed"])
+def test_failed_models_come_last_without_rank(status):
+    pool = make_pool(models=4)
+    pool[0] = cut(pool[0], 2, status, "what went wrong")
+    ranking = rank_trajectories(pool, "synthetic")
+    last = ranking.models[-1]
+    assert (last.name, last.rank, last.status) == (pool[0].model, None, status)
+    assert last.message == "what went wrong"
+    assert np.isnan(last.predicted_accuracy)
+    assert np.isnan(last.p_best)
+    assert [r.rank for r in ranking.models[:-1]] == [1, 2, 3]
+
+
+def test_stopped_models_rank_behind_those_that_finished():
+    pool = make_pool(models=5)
+    pool[0], pool[1], pool[2] = cut(pool[0], 1), cut(pool[1], 3), cut(pool[2], 3)
+    ranking = rank_trajectories(pool, "synthetic")
+    names = [r.name for r in ranking.models]
+    assert set(names[:2]) == {pool[3].model, pool[4].model}
+    assert set(names[2:4]) == {pool[1].model, pool[2].model}
+    assert names[4] == pool[0].model
+    assert all(r.rank is not None for r in ranking.models)
+    assert all(np.isnan(r.p_best) for r in ranking.models[2:])
+
+
+def test_all_stopped_still_gives_an_answer():
+    pool = [cut(t, 3) for t in make_pool(models=4)]
+    pool[3] = cut(pool[3], 1)
+    ranking = rank_trajectories(pool, "synthetic")
+    assert ranking.best.rank == 1
+    np.testing.assert_allclose(sum(r.p_best for r in ranking.models[:3]), 1.0)
+
+
+def test_one_model_is_the_best_for_sure():
+    ranking = rank_trajectories(make_pool(models=1), "synthetic")
+    assert ranking.best.p_best == 1.0
+
+
+def test_all_failed_is_a_ranking_without_best():
+    pool = [cut(t, 0, "failed", "no") for t in make_pool(models=2)]
+    ranking = rank_trajectories([*pool, Trajectory("e", "probe", (), "failed", "no")], "synthetic")
+    assert [r.rank for r in ranking.models] == [None] * 3
+    with pytest.raises(errors.ModelError):
+        _ = ranking.best
+
+
+def test_no_answer_means_no_rank():
+    pool = make_pool(models=3)
+    pool[0] = with_last(pool[0], validation_loss=float("nan"))
+    last = rank_trajectories(pool, "synthetic").models[-1]
+    assert (last.name, last.rank, last.status) == (pool[0].model, None, "ok")
+    assert "not finite" in last.flag
+
+
+def test_the_same_name_twice_is_an_error():
+    (trajectory,) = make_pool(1)
+    with pytest.raises(errors.ModelError, match="own name"):
+        rank_trajectories([trajectory, trajectory], "synthetic")
+
+
+@pytest.mark.parametrize("name", ["published_ridge", "scaled_ridge"])
+def test_ridge_needs_two_epochs(name):
+    config = RankConfig(epochs=1, predictor=name)
+    with pytest.raises(errors.ConfigError, match="at least 2 epochs"):
+        check_config(config)
+    with pytest.raises(errors.ConfigError, match="at least 2 epochs"):
+        rank_trajectories(make_pool(models=2, epochs=1), "synthetic", config)
+
+
+def test_ridge_needs_a_probe():
+    with pytest.raises(errors.ConfigError, match="linear"):
+        check_config(RankConfig(predictor="scaled_ridge", head="linear"))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_defaults_pass_the_check(head):
+    check_config(RankConfig(head=head))
+    check_config(RankConfig(head=head, epochs=1))
+
+
+def test_unknown_predictor():
+    with pytest.raises(errors.ConfigError, match="scaled_ridge"):
+        check_config(RankConfig(predictor="scald_ridge"))
