@@ -7,7 +7,6 @@
 Selection sees the training and validation parts only; `load_test_split` is for studies.
 """
 
-from ncap_jax.data.load import load_dataset
-from ncap_jax.data.published import load_test_split
+from ncap_jax.data.load import load_dataset, load_test_split
 
 __all__ = ["load_dataset", "load_test_split"]

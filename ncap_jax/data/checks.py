@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ncap_jax import errors
+from ncap_jax.data.images import is_streamed, take
 from ncap_jax.data.labels import map_labels
 from ncap_jax.data.split import stratified_split, stratified_subset
 from ncap_jax.types import Dataset
@@ -30,7 +31,8 @@ def check_dataset(
         dataset: images and labels in any form that `check_images` and `map_labels` take.
         seed: of the validation split and of the subsets.
         validation_fraction: share of the training part split off for validation, stratified,
-            where the set has no validation part; in (0, 1).
+            where the set has no validation part; in (0, 1). One sample at least of every class
+            that has two.
         max_train: at most so many training samples are kept, a stratified subset.
         max_validation: the same for validation.
         remap_labels: number integer classes that have gaps, instead of refusing them.
@@ -71,9 +73,9 @@ def check_dataset(
             part = ("training", "validation")[number]
             info["subset_of"] = {**info.get("subset_of", {}), part: size}
     return Dataset(
-        images=_take(images[0], left[0]),
+        images=_keep(images[0], left[0]),
         labels=numbers[0][left[0]],
-        validation_images=_take(images[1], left[1]),
+        validation_images=_keep(images[1], left[1]),
         validation_labels=numbers[1][left[1]],
         class_names=class_names,
         name=dataset.name,
@@ -94,17 +96,18 @@ def _parts(dataset: Dataset) -> dict[str, tuple[Any, Any]]:
     return {**parts, "validation": validation} if all(given) else parts
 
 
-def _take(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
+def _keep(images: Any, indices: np.ndarray) -> Any:
     """The images at ascending `indices`; no copy where those are all of them."""
-    return images if len(indices) == len(images) else images[indices]
+    return images if len(indices) == len(images) else take(images, indices)
 
 
-def check_images(images: Any, what: str = "training") -> tuple[np.ndarray, str]:
+def check_images(images: Any, what: str = "training") -> tuple[Any, str]:
     """Images as uint8 (n, height, width, 1 or 3).
 
     Args:
         images: (n, h, w) or (n, h, w, c) of uint8; of other integers in 0..255; or finite
-            floats, in 0..1 (scaled by 255) or whole numbers in 0..255.
+            floats, in 0..1 (scaled by 255) or whole numbers in 0..255. An `ImageStore` is
+            returned as it is.
         what: the part's name, for messages.
 
     Returns:
@@ -113,6 +116,8 @@ def check_images(images: Any, what: str = "training") -> tuple[np.ndarray, str]:
     Raises:
         DataError: another shape, type or range, or no images.
     """
+    if is_streamed(images):
+        return images, ""
     array = _as_array(images, what)
     if array.ndim == 3:
         array = array[..., None]
@@ -181,6 +186,8 @@ def _split(labels: np.ndarray, fraction: float, seed: int) -> tuple[list[np.ndar
         raise errors.ConfigError(
             f"validation_fraction is {fraction}", "Give a share between 0 and 1, such as 0.2"
         )
-    size = max(1, round(fraction * len(labels)))
+    # One of every class that has two, whatever the fraction: a class that nobody validates would
+    # go unseen.
+    size = max(round(fraction * len(labels)), int(np.count_nonzero(np.bincount(labels) > 1)))
     parts = stratified_split(labels, size, seed)
     return list(parts), f"{size} of {len(labels)} training samples, stratified, seed {seed}"

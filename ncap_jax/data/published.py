@@ -2,69 +2,93 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import os
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ncap_jax import errors
-from ncap_jax.types import Dataset
+from ncap_jax.data.listing import Listing
 
 # The target sets of the published experiment (caltech_birds2011 for its birds).
 NAMES = ("cifar10", "cifar100", "svhn_cropped", "fashion_mnist", "caltech_birds2011")
+# Records are read for their labels so many at a time.
+_CHUNK = 1024
 
 
-def load_published(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """The training part of a prepared TFDS set, and its validation part if it has one.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """The encoded images of one split.
 
-    The test part is not read.
+    Attributes:
+        records: TFDS's data source, with the decoding of images left out.
+        split: its name, for messages.
+    """
+
+    records: Any
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def open(self, index: int) -> BinaryIO:
+        """The image as TFDS stored it: JPEG or PNG."""
+        return io.BytesIO(self.records[index]["image"])
+
+    def name(self, index: int) -> str:
+        """Split and record number."""
+        return f"{self.split} record {index}"
+
+
+def list_published(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    parts: Sequence[str] = ("train", "validation"),
+) -> Listing:
+    """List the splits of a prepared TFDS set that are named in `parts`, where it has them.
 
     Args:
         name: TFDS's name.
         data_dir: where TFDS prepared it; None is TFDS's own default (`TFDS_DATA_DIR`, else
             `~/tensorflow_datasets`).
+        parts: of train, validation, test; the others are not opened.
 
     Raises:
-        DataError: unknown name, not prepared there, or not images with one label each.
+        DataError: unknown name, not prepared there, no training part, or not images with one
+            label each.
     """
+    import tensorflow_datasets as tfds
+
     builder = _builder(name, data_dir)
-    if "train" not in builder.info.splits:
+    features, splits = dict(builder.info.features.items()), builder.info.splits
+    if "train" not in splits:
         raise errors.DataError(
-            f"{name} has no training part, only {', '.join(builder.info.splits)}",
+            f"{name} has no training part, only {', '.join(splits)}",
             "Use a set with a split named train",
         )
-    images, labels = _read(builder, "train")
-    validation: tuple[Any, Any] = (None, None)
-    if "validation" in builder.info.splits:
-        validation = _read(builder, "validation")
-    names = tuple(str(n) for n in builder.info.features["label"].names)
-    info = {"source": f"TFDS {builder.info.full_name}"}
-    return Dataset(images, labels, *validation, class_names=names, name=name, info=info)
-
-
-def load_test_split(
-    name: str, data_dir: str | os.PathLike[str] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The test part of a published set, for studies; selection never calls this.
-
-    Args:
-        name: TFDS's name.
-        data_dir: as for `load_published`.
-
-    Returns:
-        images (n, h, w, c) uint8 and labels (n,) int32.
-
-    Raises:
-        DataError: as for `load_published`, or there is no test part.
-    """
-    builder = _builder(name, data_dir)
-    if "test" not in builder.info.splits:
+    if not (
+        isinstance(features.get("image"), tfds.features.Image)
+        and features["image"].np_dtype == np.uint8
+        and isinstance(features.get("label"), tfds.features.ClassLabel)
+    ):
         raise errors.DataError(
-            f"{name} has no test part, only {', '.join(builder.info.splits)}",
-            "Use a set with a split named test",
+            f"{name} is no set of uint8 images with one class label each: it has "
+            f"{', '.join(features)}",
+            "Use a set whose features are `image` and `label`",
         )
-    return _read(builder, "test")
+    height, width, channels = features["image"].shape
+    fixed = None not in (height, width) and channels in (1, 3)
+    return Listing(
+        name,
+        {part: _records(builder, part) for part in parts if part in splits},
+        tuple(str(name) for name in features["label"].names),
+        shape=(height, width, channels) if fixed else None,
+        info={"source": f"TFDS {builder.info.full_name}"},
+    )
 
 
 def known_names(data_dir: str | os.PathLike[str] | None = None) -> list[str]:
@@ -75,7 +99,7 @@ def known_names(data_dir: str | os.PathLike[str] | None = None) -> list[str]:
     names = set(tfds.list_builders(with_community_datasets=False))
     root = _root(data_dir)
     if root.is_dir():
-        names.update(child.name for child in root.iterdir() if child.is_dir())
+        names.update(path.parent.parent.name for path in root.glob("*/*/dataset_info.json"))
     return sorted(names)
 
 
@@ -102,15 +126,39 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         return tfds.builder_from_directory(prepared[-1])
     if name not in (known := known_names(data_dir)):
         raise errors.DataError(*errors.unknown_name("data set", name, ["digits", *known]))
-    raise errors.DataError(f"{name} is not prepared in {root}", "Prepare it, or name its data_dir")
+    raise errors.DataError(
+        f"{name} is not prepared in {root}",
+        f"Name the data_dir it is in, or prepare it once, which takes TensorFlow: "
+        f"pip install 'ncap_jax[tf]' && {_build_command(name, root)}",
+    )
+
+
+def _build_command(name: str, root: pathlib.Path) -> str:
+    return f"tfds build {name} --file_format=array_record --data_dir={root}"
 
 
 def _version(path: pathlib.Path) -> tuple[int, ...]:
     return tuple(int(number) for number in path.name.split(".") if number.isdigit())
 
 
-def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
-    records = builder.as_data_source(split=split)
-    examples = [records[i] for i in range(len(records))]
-    images = np.stack([example["image"] for example in examples])
-    return images, np.array([example["label"] for example in examples], np.int32)
+def _records(builder: Any, split: str) -> tuple[Records, np.ndarray]:
+    """The images of a split, still encoded, and their labels (n,) int64."""
+    import tensorflow_datasets as tfds
+
+    try:
+        records = builder.as_data_source(
+            split=split, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+    except NotImplementedError:
+        root = pathlib.Path(builder.data_dir).parents[1]
+        raise errors.DataError(
+            f"{builder.info.full_name} in {root} is not stored as ArrayRecord",
+            "Prepare it in another data_dir, which takes TensorFlow: pip install "
+            f"'ncap_jax[tf]' && {_build_command(builder.name, root / 'array_record')}",
+        ) from None
+    labels = [
+        example["label"]
+        for start in range(0, len(records), _CHUNK)
+        for example in records.__getitems__(range(start, min(start + _CHUNK, len(records))))
+    ]
+    return Records(records, split), np.array(labels, np.int64)

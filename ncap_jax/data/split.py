@@ -15,7 +15,8 @@ from ncap_jax import errors
 def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Draw `size` samples whose class shares follow those of `labels`.
 
-    Shares are rounded by the largest remainder; every class is present if `size` allows it.
+    Shares are rounded by the largest remainder, ties broken by the seed; every class is present
+    if `size` allows it.
 
     Args:
         labels: (n,) integers.
@@ -32,7 +33,7 @@ def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
         raise errors.ConfigError(f"a subset of {size} samples was asked for", "Ask for at least 1")
     classes, members = np.unique(labels, return_inverse=True)
     counts = np.bincount(members, minlength=len(classes))
-    quotas = _quotas(counts, min(size, len(labels)), capacity=counts)
+    quotas = _quotas(counts, min(size, len(labels)), counts, seed)
     return _draw(members, quotas, seed)
 
 
@@ -60,7 +61,7 @@ def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarr
             f"{len(classes)} classes",
             f"Between 1 and {room} samples can be split off, so that every class stays in training",
         )
-    split_off = _draw(members, _quotas(counts, size, capacity=counts - 1), seed)
+    split_off = _draw(members, _quotas(counts, size, counts - 1, seed), seed)
     left = np.setdiff1d(np.arange(len(labels), dtype=np.int32), split_off, assume_unique=True)
     return left, split_off
 
@@ -85,18 +86,20 @@ def _fold(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
 
 
-def _quotas(counts: np.ndarray, size: int, capacity: np.ndarray) -> np.ndarray:
+def _quotas(counts: np.ndarray, size: int, capacity: np.ndarray, seed: int) -> np.ndarray:
     """How many of each class: proportional to `counts`, at most `capacity`, `size` in all."""
     ideal = size * counts / counts.sum()
     # One of each class where there is one to give and room for all.
     least = np.minimum(capacity, 1) if size >= np.count_nonzero(capacity) else np.zeros_like(counts)
     quotas = np.clip(np.floor(ideal).astype(int), least, capacity)
+    # Largest remainder first. Remainders are multiples of 1/n, so 1e-9 only decides between equal
+    # ones: at random, or the last classes would always go without.
+    tie = 1e-9 * np.random.default_rng(_fold(seed, 2)).random(len(counts))
     while (missing := size - quotas.sum()) != 0:
-        # Largest remainder first; ties go to the first class.
         if missing > 0:
-            quotas[np.argmax(np.where(quotas < capacity, ideal - quotas, -np.inf))] += 1
+            quotas[np.argmax(np.where(quotas < capacity, ideal - quotas + tie, -np.inf))] += 1
         else:
-            quotas[np.argmax(np.where(quotas > least, quotas - ideal, -np.inf))] -= 1
+            quotas[np.argmax(np.where(quotas > least, quotas - ideal + tie, -np.inf))] -= 1
     return quotas
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from ncap_jax import errors
 from ncap_jax.data import load_dataset, load_test_split, published
+from ncap_jax.data.images import ImageStore
 
 
 @pytest.mark.parametrize(
@@ -25,14 +26,19 @@ from ncap_jax.data import load_dataset, load_test_split, published
 )
 def test_real_sets(shared_data, name, shape, digest):
     """Counts, histograms and a checksum of all pixels, through the TFDS route."""
-    raw = published.load_published(name, shared_data / "tfds")
-    assert raw.images.shape == (10_000, *shape)
-    assert np.bincount(raw.labels).tolist() == [1000] * 10
+    listing = published.list_published(name, shared_data / "tfds")
+    assert np.bincount(listing.parts["train"][1]).tolist() == [1000] * 10
+    checked = load_dataset(name, data_dir=shared_data / "tfds")
+    assert checked.images.shape == (8_000, *shape)
+    assert checked.validation_images.shape == (2_000, *shape)
+    assert np.bincount(checked.validation_labels).tolist() == [200] * 10
     images, labels = load_test_split(name, shared_data / "tfds")
     assert images.shape == (2_000, *shape)
     assert np.bincount(labels).tolist() == [200] * 10
+    source, labels = listing.parts["train"]
+    all_images = ImageStore(source, np.arange(len(labels)), shape[:2], shape[2])
     # The files hold PNG: every decoder gives the same pixels.
-    assert hashlib.sha256(raw.images.tobytes()).hexdigest() == digest
+    assert hashlib.sha256(np.asarray(all_images).tobytes()).hexdigest() == digest
     assert "tensorflow" not in sys.modules
 
 

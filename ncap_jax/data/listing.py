@@ -1,0 +1,225 @@
+"""A user's own images by name: which files there are, of which class, in which part."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from ncap_jax import errors
+from ncap_jax.data.decode import SUFFIXES
+from ncap_jax.data.images import Files, Source, printable
+from ncap_jax.data.labels import sort_names
+
+# Folder and CSV names of the parts, in lower case.
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
+}
+# So many files are named in `Dataset.info`; all are counted.
+MAX_NAMED = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """A data set of encoded images, nothing decoded yet.
+
+    Attributes:
+        name: of the data set.
+        parts: part (`train`, and where present `validation`, `test`) -> encoded images and one
+            label each.
+        class_names: in label order.
+        shape: (height, width, channels) where the source promises one for all images, or None.
+        info: for `Dataset.info`.
+    """
+
+    name: str
+    parts: dict[str, tuple[Source, Any]]
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int] | None = None
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def list_folder(root: str | os.PathLike[str]) -> Listing:
+    """List `root/train/<class>/...` (with `validation`, `test` beside it) or `root/<class>/...`.
+
+    Images lie anywhere below their class's folder. Hidden files, files with another suffix than
+    an image's, images outside a class's folder and links to folders inside a class's folder are
+    ignored, and named in `info["ignored"]`.
+
+    Raises:
+        DataError: no folder, no class folders, or parts without a `train` among them.
+    """
+    if not os.path.isdir(root):
+        raise errors.DataError(f"{printable(root)} is no folder", "Give the folder of the images")
+    ignored: dict[str, str] = {}
+    parts: dict[str, tuple[Source, list[str]]] = {}
+    names: set[str] = set()
+    for part, folder in _part_folders(os.fspath(root), ignored).items():
+        paths, labels = [], []
+        for name in _class_folders(folder, ignored):
+            names.update([printable(name)] if part == "train" else [])
+            found = sorted(_images(os.path.join(folder, name), ignored))
+            paths += found
+            labels += [printable(name)] * len(found)
+        parts[part] = (Files(paths), labels)
+    if not names:
+        raise errors.DataError(
+            f"{printable(root)} has no class folders",
+            "Lay it out as <class>/<image> or train/<class>/<image>",
+        )
+    path = pathlib.Path(root).resolve()
+    info = {"source": f"image folder {printable(path)}", **summary("ignored", ignored)}
+    return Listing(printable(path.name), parts, sort_names(names), info=info)
+
+
+def list_csv(path: str | os.PathLike[str]) -> Listing:
+    """List the images of a CSV file with the columns path, label and, if wanted, split.
+
+    Columns are named in the first line, in any order, or come in this order without such a
+    line. Paths are relative to the file's folder. `split` is train, validation or test.
+
+    Raises:
+        DataError: the file cannot be read as such; names the line.
+    """
+    where = printable(path)
+    parts: dict[str, tuple[list[str], list[str]]] = {}
+    seen: dict[str, int] = {}
+    for line, (image, label, split) in _csv_rows(path):
+        if not image or not label:
+            raise errors.DataError(f"{where}, line {line}: path or label is empty", "Fill it in")
+        if split.lower() not in PARTS:
+            cause, remedy = errors.unknown_name("split", split, PARTS)
+            raise errors.DataError(f"{where}, line {line}: {cause}", remedy)
+        image = os.path.join(os.path.dirname(os.path.abspath(path)), image)
+        if image in seen:
+            raise errors.DataError(
+                f"{where}, line {line}: {printable(image)} stands in line {seen[image]} already",
+                "List each image once",
+            )
+        seen[image] = line
+        paths, labels = parts.setdefault(PARTS[split.lower()], ([], []))
+        paths.append(image)
+        labels.append(label)
+    if "train" not in parts:
+        raise errors.DataError(f"{where} lists no training images", "Write lines path,label")
+    return Listing(
+        printable(pathlib.Path(path).stem),
+        {part: (Files(paths), labels) for part, (paths, labels) in parts.items()},
+        sort_names(set(parts["train"][1])),
+        info={"source": f"CSV file {where}"},
+    )
+
+
+def summary(key: str, files: dict[str, str]) -> dict[str, Any]:
+    """`{key: {"count": n, "files": {name: reason}}}` for `Dataset.info`; empty without files."""
+    if not files:
+        return {}
+    return {key: {"count": len(files), "files": dict(list(files.items())[:MAX_NAMED])}}
+
+
+def _part_folders(root: str, ignored: dict[str, str]) -> dict[str, str]:
+    """Part -> its folder; the root itself is the training part where it holds no parts."""
+    folders = [entry.name for entry in _entries(root) if entry.is_dir()]
+    named = [name for name in folders if name.lower() in PARTS]
+    if not named:
+        return {"train": root}
+    parts: dict[str, str] = {}
+    for name in named:
+        part = PARTS[name.lower()]
+        if part in parts:
+            raise errors.DataError(
+                f"{printable(root)} has two folders for {part}", "Leave only one of them"
+            )
+        parts[part] = os.path.join(root, name)
+    if "train" not in parts:
+        raise errors.DataError(
+            f"{printable(root)} has a folder {named[0]} but none called train",
+            "Add one, or rename the folder if it is a class",
+        )
+    for entry in _entries(root):
+        if entry.name not in named:
+            ignored[printable(entry.path)] = "beside the parts"
+    return {part: parts[part] for part in ("train", "validation", "test") if part in parts}
+
+
+def _class_folders(folder: str, ignored: dict[str, str]) -> Iterator[str]:
+    above = os.path.realpath(folder)
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            ignored[printable(entry.path)] = "not in a class folder"
+        elif entry.name.startswith("."):
+            ignored[printable(entry.path)] = "hidden"
+        elif (above + os.sep).startswith(os.path.realpath(entry.path) + os.sep):
+            ignored[printable(entry.path)] = "link to a folder above"
+        else:
+            yield entry.name
+
+
+def _images(folder: str, ignored: dict[str, str]) -> Iterator[str]:
+    """Paths of the images below a class's folder; links to folders are not followed."""
+    for top, folders, files in os.walk(folder):
+        for name in list(folders):
+            path = os.path.join(top, name)
+            if name.startswith(".") or os.path.islink(path):
+                ignored[printable(path)] = "hidden" if name.startswith(".") else "link to a folder"
+                folders.remove(name)
+        for name in files:
+            path = os.path.join(top, name)
+            if name.startswith("."):
+                ignored[printable(path)] = "hidden"
+            elif not name.lower().endswith(SUFFIXES):
+                ignored[printable(path)] = "not an image by its name"
+            else:
+                yield path
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder, in the order of the names.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise errors.DataError(
+            f"{printable(folder)} cannot be read: {error.strerror}", "Check its permissions"
+        ) from None
+
+
+def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, tuple[str, str, str]]]:
+    """Line number and (path, label, split) of every row; split is `train` where not given."""
+    order = ["path", "label", "split"]
+    where = printable(path)
+    try:
+        # File names may hold bytes that are no UTF-8: they pass through unchanged.
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = csv.reader(file, strict=True, skipinitialspace=True)
+            for number, row in enumerate(row for row in rows if row):
+                cells = [cell.strip() for cell in row]
+                lower = [cell.lower() for cell in cells]
+                if number == 0 and {"path", "label"} <= set(lower):
+                    order = lower
+                    continue
+                named = dict(zip(order, cells))
+                if len(cells) > len(order) or not {"path", "label"} <= set(named):
+                    raise errors.DataError(
+                        f"{where}, line {rows.line_num}: {len(cells)} columns",
+                        "Write path,label or path,label,split",
+                    )
+                split = named.get("split", "train")
+                yield rows.line_num, (named["path"], named["label"], split)
+    except (OSError, csv.Error) as error:
+        raise errors.DataError(
+            f"{where} cannot be read as CSV: {error}", "Write lines path,label"
+        ) from None
