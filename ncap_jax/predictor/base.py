@@ -112,11 +112,11 @@ def accuracy_flag(mean: float, seen: np.ndarray) -> str:
     if not np.isfinite(mean):
         return "the prediction is not finite"
     if not 0.0 <= mean <= 1.0:
-        return f"predicted accuracy {mean:.3g} lies outside [0, 1]"
+        return "the predicted accuracy lies outside [0, 1]"
     low, high = float(np.min(seen)), float(np.max(seen))
     # Further beyond what was seen than all that was seen spans: extrapolation, not prediction.
     # The floor keeps a flat curve from being flagged for a rounding error.
     reach = max(high - low, 0.05)
     if mean < low - reach or mean > high + reach:
-        return f"predicted accuracy {mean:.3g} is far outside the seen {low:.3g} to {high:.3g}"
+        return "the predicted accuracy is far outside the accuracies seen"
     return ""

@@ -1,4 +1,4 @@
-"""What a person sees: console table, live progress, JSON and CSV, one-file HTML.
+"""What a person sees: console table, live progress, JSON and CSV, one-file HTML, Markdown.
 
 `write` makes every file of a ranking. Figures (matplotlib) and templates (jinja2) are imported
 when they are used.
@@ -19,7 +19,7 @@ __all__ = ["Progress", "console", "files", "format_ranking", "read_ranking", "wr
 
 
 def write(ranking: Ranking, output_dir: str | os.PathLike[str]) -> None:
-    """Write `ranking.json`, `ranking.csv` and `report.html`, each whole or not at all.
+    """Write `ranking.json`, `ranking.csv`, `report.html` and `report.md`, each whole or not at all.
 
     Args:
         ranking: with its trajectories, from which the figures are drawn, and its info
@@ -29,14 +29,15 @@ def write(ranking: Ranking, output_dir: str | os.PathLike[str]) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    from ncap_jax.report.html import render
+    from ncap_jax.report import html, markdown
 
     folder = pathlib.Path(output_dir)
     # Everything is made before the first byte is written: an error leaves nothing half done.
     contents = {
         "ranking.json": files.ranking_to_json(ranking),
         "ranking.csv": files.ranking_to_csv(ranking),
-        "report.html": render(ranking),
+        "report.html": html.render(ranking),
+        "report.md": markdown.render(ranking),
     }
     for name, content in contents.items():
         files.write_atomically(folder / name, content)

@@ -17,15 +17,12 @@ import base64
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from ncap_jax import predictor as predictors
 from ncap_jax.report import figures, text
+from ncap_jax.report.cost import cost
 from ncap_jax.types import RankedModel, Ranking
-
-# Set against when the run does not say what full fine-tuning would have been.
-FULL_EPOCHS = 30
 
 
 @functools.cache
@@ -85,23 +82,6 @@ def _description(ranking: Ranking) -> str:
     return chosen.description if chosen is not None else ""
 
 
-def cost(ranking: Ranking) -> dict[str, float]:
-    """Seconds spent, and an estimate of what fully fine-tuning every model would have taken.
-
-    Every model's mean seconds per trained epoch, times `info['full_epochs']`.
-    """
-    full_epochs = int(ranking.info.get("full_epochs", FULL_EPOCHS))
-    spent = sum(row.seconds for row in ranking.models)
-    full = sum(row.seconds / row.epochs * full_epochs for row in ranking.models if row.epochs)
-    return {
-        "spent": spent,
-        "full": full,
-        "full_epochs": full_epochs,
-        "fraction": spent / full if full > 0 else math.nan,
-        "epochs": sum(row.epochs for row in ranking.models),
-    }
-
-
 def _rows(ranking: Ranking) -> list[dict[str, Any]]:
     """Table rows: the record, its last beta_eff, and the interval as percent of the axis."""
     shown = [r for r in ranking.models if r.rank is not None]
@@ -129,27 +109,30 @@ def _rows(ranking: Ranking) -> list[dict[str, Any]]:
     ]
 
 
-def _methods(ranking: Ranking) -> list[dict[str, Any]]:
-    """What every method said: name, description, one cell a model."""
+def _methods(ranking: Ranking) -> dict[str, Any]:
+    """What every method said: its names, a row of cells a model, and the flags as notes."""
     names = [n for n in predictors.PREDICTORS if any(n in r.predictions for r in ranking.models)]
-    return [
-        {
-            "name": name,
-            "description": predictors.PREDICTORS[name].description,
-            "chosen": name == ranking.predictor,
-            "cells": [_cell(name, row) for row in ranking.models],
-        }
-        for name in names
+    notes: list[str] = []
+    rows = [
+        {"name": row.name, "cells": [_cell(name, row, notes) for name in names]}
+        for row in ranking.models
+        if row.predictions
     ]
+    described = [predictors.PREDICTORS[name] for name in names]
+    return {"methods": described, "rows": rows, "notes": notes}
 
 
-def _cell(name: str, row: RankedModel) -> Mapping[str, str]:
-    prediction = row.predictions.get(name)
-    if prediction is None or not math.isfinite(prediction.mean):
-        return {"text": "–", "flag": prediction.flag if prediction else ""}
+def _cell(name: str, row: RankedModel, notes: list[str]) -> dict[str, Any]:
+    """The prediction as text, and the number of the note that holds its flag (0: none)."""
+    prediction = row.predictions[name]
+    note = 0
+    if prediction.flag:
+        if prediction.flag not in notes:
+            notes.append(prediction.flag)
+        note = notes.index(prediction.flag) + 1
     if predictors.PREDICTORS[name].scores_only:
-        return {"text": text.number(prediction.mean), "flag": prediction.flag}
-    return {"text": text.with_std(prediction.mean, prediction.std), "flag": prediction.flag}
+        return {"text": text.number(prediction.mean), "note": note}
+    return {"text": text.with_std(prediction.mean, prediction.std), "note": note}
 
 
 def _figures(ranking: Ranking) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ncap_jax.report import figures
-from ncap_jax.report.html import cost, render
+from ncap_jax.report.html import render
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import RankConfig, Trajectory
 from tests.predictor.pool import make_pool, with_last
@@ -151,13 +151,3 @@ def test_figure_strength_follows_predictor_and_record():
     assert choose(rank_trajectories(pool, "x", RankConfig(predictor="published_ridge"))) == "signed"
     bare = dataclasses.replace(rank_trajectories(pool, "x"), trajectories=())
     assert choose(bare) is None
-
-
-def test_cost_against_full_fine_tuning():
-    ranking = rank_trajectories(make_pool(models=2, epochs=5), "x", info={"full_epochs": 20})
-    bill = cost(ranking)
-    seconds = [row.seconds for row in ranking.models]
-    assert bill["spent"] == sum(seconds)
-    np.testing.assert_allclose(bill["full"], sum(seconds) / 5 * 20)
-    np.testing.assert_allclose(bill["fraction"], 0.25)
-    assert bill["epochs"] == 10

@@ -1,0 +1,191 @@
+"""The report in a real browser: no console message, no request, sorting works, accessible.
+
+Chromium runs headless behind a proxy that records what is asked of it; whatever the page tried
+to fetch would show up there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socketserver
+import subprocess
+import threading
+from html import unescape
+
+import pytest
+
+from ncap_jax.report import html
+from ncap_jax.selection.ranking import rank_trajectories
+from tests.predictor.pool import make_pool
+from tests.report.html_test import whole_info
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+# One transparent pixel: a PNG that decodes.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d4944415478da6364f8"
+    "cf500f0003860180345968000000000049454e44ae426082"
+)
+
+# What Chromium asks for on its own account (time, updates, sign-in), whatever page is open.
+BROWSERS_OWN = re.compile(
+    r"\b(clients\d|accounts)\.google\.com|\bupdate\.googleapis\.com|\bgvt1\.com"
+)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+
+class Recorder(socketserver.ThreadingTCPServer):
+    """A proxy that notes the first line of every request and answers nothing."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.requests: list[str] = []
+        super().__init__(("127.0.0.1", 0), self.Handler)
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.server.requests.append(self.rfile.readline().decode("latin-1").strip())
+            self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+
+def browse(path, profile, *options: str) -> tuple[str, list[str], list[str]]:
+    """The page's DOM after its scripts ran, its console messages, and its requests."""
+    with Recorder() as recorder:
+        threading.Thread(target=recorder.serve_forever, daemon=True).start()
+        command = [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-default-apps",
+            "--no-first-run",
+            "--no-pings",
+            f"--user-data-dir={profile}",
+            f"--proxy-server=127.0.0.1:{recorder.server_address[1]}",
+            "--proxy-bypass-list=<-loopback>",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=20000",
+            *options,
+            "--dump-dom",
+            path.as_uri(),
+        ]
+        result = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            env={**os.environ, "HOME": str(profile)},
+        )
+        recorder.shutdown()
+    assert result.returncode == 0, result.stderr[-2000:]
+    messages = [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
+    requests = [r for r in recorder.requests if not BROWSERS_OWN.search(r)]
+    return result.stdout, messages, requests
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    info = whole_info(contact_sheet_png=PNG)
+    pool = make_pool(models=9)
+    return html.render(rank_trajectories(pool, "digits", info=info))
+
+
+def saved(tmp_path, text: str):
+    path = tmp_path / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_no_console_message_and_no_request(page, tmp_path):
+    dom, messages, requests = browse(saved(tmp_path, page), tmp_path / "profile")
+    assert "Fine-tune model_" in dom
+    assert messages == []
+    assert requests == []
+
+
+def test_the_check_would_notice(page, tmp_path):
+    """Messages and requests are seen where there are any, and the page's policy forbids both."""
+    image = '<img alt="" src="http://example.invalid/pixel.png">'
+    script = "<script>console.error('broken')</script>"
+    free = re.sub(r"<meta http-equiv=[^>]*>", "", page)
+    _, messages, requests = browse(
+        saved(tmp_path, free.replace("</body>", f"{image}{script}</body>")), tmp_path / "profile"
+    )
+    assert any("broken" in message for message in messages)
+    assert requests == ["GET http://example.invalid/pixel.png HTTP/1.1"]
+    _, messages, requests = browse(
+        saved(tmp_path, page.replace("</body>", f"{image}</body>")), tmp_path / "profile"
+    )
+    assert any("Content Security Policy" in message for message in messages)
+    assert requests == []
+
+
+def order_after(page, tmp_path, clicks: int, column: int) -> list[str]:
+    click = f"document.querySelectorAll('table.sortable th button')[{column}].click();" * clicks
+    text = page.replace("</body>", f"<script>{click}</script></body>")
+    dom, messages, _ = browse(saved(tmp_path, text), tmp_path / "profile")
+    assert messages == []
+    return re.findall(r'<th scope="row" data-value="(model_\d)"', dom)
+
+
+def test_columns_sort_both_ways(page, tmp_path):
+    names = [f"model_{i}" for i in range(9)]
+    assert order_after(page, tmp_path, clicks=1, column=1) == names
+    assert order_after(page, tmp_path, clicks=2, column=1) == names[::-1]
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory) -> str:
+    """The accessibility checker's source, from npm."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("axe")
+    command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), "axe-core@4"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if result.returncode != 0:
+        pytest.skip(f"axe-core could not be installed: {result.stderr[-200:]}")
+    return (folder / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
+
+
+def violations(page, axe, tmp_path, *options):
+    run = """
+    axe.run().then(result => {
+      const out = document.createElement("pre");
+      out.id = "axe";
+      out.textContent = JSON.stringify(result.violations.map(v => [v.impact, v.id,
+        v.nodes.map(n => n.html.slice(0, 120))]));
+      document.body.append(out);
+    });"""
+    text = page.replace("</body>", f"<script>{axe}</script><script>{run}</script></body>")
+    dom, _, _ = browse(saved(tmp_path, text), tmp_path / "profile", *options)
+    found = re.search(r'<pre id="axe">(.*?)</pre>', dom, flags=re.DOTALL)
+    assert found, "axe did not finish"
+    return json.loads(unescape(found.group(1)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_axe_finds_no_violation(page, axe, tmp_path, scheme, width):
+    options = [f"--window-size={width},900"]
+    if scheme == "dark":
+        options.append("--blink-settings=preferredColorScheme=0")
+    assert violations(page, axe, tmp_path, *options) == []
+
+
+@pytest.mark.slow
+def test_axe_would_notice(page, axe, tmp_path):
+    broken = page.replace("</main>", '<img src="data:,"><p style="color:#eee">pale</p></main>')
+    found = violations(broken, axe, tmp_path)
+    assert {"image-alt", "color-contrast"} <= {rule for _, rule, _ in found}

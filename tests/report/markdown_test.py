@@ -1,0 +1,37 @@
+"""The Markdown report: the answer, a table that stays a table, nothing active."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ncap_jax.report import text
+from ncap_jax.report.markdown import escape, render
+from ncap_jax.selection.ranking import rank_trajectories
+from tests.predictor.pool import make_pool
+
+
+def test_answer_first_then_one_row_a_model():
+    ranking = rank_trajectories(make_pool(), "digits", info={"command": "python -m ncap_jax"})
+    lines = render(ranking).splitlines()
+    assert lines[0] == "# Which model to fine-tune on digits"
+    assert lines[2] == f"**{escape(text.answer(ranking))}**"
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + len(ranking.models)
+    assert len({line.count(" | ") for line in table}) == 1
+    assert "python -m ncap_jax" in lines
+
+
+def test_names_cannot_break_out():
+    pool = [dataclasses.replace(t, model=f"{t.model}|<b>`x`\n# y") for t in make_pool(2)]
+    ranking = rank_trajectories(pool, "a|b\n\n# c", info={"command": "echo '```'"})
+    page = render(ranking)
+    assert "<b>" not in page.replace(r"\<b\>", "")
+    assert sum(line.startswith("# ") for line in page.splitlines()) == 1
+    assert page.count("````") == 2
+
+
+def test_failures_are_listed():
+    pool = make_pool(3)
+    pool[0] = dataclasses.replace(pool[0], status="diverged", message="loss became NaN")
+    page = render(rank_trajectories(pool, "digits"))
+    assert r"- model\_0: diverged – loss became NaN" in page

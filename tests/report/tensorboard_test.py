@@ -1,0 +1,58 @@
+"""TensorBoard scalars, read back from the event files byte by byte."""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+import numpy as np
+import pytest
+
+from ncap_jax import errors
+from ncap_jax.report.tensorboard import TensorBoard
+from tests.predictor.pool import make_pool
+
+
+def scalars(folder):
+    """(tag, step) -> value of every record: length, CRC, event, CRC (the TFRecord framing)."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    (path,) = folder.glob("events.out.tfevents.*")
+    data = path.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        for value in event.summary.value:
+            found[value.tag, event.step] = value.simple_value
+        data = data[12 + length + 4 :]
+    return found
+
+
+def test_every_epoch_of_every_model(tmp_path):
+    pytest.importorskip("tensorboardX", reason="the extra `tensorboard` is not installed")
+    pool = make_pool(models=2, epochs=3)
+    with TensorBoard(tmp_path) as board:
+        for trajectory in pool:
+            for record in trajectory.records:
+                board.epoch(trajectory.model, record)
+            if trajectory is pool[0]:
+                board.finished(trajectory)
+    for trajectory in pool:
+        found = scalars(tmp_path / trajectory.model)
+        for record in trajectory.records:
+            # Scalars are stored in float32.
+            np.testing.assert_allclose(
+                found["validation_accuracy", record.epoch], record.validation_accuracy, rtol=1e-6
+            )
+            np.testing.assert_allclose(
+                found["beta_eff/absolute", record.epoch], record.beta_eff["absolute"][0], rtol=1e-6
+            )
+        assert ("running_loss", 0) not in found
+        assert ("running_loss", 1) in found
+
+
+def test_missing_library_names_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(errors.ConfigError, match=r"ncap_jax\[tensorboard\]"):
+        TensorBoard(tmp_path)
