@@ -29,7 +29,8 @@ class Dataset:
     """Images with integer labels, and a validation part that selection may look at.
 
     Attributes:
-        images: (n, height, width, channels) uint8 in 0..255; channels 1 or 3.
+        images: (n, height, width, channels) uint8 in 0..255; channels 1 or 3. Where they are
+            streamed, an `ncap_jax.data.images.ImageStore` of that shape and type.
         labels: (n,) integers 0..K-1.
         validation_images: (m, height, width, channels) uint8, or None: split off `images`.
         validation_labels: (m,) integers, or None.
@@ -278,3 +279,9 @@ class Ranking:
         from ncap_jax.report import console
 
         return console.format_ranking(self)
+
+    def _repr_html_(self) -> str:
+        # What a notebook shows for a ranking on the last line of a cell.
+        from ncap_jax.report import console
+
+        return console.notebook_ranking(self)

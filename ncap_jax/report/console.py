@@ -65,6 +65,13 @@ def format_ranking(ranking: Ranking, width: int | None = None, color: bool | Non
     return "\n".join(line.rstrip() for line in lines)
 
 
+def notebook_ranking(ranking: Ranking) -> str:
+    """The same table as HTML, for a notebook's output cell."""
+    import html
+
+    return f"<pre>{html.escape(format_ranking(ranking, width=110, color=False))}</pre>"
+
+
 def _table(ranking: Ranking, columns: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table

@@ -123,16 +123,14 @@ def _methods(ranking: Ranking) -> dict[str, Any]:
 
 
 def _cell(name: str, row: RankedModel, notes: list[str]) -> dict[str, Any]:
-    """The prediction as text, and the number of the note that holds its flag (0: none)."""
+    """The prediction as text, and the numbers of the notes that hold its flags."""
     prediction = row.predictions[name]
-    note = 0
-    if prediction.flag:
-        if prediction.flag not in notes:
-            notes.append(prediction.flag)
-        note = notes.index(prediction.flag) + 1
+    flags = prediction.flag.split("; ") if prediction.flag else []
+    notes.extend(flag for flag in flags if flag not in notes)
+    numbers = [notes.index(flag) + 1 for flag in flags]
     if predictors.PREDICTORS[name].scores_only:
-        return {"text": text.number(prediction.mean), "note": note}
-    return {"text": text.with_std(prediction.mean, prediction.std), "note": note}
+        return {"text": text.number(prediction.mean), "notes": numbers}
+    return {"text": text.with_std(prediction.mean, prediction.std), "notes": numbers}
 
 
 def _figures(ranking: Ranking) -> dict[str, Any]:

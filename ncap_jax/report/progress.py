@@ -42,8 +42,14 @@ class Progress:
         self._finished = 0
         self._best: tuple[float, str] | None = None
         self._start = time.monotonic()
-        file = file if file is not None else sys.stderr
-        self._console = Console(file=file, highlight=False, markup=False, emoji=False)
+        self._console = Console(
+            file=sys.stderr if file is None else file,
+            # A file that was asked for is written to in a notebook as well.
+            force_jupyter=None if file is None else False,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
         self._live = self._console.is_terminal or self._notebook()
         self._bar: progress.Progress | None = None
 

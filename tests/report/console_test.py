@@ -71,3 +71,10 @@ def test_nothing_to_rank():
 def test_predictor_without_uncertainty():
     ranking = rank_trajectories(make_pool(2), "digits", RankConfig(predictor="last_seen"))
     assert "nan" not in format_ranking(ranking).lower()
+
+
+def test_a_notebook_shows_the_table_escaped():
+    pool = [dataclasses.replace(t, model=f"{t.model}<b>") for t in make_pool(2)]
+    shown = rank_trajectories(pool, "digits")._repr_html_()
+    assert "model_0&lt;b&gt;" in shown
+    assert "<b>" not in shown

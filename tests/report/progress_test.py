@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import sys
+import types
+
+import pytest
 
 from ncap_jax.report import Progress
 from tests.predictor.pool import make_pool
@@ -67,3 +71,20 @@ def test_an_error_inside_ends_the_bar_and_is_not_swallowed():
     except KeyboardInterrupt:
         return
     raise AssertionError("swallowed")
+
+
+@pytest.mark.parametrize("widgets", [False, True])
+def test_in_a_notebook(monkeypatch, widgets):
+    """A live bar where ipywidgets can show one, plain lines otherwise; a file stays a file."""
+    shown = []
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda segments, text: shown.append(text))
+    monkeypatch.setitem(sys.modules, "ipywidgets", types.ModuleType("w") if widgets else None)
+    assert Progress(["a"], 3)._live == widgets
+    file = io.StringIO()
+    drive(file, models=1)
+    assert len(file.getvalue().splitlines()) == 5
+    assert shown == []
+    if not widgets:
+        drive(None, models=1)
+        assert [text.count("\n") for text in shown] == [1] * 5
