@@ -20,7 +20,9 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return -(-n // batch_size)
 
 
-def epoch_batches(seed: int, epoch: int, n: int, batch_size: int) -> np.ndarray:
+def epoch_batches(
+    seed: int, epoch: int, n: int, batch_size: int, start_step: int = 0
+) -> np.ndarray:
     """The order of one training epoch: a permutation drawn from (seed, epoch), cut into batches.
 
     Nothing is dropped: where n is not a multiple of the batch size, the last batch is filled up
@@ -33,20 +35,25 @@ def epoch_batches(seed: int, epoch: int, n: int, batch_size: int) -> np.ndarray:
         epoch: number of the epoch; each has its own permutation.
         n: number of training samples.
         batch_size: samples a step.
+        start_step: leave out the steps before it, to resume in the middle of an epoch.
 
     Returns:
-        (steps, min(batch_size, n)) int32 indices in 0..n-1, steps = ceil(n / batch_size).
+        (steps - start_step, min(batch_size, n)) int32 indices in 0..n-1,
+        steps = ceil(n / batch_size).
 
     Raises:
-        ConfigError: a size is less than 1, or seed or epoch is negative.
+        ConfigError: a size is less than 1, seed or epoch is negative, or `start_step` is not
+            in the epoch.
     """
     _check(n, batch_size)
     if seed < 0 or epoch < 0:
         raise errors.ConfigError(f"seed {seed}, epoch {epoch}", "Neither may be negative")
     # The list is hashed to PCG64's state by SeedSequence: a stream for each (seed, epoch).
     order = np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
-    width = min(batch_size, n)
-    return np.resize(order, (steps_per_epoch(n, batch_size), width))
+    steps = steps_per_epoch(n, batch_size)
+    if not 0 <= start_step <= steps:
+        raise errors.ConfigError(f"start_step is {start_step}", f"The epoch has {steps} steps")
+    return np.resize(order, (steps, min(batch_size, n)))[start_step:]
 
 
 def padded_batches(n: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -125,6 +125,27 @@ def decode(
         raise _broken(error) from None
 
 
+def verify(file: BinaryIO) -> None:
+    """Check a file against its own checksums, which Pillow does not do when it decodes.
+
+    Only PNG has any. A damaged one would be decoded up to the damage, and be black after it. The
+    file is read from its beginning and left there.
+
+    Raises:
+        BrokenImageError: a checksum is wrong, or no image of a known format.
+    """
+    try:
+        image = _open(file)
+        if image.format == "PNG":
+            image.verify()
+    except BrokenImageError:
+        raise
+    except Exception as error:
+        raise _broken(error) from None
+    finally:
+        file.seek(0)
+
+
 def _open(file: BinaryIO) -> Image.Image:
     """Read the header and check what it promises; no pixel is decoded yet."""
     try:

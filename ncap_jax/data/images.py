@@ -99,13 +99,19 @@ class ImageStore:
         """What a person finds image `index` by."""
         return self.source.name(int(self.indices[index]))
 
-    def decode(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    def decode(self, index: int, *, verify: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
         """Image `index` as (height, width, channels) uint8, and notes on its conversion.
+
+        Args:
+            index: in 0..n-1.
+            verify: check the file's own checksums first.
 
         Raises:
             BrokenImageError: it cannot be decoded; the cause names the reason only.
         """
         with self.source.open(int(self.indices[index])) as file:
+            if verify:
+                decode.verify(file)
             return decode.decode(file, self.size, self.channels)
 
     def __getitem__(self, index: int) -> np.ndarray:
@@ -164,5 +170,6 @@ def parallel(function: Callable[[int], T], count: int) -> Iterator[T]:
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """A path as text that can be printed and written as UTF-8, whatever bytes it holds."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path as one line of text that can be written as UTF-8, whatever bytes it holds."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

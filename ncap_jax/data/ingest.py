@@ -15,7 +15,7 @@ from ncap_jax import errors
 from ncap_jax.data import decode
 from ncap_jax.data.checks import check_dataset
 from ncap_jax.data.images import ImageStore, Source, parallel
-from ncap_jax.data.labels import map_labels
+from ncap_jax.data.labels import check_parts, map_labels
 from ncap_jax.data.listing import MAX_NAMED, Listing, summary
 from ncap_jax.types import Dataset
 
@@ -190,7 +190,7 @@ def _decode_all(
         labels.append(numbers[kept])
     _judge(broken, skip_broken)
     # A class may have lost its last image.
-    labels, _, lacking = map_labels(labels, checked.class_names)
+    lacking = check_parts(labels, checked.class_names or ())
     converted = {
         note: {"count": len(files), "files": files[:MAX_NAMED]}
         for note, files in sorted(notes.items())
@@ -219,7 +219,7 @@ def _decode_part(
 
     def attempt(index: int) -> tuple[Any, tuple[str, ...]] | decode.BrokenImageError:
         try:
-            pixels, done = store.decode(index)
+            pixels, done = store.decode(index, verify=True)
             return (pixels if keep else None), done
         except decode.BrokenImageError as error:
             return error

@@ -58,7 +58,7 @@ def map_labels(
     else:
         mapped, names, table = _number_integers(arrays, names, kind, remap)
     info: dict[str, Any] = {"label_mapping": table} if table else {}
-    info.update(_check_parts(mapped, names))
+    info.update(check_parts(mapped, names))
     return [part.astype(np.int32) for part in mapped], names, info
 
 
@@ -125,12 +125,12 @@ def _number_strings(
 ) -> tuple[list[np.ndarray], tuple[str, ...], dict[str, int]]:
     texts = [[_text(label) for label in array] for array in arrays]
     found = sort_names({text for part in texts for text in part})
-    if len(found) < 2:
-        _refuse_single(found[0])
     if names is None:
         names = found
     elif unknown := [text for text in found if text not in names]:
         raise errors.DataError(*errors.unknown_name("class", unknown[0], names))
+    if len(names) < 2:
+        _refuse_single(names[0])
     table = {name: number for number, name in enumerate(names)}
     return [np.array([table[text] for text in part]) for part in texts], names, table
 
@@ -205,8 +205,19 @@ def _check_names(names: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _check_parts(parts: list[np.ndarray], names: tuple[str, ...]) -> dict[str, Any]:
-    """Every class in the training part; classes that a later part lacks are recorded."""
+def check_parts(parts: list[np.ndarray], names: tuple[str, ...]) -> dict[str, Any]:
+    """Make sure that every class occurs in the training part; record what later parts lack.
+
+    Args:
+        parts: (n_i,) labels 0..K-1, the training part first.
+        names: of the K classes.
+
+    Returns:
+        `classes_without_validation`, names in label order, or nothing if none is lacking.
+
+    Raises:
+        DataError: a class without training samples.
+    """
     counts = [np.bincount(part, minlength=len(names)) for part in parts]
     empty = np.flatnonzero(counts[0] == 0)
     if len(empty):
@@ -214,5 +225,5 @@ def _check_parts(parts: list[np.ndarray], names: tuple[str, ...]) -> dict[str, A
             f"class {names[empty[0]]!r} has no training samples ({len(empty)} such classes)",
             "Add some, or leave the class out of the labels and the class names",
         )
-    lacking = {names[k] for later in counts[1:] for k in np.flatnonzero(later == 0)}
-    return {"classes_without_validation": sorted(lacking)} if lacking else {}
+    lacking = [names[k] for later in counts[1:] for k in np.flatnonzero(later == 0)]
+    return {"classes_without_validation": lacking} if lacking else {}

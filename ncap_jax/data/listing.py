@@ -7,7 +7,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from ncap_jax import errors
 from ncap_jax.data.decode import SUFFIXES
@@ -128,7 +128,7 @@ def summary(key: str, files: dict[str, str]) -> dict[str, Any]:
 
 def _part_folders(root: str, ignored: dict[str, str]) -> dict[str, str]:
     """Part -> its folder; the root itself is the training part where it holds no parts."""
-    folders = [entry.name for entry in _entries(root) if entry.is_dir()]
+    folders = [name for name in _entries(root) if os.path.isdir(os.path.join(root, name))]
     named = [name for name in folders if name.lower() in PARTS]
     if not named:
         return {"train": root}
@@ -145,28 +145,29 @@ def _part_folders(root: str, ignored: dict[str, str]) -> dict[str, str]:
             f"{printable(root)} has a folder {named[0]} but none called train",
             "Add one, or rename the folder if it is a class",
         )
-    for entry in _entries(root):
-        if entry.name not in named:
-            ignored[printable(entry.path)] = "beside the parts"
+    for name in _entries(root):
+        if name not in named:
+            ignored[printable(os.path.join(root, name))] = "beside the parts"
     return {part: parts[part] for part in ("train", "validation", "test") if part in parts}
 
 
 def _class_folders(folder: str, ignored: dict[str, str]) -> Iterator[str]:
     above = os.path.realpath(folder)
-    for entry in _entries(folder):
-        if not entry.is_dir():
-            ignored[printable(entry.path)] = "not in a class folder"
-        elif entry.name.startswith("."):
-            ignored[printable(entry.path)] = "hidden"
-        elif (above + os.sep).startswith(os.path.realpath(entry.path) + os.sep):
-            ignored[printable(entry.path)] = "link to a folder above"
+    for name in _entries(folder):
+        path = os.path.join(folder, name)
+        if not os.path.isdir(path):  # also a link that leads nowhere or to itself
+            ignored[printable(path)] = "not in a class folder"
+        elif name.startswith("."):
+            ignored[printable(path)] = "hidden"
+        elif (above + os.sep).startswith(os.path.realpath(path) + os.sep):
+            ignored[printable(path)] = "link to a folder above"
         else:
-            yield entry.name
+            yield name
 
 
 def _images(folder: str, ignored: dict[str, str]) -> Iterator[str]:
     """Paths of the images below a class's folder; links to folders are not followed."""
-    for top, folders, files in os.walk(folder):
+    for top, folders, files in os.walk(folder, onerror=_refuse):
         for name in list(folders):
             path = os.path.join(top, name)
             if name.startswith(".") or os.path.islink(path):
@@ -182,19 +183,19 @@ def _images(folder: str, ignored: dict[str, str]) -> Iterator[str]:
                 yield path
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, in the order of the names.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
+def _entries(folder: str) -> list[str]:
+    """Names of what lies in a folder, in order."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+        return sorted(os.listdir(folder))
     except OSError as error:
-        raise errors.DataError(
-            f"{printable(folder)} cannot be read: {error.strerror}", "Check its permissions"
-        ) from None
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """A folder that cannot be read is no empty folder."""
+    raise errors.DataError(
+        f"{printable(error.filename)} cannot be read: {error.strerror}", "Check its permissions"
+    ) from None
 
 
 def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, tuple[str, str, str]]]:

@@ -1,0 +1,97 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ncap_jax import errors
+from ncap_jax.data import contact_sheet, load_dataset, statistics
+from ncap_jax.data.describe import count_duplicates
+from ncap_jax.types import Dataset
+
+
+def test_statistics_of_the_digits():
+    digits = load_dataset("digits")
+    facts = statistics(digits)
+    json.dumps(facts)
+    assert (facts["num_train"], facts["num_validation"], facts["num_classes"]) == (500, 1297, 10)
+    assert facts["image_shape"] == [32, 32, 3]
+    assert sum(row["train"] for row in facts["classes"]) == 500
+    assert [row["name"] for row in facts["classes"]] == list("0123456789")
+    assert facts["imbalance"] == 51 / 48
+    largest = np.bincount(digits.labels).argmax()
+    assert facts["majority_accuracy"] == np.mean(digits.validation_labels == largest)
+    assert facts["memory_bytes"] == 1797 * 32 * 32 * 3
+    assert facts["duplicates"] == 0
+
+
+def test_leaks_between_the_parts_are_counted():
+    digits = load_dataset("digits")
+    leaky = Dataset(
+        digits.images,
+        digits.labels,
+        np.concatenate([digits.validation_images[:20], digits.images[:3]]),
+        np.concatenate([digits.validation_labels[:20], digits.labels[:3]]),
+    )
+    assert statistics(load_dataset(leaky))["duplicates"] == 3
+    assert count_duplicates(digits.images, digits.images) == 500
+
+
+def test_streamed_sets_are_not_decoded_for_it(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
+    loaded = load_dataset(tmp_path, stream=True)
+    for path in tmp_path.glob("*/*"):
+        path.unlink()
+    facts = statistics(loaded)
+    assert facts["duplicates"] is None
+    assert facts["memory_bytes"] == 6 * 8 * 8 * 3
+
+
+def test_contact_sheet_shows_every_class():
+    digits = load_dataset("digits")
+    png = contact_sheet(digits.images, digits.labels)
+    sheet = np.asarray(Image.open(io.BytesIO(png)))
+    assert sheet.shape == (4 * (96 + 14), 6 * 96, 3)
+    assert png == contact_sheet(digits.images, digits.labels), "the same choice every time"
+    assert png != contact_sheet(digits.images, digits.labels, seed=1)
+
+
+def test_contact_sheet_holds_the_pixels():
+    """Two images of two classes, enlarged threefold, found again in the sheet."""
+    digits = load_dataset("digits")
+    chosen = [int(np.flatnonzero(digits.labels == k)[0]) for k in (0, 1)]
+    images = digits.images[chosen]
+    png = contact_sheet(images, np.array([0, 1]), class_names=["zero", "one"])
+    sheet = np.asarray(Image.open(io.BytesIO(png)))
+    for number, image in enumerate(images):
+        tile = sheet[:96, number * 96 : (number + 1) * 96]
+        np.testing.assert_array_equal(tile[::3, ::3], image)
+        caption = sheet[96:, number * 96 : (number + 1) * 96]
+        assert (caption < 128).any(), "the class is written under it"
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((3, 200, 100, 3), 200), ((3, 7, 9, 1), 96), ((3, 96, 96, 1), 96)]
+)
+def test_contact_sheet_of_any_shape(shape, expected):
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    png = contact_sheet(images, np.arange(3), class_names=["ü", "日本", "x" * 300])
+    assert Image.open(io.BytesIO(png)).size == (6 * expected, expected + 14)
+
+
+def test_contact_sheet_of_what_the_model_sees():
+    """Preprocessed floats are scaled to the sheet's range."""
+    digits = load_dataset("digits")
+    floats = digits.images.astype(np.float32) / 127.5 - 1
+    assert contact_sheet(floats, digits.labels) == contact_sheet(digits.images, digits.labels)
+    flat = np.zeros((2, 8, 8, 3), np.float32)
+    assert contact_sheet(flat, np.arange(2)).startswith(b"\x89PNG")
+
+
+def test_what_is_no_image_batch():
+    with pytest.raises(errors.DataError, match="shape"):
+        contact_sheet(np.zeros((3, 8, 8), np.uint8), np.arange(3))
