@@ -18,6 +18,7 @@ _PUBLIC = {
     "ModelSpec": "ncap_jax.types",
     "Dataset": "ncap_jax.types",
     "RankConfig": "ncap_jax.types",
+    "DataConfig": "ncap_jax.types",
     "Ranking": "ncap_jax.types",
     "Trajectory": "ncap_jax.types",
     "NcapError": "ncap_jax.errors",
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ncap_jax.errors import NcapError
     from ncap_jax.finetune.records import load_trajectories
     from ncap_jax.selection.ranking import rank_trajectories
-    from ncap_jax.types import Dataset, ModelSpec, RankConfig, Ranking, Trajectory
+    from ncap_jax.types import DataConfig, Dataset, ModelSpec, RankConfig, Ranking, Trajectory
     from ncap_jax.zoo import MODELS, load_model
 
 

@@ -111,6 +111,8 @@ class RankConfig:
         dtype: of the fine-tuning arithmetic: `float32` or `bfloat16` (parameters stay float32).
         input_size: side of the input in pixels for every model, or None: each model's own.
         weights: `pretrained`, or `random` for every model from scratch.
+        augment: `off`, or `recommended`: flips and crops as suit the data set
+            (`ncap_jax.data.augment.RECOMMENDED`).
     """
 
     epochs: int = 5
@@ -127,6 +129,32 @@ class RankConfig:
     dtype: str = "float32"
     input_size: int | None = None
     weights: str = "pretrained"
+    augment: str = "off"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a data set is read; the options of `ncap_jax.load_dataset`.
+
+    Attributes:
+        data_dir: where prepared TFDS data lies; None: TFDS's own place.
+        validation_fraction: split off the training part where a set has no validation part.
+        max_train: at most this many training samples, stratified.
+        max_validation: at most this many validation samples, stratified.
+        image_size: side in pixels at which images from files are kept; None: chosen.
+        skip_broken: leave out files that cannot be read, and report them, instead of stopping.
+        remap_labels: number integer labels with gaps afresh instead of refusing them.
+        stream: decode while training instead of keeping all images in memory; None: by size.
+    """
+
+    data_dir: str | None = None
+    validation_fraction: float = 0.2
+    max_train: int | None = None
+    max_validation: int | None = None
+    image_size: int | None = None
+    skip_broken: bool = False
+    remap_labels: bool = False
+    stream: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ncap_jax.report import text
-from ncap_jax.types import RankedModel, Ranking
+from ncap_jax.types import ModelSpec, RankedModel, Ranking
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 # Columns in order; each level drops the less important ones, until the table fits unwrapped.
@@ -34,6 +35,57 @@ def format_ranking(ranking: Ranking, width: int | None = None, color: bool | Non
     Returns:
         Lines no wider than `width`, without a trailing newline.
     """
+    console, buffer = _console(width, color)
+    width, color = console.width, not console.no_color
+    tables = [_table(ranking, columns) for columns in _LEVELS]
+    # Measured with room to spare: within the real width every table would claim to fit.
+    wide = console.options.update(width=10_000)
+    fitting = (t for t in tables if console.measure(t, options=wide).maximum <= width)
+    console.print(next(fitting, tables[-1]))
+    console.print(text.answer(ranking), style="bold" if color else None)
+    for line in text.warnings(ranking):
+        console.print(f"! {line}", style="yellow" if color else None)
+    return _lines(buffer)
+
+
+def format_models(specs: Sequence[ModelSpec], width: int | None = None) -> str:
+    """The registry as a table: name, input side, feature width, parameters, weights, licence.
+
+    Args:
+        specs: which models, in order.
+        width: columns available; None: the terminal's, 100 when there is none.
+
+    Returns:
+        Lines no wider than `width`, without a trailing newline.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for column in ("input", "features", "parameters"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
+    table.add_column("description", overflow="fold")
+    for spec in specs:
+        parameters = "–" if spec.parameters is None else f"{spec.parameters:,}"
+        sizes = f"{spec.input_size} px", str(spec.feature_width), parameters
+        weights = "random only" if spec.weights is None else spec.licence or "yes"
+        table.add_row(spec.name, *sizes, weights, spec.description)
+    console, buffer = _console(width, False)
+    console.print(table)
+    return _lines(buffer)
+
+
+def notebook_ranking(ranking: Ranking) -> str:
+    """The same table as HTML, for a notebook's output cell."""
+    import html
+
+    return f"<pre>{html.escape(format_ranking(ranking, width=110, color=False))}</pre>"
+
+
+def _console(width: int | None, color: bool | None) -> tuple[Console, io.StringIO]:
+    """A console that writes into a buffer; the standard output decides what is left open."""
     # Imported here: `import ncap_jax` alone needs no table.
     from rich.console import Console
 
@@ -42,7 +94,7 @@ def format_ranking(ranking: Ranking, width: int | None = None, color: bool | Non
     if width is None:
         width = shutil.get_terminal_size((100, 24)).columns if terminal else 100
     buffer = io.StringIO()
-    console = Console(
+    return Console(
         file=buffer,
         width=width,
         force_terminal=color,
@@ -52,24 +104,12 @@ def format_ranking(ranking: Ranking, width: int | None = None, color: bool | Non
         emoji=False,
         markup=False,
         legacy_windows=False,
-    )
-    tables = [_table(ranking, columns) for columns in _LEVELS]
-    # Measured with room to spare: within the real width every table would claim to fit.
-    wide = console.options.update(width=10_000)
-    fitting = (t for t in tables if console.measure(t, options=wide).maximum <= width)
-    console.print(next(fitting, tables[-1]))
-    console.print(text.answer(ranking), style="bold" if color else None)
-    for line in text.warnings(ranking):
-        console.print(f"! {line}", style="yellow" if color else None)
+    ), buffer
+
+
+def _lines(buffer: io.StringIO) -> str:
     lines = buffer.getvalue().rstrip("\n").split("\n")
     return "\n".join(line.rstrip() for line in lines)
-
-
-def notebook_ranking(ranking: Ranking) -> str:
-    """The same table as HTML, for a notebook's output cell."""
-    import html
-
-    return f"<pre>{html.escape(format_ranking(ranking, width=110, color=False))}</pre>"
 
 
 def _table(ranking: Ranking, columns: Sequence[str]) -> Table:

@@ -1,1 +1,133 @@
-"""The models."""
+"""The models: `MODELS` by name, and `load_model`."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ncap_jax import errors
+from ncap_jax.types import ModelSpec
+
+# One file a family; each holds a tuple SPECS. Imported when the registry is first looked at.
+FAMILIES = (
+    "tiny",
+    "mobilenet",
+    "vgg",
+    "resnet",
+    "densenet",
+    "inception",
+    "inceptionresnet",
+    "xception",
+)
+
+
+class _Registry(Mapping[str, ModelSpec]):
+    """name -> ModelSpec, filled on first use so that importing the package stays cheap."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, ModelSpec] = {}
+
+    def _filled(self) -> dict[str, ModelSpec]:
+        if not self._specs:
+            for family in FAMILIES:
+                module = importlib.import_module(f"ncap_jax.zoo.{family}")
+                self._specs.update({spec.name: spec for spec in module.SPECS})
+        return self._specs
+
+    def __getitem__(self, name: str) -> ModelSpec:
+        specs = self._filled()
+        if name not in specs:
+            # A KeyError for mapping semantics is turned into the named error by `find_model`.
+            raise KeyError(name)
+        return specs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._filled())
+
+    def __len__(self) -> int:
+        return len(self._filled())
+
+
+MODELS: Mapping[str, ModelSpec] = _Registry()
+
+
+def find_model(model: str | ModelSpec) -> ModelSpec:
+    """A ModelSpec as it is, or the registry's by name.
+
+    Raises:
+        ModelError: no model of that name; near matches are named.
+    """
+    if isinstance(model, ModelSpec):
+        return model
+    try:
+        return MODELS[model]
+    except KeyError:
+        raise errors.ModelError(*errors.unknown_name("model", model, MODELS)) from None
+
+
+def find_models(models: Sequence[str | ModelSpec]) -> tuple[ModelSpec, ...]:
+    """ModelSpecs of names, shell patterns (`tiny_*`) and specs, in order, each once.
+
+    Raises:
+        ModelError: an unknown name, a pattern that matches nothing, two different models of one
+            name, or no model at all.
+    """
+    found: dict[str, ModelSpec] = {}
+    for model in models:
+        if isinstance(model, str) and any(mark in model for mark in "*?["):
+            matches = [MODELS[name] for name in fnmatch.filter(MODELS, model)]
+            if not matches:
+                raise errors.ModelError(
+                    f"no model matches {model!r}", "See the names with --list_models"
+                )
+        else:
+            matches = [find_model(model)]
+        for spec in matches:
+            if found.setdefault(spec.name, spec) != spec:
+                raise errors.ModelError(
+                    f"two different models are named {spec.name!r}", "Give each its own name"
+                )
+    if not found:
+        raise errors.ModelError("no model is given", "Name one at least, or a pattern: tiny_*")
+    return tuple(found.values())
+
+
+def load_model(
+    model: str | ModelSpec,
+    weights: str | os.PathLike | None = "pretrained",
+    *,
+    seed: int = 0,
+    dtype: Any = None,
+):
+    """Build a model and fill it with weights.
+
+    Args:
+        model: a name in `MODELS`, or a ModelSpec of your own.
+        weights: `pretrained`; a path to a file of this architecture; or None for a random
+            initialisation, which is never chosen silently.
+        seed: of the random initialisation.
+        dtype: compute dtype (parameters are float32), None: that of the input.
+
+    Returns:
+        An `nnx.Module` in inference mode; `.features(x)` maps preprocessed float images
+        (batch, height, width, 3) to (batch, `feature_width`).
+
+    Raises:
+        ModelError: unknown name.
+        WeightsError: weights missing, damaged or of another architecture.
+    """
+    from flax import nnx
+
+    from ncap_jax.zoo.weights import sources
+
+    spec = find_model(model)
+    module = spec.build(rngs=nnx.Rngs(seed), dtype=dtype)
+    if weights is not None:
+        path = None if weights == "pretrained" else pathlib.Path(weights)
+        sources.fill(module, spec, path)
+    module.eval()
+    return module

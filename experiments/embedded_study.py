@@ -1,0 +1,211 @@
+"""Which early signal ranks the embedded pool on digits as full fine-tuning does?
+
+Truth: ordinary fine-tuning (fresh trainable linear head, no probe, Adam 1e-3) for 30 epochs,
+the validation accuracy at the end, averaged over three seeds. Signals: the first 1, 2, 3 and 5
+epochs of runs under each head. The end of the frozen-probe run is scored beside them.
+
+Commands (the first takes about an hour on two cores and goes on where it was stopped; the
+second reads what the first left and takes seconds):
+
+    python -m experiments.embedded_study --build
+    python -m experiments.embedded_study
+
+Expected result: docs/results.md, section "The embedded pool".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app, flags, logging
+from scipy import stats
+
+from ncap_jax import data, environment
+from ncap_jax.data.feed import Feed, make_feed
+from ncap_jax.finetune import loop, records
+from ncap_jax.predictor import PREDICTORS
+from ncap_jax.predictor.base import Predictor
+from ncap_jax.predictor.calibration import calibrated
+from ncap_jax.types import HEADS, EpochRecord, Head, ModelSpec, RankConfig, Trajectory
+from ncap_jax.zoo import find_models
+
+FLAGS = flags.FLAGS
+flags.DEFINE_bool("build", False, "Make the runs that are missing, then compare.")
+flags.DEFINE_string("corpus", "experiments/corpus/embedded_digits.jsonl", "One line a run.")
+flags.DEFINE_list("models", ["tiny_*"], "Names or patterns.")
+
+FULL_EPOCHS = 30
+SEEDS = (0, 1, 2)
+EARLY = (1, 2, 3, 5)
+# Evaluation costs as much as training here: after the early epochs look only now and then.
+OBSERVED = frozenset([*range(6), 8, 10, 15, 20, 25, FULL_EPOCHS])
+# The trainable probe is only a signal: nothing after the early epochs is used.
+EPOCHS = {"probe": FULL_EPOCHS, "trainable_probe": max(EARLY), "linear": FULL_EPOCHS}
+
+
+def run(spec: ModelSpec, feed: Feed, head: Head, seed: int) -> dict:
+    """One long run as a line of the corpus."""
+    config = RankConfig(epochs=EPOCHS[head], head=head, seed=seed)
+    start = time.perf_counter()
+    candidate = loop.prepare(spec, feed, config)
+    lines = [
+        # Compilation, and the epochs between two records, are in `elapsed`.
+        {**records.to_json(record), "elapsed": time.perf_counter() - start}
+        for record in loop.run(candidate, feed, config, OBSERVED)
+    ]
+    return {"model": spec.name, "head": head, "seed": seed, "records": lines}
+
+
+def build(path: pathlib.Path, specs: Sequence[ModelSpec]) -> None:
+    """Append every run that the corpus does not hold yet."""
+    done = {(r["model"], r["head"], r["seed"]) for r in read(path)}
+    feed = make_feed(data.load_dataset("digits"))
+    for seed in SEEDS:
+        for head in HEADS:
+            for spec in specs:
+                if (spec.name, head, seed) in done:
+                    continue
+                line = run(spec, feed, head, seed)
+                with path.open("a") as file:
+                    file.write(json.dumps(line, allow_nan=False) + "\n")
+                last = line["records"][-1]
+                logging.info(
+                    "%s %s seed %d: accuracy %.4f in %.0f s",
+                    *(spec.name, head, seed, last["validation_accuracy"], last["elapsed"]),
+                )
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    """The corpus: one dict a run."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def trajectories(corpus: Sequence[dict], head: Head, seed: int) -> list[Trajectory]:
+    """The first epochs of the runs of one head and seed, by model name."""
+    chosen = sorted(
+        (r for r in corpus if r["head"] == head and r["seed"] == seed), key=lambda r: r["model"]
+    )
+    return [
+        Trajectory(
+            r["model"],
+            head,
+            tuple(parse(fields) for fields in r["records"] if fields["epoch"] <= max(EARLY)),
+        )
+        for r in chosen
+    ]
+
+
+def parse(fields: dict) -> EpochRecord:
+    """One epoch of a corpus line."""
+    return records.parse({k: v for k, v in fields.items() if k != "elapsed"})
+
+
+def final_accuracy(corpus: Sequence[dict], head: Head) -> dict[str, np.ndarray]:
+    """Model -> accuracy at the end of the long runs, one per seed."""
+    runs = sorted((r for r in corpus if r["head"] == head), key=lambda r: (r["model"], r["seed"]))
+    table: dict[str, list[float]] = {}
+    for r in runs:
+        table.setdefault(r["model"], []).append(r["records"][-1]["validation_accuracy"])
+    return {model: np.array(values) for model, values in table.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """How one method did after n epochs: mean and standard deviation over seeds."""
+
+    tau: np.ndarray
+    regret: np.ndarray
+    error: np.ndarray
+
+
+def score(method: Predictor, corpus, head: Head, truth: dict[str, float], epochs: int) -> Score:
+    """Kendall tau, regret@1 and mean absolute error against the truth, one per seed."""
+    rows = []
+    for seed in SEEDS:
+        pool = trajectories(corpus, head, seed)
+        target = np.array([truth[t.model] for t in pool])
+        scores = np.array([p.mean for p in method(pool, epochs)])
+        predicted = scores
+        if method.scores_only:
+            predicted = np.array([p.mean for p in calibrated(method, pool, epochs)])
+        rows.append(
+            (
+                stats.kendalltau(scores, target).statistic,
+                target.max() - target[np.argmax(scores)],
+                np.mean(np.abs(predicted - target)),
+            )
+        )
+    return Score(*np.array(rows).T)
+
+
+def cost(corpus: Sequence[dict], head: Head, epochs: int) -> float:
+    """Seconds of the first epochs under `head`, as a fraction of full fine-tuning's."""
+
+    def seconds(kind: Head, last: int) -> float:
+        runs = [r["records"] for r in corpus if r["head"] == kind]
+        return sum(line["elapsed"] for lines in runs for line in lines if line["epoch"] == last)
+
+    return seconds(head, epochs) / seconds("linear", FULL_EPOCHS)
+
+
+def compare(corpus: Sequence[dict]) -> None:
+    """Print the study's tables."""
+    truths, probes = final_accuracy(corpus, "linear"), final_accuracy(corpus, "probe")
+    truth = {model: float(values.mean()) for model, values in truths.items()}
+    print(f"\n{json.dumps(environment.describe(), default=str)}\n")
+    print("| model | full fine-tuning | end of the frozen-probe run |\n|---|---|---|")
+    for model in sorted(truth, key=lambda m: -truth[m]):
+        print(f"| {model} | {spread(truths[model])} | {spread(probes[model])} |")
+    ends = [probes[model].mean() for model in truth]
+    agreement = stats.kendalltau(ends, list(truth.values())).statistic
+    print(f"\nKendall tau of the two columns: {agreement:.2f}")
+    for head in HEADS:
+        print_table(corpus, head, truth)
+
+
+def print_table(corpus: Sequence[dict], head: Head, truth: dict[str, float]) -> None:
+    """One head's table: method x epochs, Kendall tau / regret@1 / mean absolute error."""
+    costs = ", ".join(f"{n}: {cost(corpus, head, n):.0%}" for n in EARLY)
+    print(f"\n### head={head} (cost as a fraction of full fine-tuning after epochs {costs})\n")
+    print("Kendall tau ± sd over seeds; regret@1 and mean absolute error in points of accuracy\n")
+    print("| method | " + " | ".join(f"n={n}" for n in EARLY) + " |")
+    print("|---|" + "---|" * len(EARLY))
+    for name, method in PREDICTORS.items():
+        if method.strength is not None and head == "linear":
+            continue
+        cells = []
+        for epochs in EARLY:
+            if epochs < method.min_epochs:
+                cells.append("")
+                continue
+            s = score(method, corpus, head, truth, epochs)
+            cells.append(
+                f"{s.tau.mean():.2f} ± {s.tau.std(ddof=1):.2f}; {100 * s.regret.mean():.1f}; "
+                f"{100 * s.error.mean():.1f}"
+            )
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean ± standard deviation over seeds, in percent."""
+    return f"{100 * values.mean():.2f} ± {100 * values.std(ddof=1):.2f}"
+
+
+def main(argv: list[str]) -> None:
+    """Build what is missing if asked to, then compare."""
+    del argv
+    path = pathlib.Path(FLAGS.corpus)
+    if FLAGS.build:
+        build(path, find_models(FLAGS.models))
+    compare(read(path))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,139 @@
+"""Rank pretrained models on a data set: which one should be fine-tuned?
+
+    python -m ncap_jax
+    python -m ncap_jax --models='tiny_*' --dataset=digits --epochs=5 --output_dir=runs/mine
+    python -m ncap_jax --models=mobilenet,resnet50 --dataset=path/to/images --epochs=5
+
+With no flag it ranks the embedded pretrained models on scikit-learn's handwritten digits,
+offline. Results go to --output_dir: ranking.json, ranking.csv, report.html, run.json and one
+trajectory per model. Exit code 0: at least one model is ranked; 2: bad input; 3: none is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+from absl import app, flags
+
+from ncap_jax import errors
+from ncap_jax.types import HEADS, DataConfig, RankConfig
+
+FLAGS = flags.FLAGS
+DEFAULT, DATA = RankConfig(), DataConfig()
+
+flags.DEFINE_list("models", ["tiny_*"], "Names or patterns of models, comma-separated.")
+flags.DEFINE_string("dataset", "digits", "A data set's name, or an image folder.")
+flags.DEFINE_string("data_dir", None, "Where prepared TFDS data lies (default: TFDS's own).")
+flags.DEFINE_float(
+    "validation_fraction", DATA.validation_fraction, "Split off training where a set has no other."
+)
+flags.DEFINE_integer("max_train", None, "At most this many training samples, stratified.")
+flags.DEFINE_integer("max_validation", None, "At most this many validation samples, stratified.")
+flags.DEFINE_integer("image_size", None, "Side in pixels at which image files are kept.")
+flags.DEFINE_bool("skip_broken", DATA.skip_broken, "Leave out and report unreadable files.")
+flags.DEFINE_bool("remap_labels", DATA.remap_labels, "Number labels that have gaps afresh.")
+flags.DEFINE_bool("stream", None, "Decode while training instead of holding all in memory.")
+flags.DEFINE_string("output_dir", None, "Where results go (default: runs/<dataset>, numbered).")
+flags.DEFINE_bool("list_models", False, "Print the known models and stop.")
+flags.DEFINE_integer("epochs", DEFAULT.epochs, "Fine-tuning epochs per model.")
+flags.DEFINE_enum("head", DEFAULT.head, HEADS, "What stands on the backbone and what trains.")
+flags.DEFINE_integer("seed", DEFAULT.seed, "Seed of the order of batches and of trained heads.")
+flags.DEFINE_integer("probe_seed", DEFAULT.probe_seed, "Seed of the probe's weights.")
+flags.DEFINE_integer("batch_size", DEFAULT.batch_size, "Samples a step.")
+flags.DEFINE_string("optimizer", DEFAULT.optimizer, "adam or sgd (momentum 0.9).")
+flags.DEFINE_float("learning_rate", DEFAULT.learning_rate, "Constant learning rate.")
+flags.DEFINE_integer("measure_size", DEFAULT.measure_size, "Samples that measure beta_eff.")
+flags.DEFINE_list("probe_widths", [str(w) for w in DEFAULT.probe_widths], "Hidden widths, >= 3.")
+flags.DEFINE_integer("num_probes", DEFAULT.num_probes, "Independent probes over one backbone.")
+flags.DEFINE_string("predictor", DEFAULT.predictor, "The method that ranks.")
+flags.DEFINE_string("dtype", DEFAULT.dtype, "Fine-tuning arithmetic: float32 or bfloat16.")
+flags.DEFINE_integer("input_size", None, "Side of the input in pixels (default: the model's).")
+flags.DEFINE_string("augment", DEFAULT.augment, "off, or recommended for the data set.")
+flags.DEFINE_string("weights", DEFAULT.weights, "pretrained, or random (from scratch).")
+
+
+def flag_values(record: type) -> dict[str, Any]:
+    """The flags of a record's fields: every field has a flag of its name."""
+    return {field.name: FLAGS[field.name].value for field in dataclasses.fields(record)}
+
+
+def config_from_flags() -> RankConfig:
+    """The RankConfig that the flags spell.
+
+    Raises:
+        ConfigError: probe widths that are not whole numbers.
+    """
+    values = flag_values(RankConfig)
+    widths: list[str] = values["probe_widths"]
+    try:
+        values["probe_widths"] = tuple(int(width) for width in widths)
+    except ValueError:
+        raise errors.ConfigError(
+            f"probe_widths={','.join(widths)} are not whole numbers", "Write them like 256,128,64"
+        ) from None
+    return RankConfig(**values)
+
+
+def free_folder(dataset: str) -> pathlib.Path:
+    """runs/<dataset>, or the first of runs/<dataset>-2, -3, ... that is not there yet."""
+    first = pathlib.Path("runs") / (pathlib.Path(dataset).name or "data")
+    folder, number = first, 1
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
+
+
+def main(argv: list[str]) -> int:
+    """Run the main job; returns the exit code."""
+    try:
+        if len(argv) > 1:
+            raise errors.ConfigError(
+                f"unexpected argument {argv[1]!r}", "Options are written --name=value"
+            )
+        return list_models() if FLAGS.list_models else rank()
+    except errors.NcapError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def rank() -> int:
+    """Rank as the flags say, print the table, say where the files are."""
+    from ncap_jax import api
+
+    folder = FLAGS.output_dir or free_folder(FLAGS.dataset)
+    data_config = DataConfig(**flag_values(DataConfig))
+    ranking = api.rank_models(
+        FLAGS.models, FLAGS.dataset, config_from_flags(), folder, data_config=data_config
+    )
+    print(ranking)
+    print(f"\nReport: {pathlib.Path(folder) / 'report.html'}")
+    failed = [model for model in ranking.models if model.rank is None]
+    if failed:
+        print(
+            f"warning: {len(failed)} of {len(ranking.models)} models could not be ranked: "
+            + "; ".join(f"{m.name} ({m.status}: {m.message})" for m in failed),
+            file=sys.stderr,
+        )
+    return 3 if len(failed) == len(ranking.models) else 0
+
+
+def list_models() -> int:
+    """Print the registry."""
+    from ncap_jax.report.console import format_models
+    from ncap_jax.zoo import MODELS
+
+    print(format_models(list(MODELS.values())))
+    return 0
+
+
+def console() -> None:
+    """Entry point of the installed command."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,189 @@
+"""The main job: fine-tune each candidate briefly, measure, predict, rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ncap_jax import data, environment, errors, report
+from ncap_jax.data.augment import Augmentation, recommended
+from ncap_jax.data.feed import Feed, make_feed
+from ncap_jax.finetune import config as finetune_config
+from ncap_jax.finetune import loop, records
+from ncap_jax.report.progress import Progress
+from ncap_jax.selection import ranking as selection
+from ncap_jax.types import (
+    DataConfig,
+    Dataset,
+    EpochRecord,
+    ModelSpec,
+    RankConfig,
+    Ranking,
+    Trajectory,
+)
+from ncap_jax.zoo import find_models
+
+# What XLA says when the device's memory does not suffice.
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+
+
+def rank_models(
+    models: Sequence[str | ModelSpec],
+    dataset: str | os.PathLike[str] | Dataset = "digits",
+    config: RankConfig | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    *,
+    data_config: DataConfig | None = None,
+    show_progress: bool = True,
+) -> Ranking:
+    """Rank pretrained models by the accuracy they are predicted to reach on a data set.
+
+    Everything is checked before anything is written. A model that fails is recorded with its
+    status and message; the others go on.
+
+    Args:
+        models: names or patterns (`tiny_*`) of `ncap_jax.MODELS`, or ModelSpec objects.
+        dataset: a name, an image folder, or a Dataset of arrays.
+        config: of the run; None: `RankConfig()`.
+        output_dir: receives `run.json`, `trajectories/`, `ranking.json`, `ranking.csv` and
+            `report.html`; None: nothing is written.
+        data_config: how the data set is read; None: `DataConfig()`.
+        show_progress: show a live view on a terminal, plain lines elsewhere.
+
+    Returns:
+        The ranking; `print` shows the table, `.best` is the model to fine-tune.
+
+    Raises:
+        ConfigError: an option, or a combination, that cannot work.
+        ModelError: unknown model.
+        DataError: images or labels that cannot be used.
+        OutputError: the folder cannot be written or holds another run.
+    """
+    config, data_config = config or RankConfig(), data_config or DataConfig()
+    finetune_config.check_config(config)
+    selection.check_config(config)
+    specs = find_models(models)
+    checked = data.load_dataset(dataset, seed=config.seed, **dataclasses.asdict(data_config))
+    folder = prepare_folder(output_dir) if output_dir is not None else None
+    run = {**environment.describe(), "data": data.statistics(checked)}
+    command = environment.command(specs, dataset, config, data_config)
+    if folder is not None:
+        environment.write_run(folder, config, specs, {**run, "command": command})
+    start = time.perf_counter()
+    trajectories = finetune_all(specs, checked, config, folder, show_progress)
+    info = report_info(run, checked, command, time.perf_counter() - start)
+    ranking = selection.rank_trajectories(trajectories, checked.name, config, info=info)
+    if folder is not None:
+        report.write(ranking, folder)
+    return ranking
+
+
+def finetune_all(
+    specs: Sequence[ModelSpec],
+    dataset: Dataset,
+    config: RankConfig,
+    folder: pathlib.Path | None,
+    show_progress: bool,
+) -> tuple[Trajectory, ...]:
+    """Fine-tune every candidate in turn, writing each epoch as it is measured."""
+    feed = make_feed(dataset)
+    augment = None
+    if config.augment == "recommended":
+        augment = recommended(dataset.name, min(dataset.images.shape[1:3]))
+    done = []
+    names = [spec.name for spec in specs]
+    with Progress(names, config.epochs, None if show_progress else io.StringIO()) as progress:
+        for spec in specs:
+            done.append(finetune_one(spec, feed, config, augment, folder, progress))
+            progress.finished(done[-1])
+    return tuple(done)
+
+
+def finetune_one(
+    spec: ModelSpec,
+    feed: Feed,
+    config: RankConfig,
+    augment: Augmentation | None,
+    folder: pathlib.Path | None,
+    progress: Progress,
+) -> Trajectory:
+    """Fine-tune one candidate; its own failure becomes a status, not an exception."""
+    seen: list[EpochRecord] = []
+
+    def on_record(record: EpochRecord) -> None:
+        seen.append(record)
+        if folder is not None:
+            records.append(folder / records.FOLDER / f"{spec.name}.jsonl", record)
+        progress.epoch(spec.name, record)
+
+    start = time.perf_counter()
+    try:
+        return loop.finetune(spec, feed, config, augment=augment, on_record=on_record)
+    except (errors.OutputError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        # Whatever breaks inside one candidate must not cost the others their hours.
+        text = f"{type(error).__name__}: {error}"
+        memory = any(mark in text for mark in OUT_OF_MEMORY)
+        return Trajectory(
+            spec.name,
+            config.head,
+            tuple(seen),
+            status="out_of_memory" if memory else "failed",
+            message=str(error) if isinstance(error, errors.NcapError) else text[:500],
+            seconds=time.perf_counter() - start,
+        )
+
+
+def prepare_folder(output_dir: str | os.PathLike[str]) -> pathlib.Path:
+    """Create the output folder, or refuse one that cannot be used.
+
+    Raises:
+        OutputError: it cannot be written, or holds a run already.
+    """
+    folder = pathlib.Path(output_dir)
+    if (folder / environment.RUN_FILE).exists():
+        raise errors.OutputError(
+            f"{folder} holds a run already", "Choose another folder, or move that one away"
+        )
+    try:
+        (folder / records.FOLDER).mkdir(parents=True, exist_ok=True)
+        trial = folder / ".writable"
+        trial.write_text("")
+        trial.unlink()
+    except OSError as error:
+        raise errors.OutputError(
+            f"cannot write to {folder}: {error.strerror}", "Choose a folder that you may write to"
+        ) from error
+    return folder
+
+
+def report_info(
+    run: dict[str, Any], dataset: Dataset, command: str | None, seconds: float
+) -> dict[str, Any]:
+    """The run's facts in the words and order of the report."""
+    facts = run["data"]
+    height, width, channels = facts["image_shape"]
+    sheet = data.contact_sheet(dataset.images, dataset.labels, class_names=dataset.class_names)
+    return {
+        "versions": run["versions"],
+        "device": run["device"],
+        "data": {
+            "data set": facts["name"],
+            "training images": facts["num_train"],
+            "validation images": facts["num_validation"],
+            "pixels": f"{height} × {width}, {'grey' if channels == 1 else 'colour'}",
+            "largest class / smallest": f"{facts['imbalance']:.2f}",
+            "always the largest class": f"{100 * facts['majority_accuracy']:.1f} % right",
+            **{key.replace("_", " "): value for key, value in dataset.info.items()},
+        },
+        "class_names": list(dataset.class_names or ()),
+        "contact_sheet_png": sheet,
+        "seconds": seconds,
+        **({"command": command} if command else {}),
+    }

@@ -1,0 +1,58 @@
+"""Checks of a run's configuration before any work is done."""
+
+from __future__ import annotations
+
+import optax
+
+from ncap_jax import errors
+from ncap_jax.types import HEADS, RankConfig
+from ncap_jax.zoo import probe
+
+OPTIMIZERS = ("adam", "sgd")
+DTYPES = ("float32", "bfloat16")
+WEIGHTS = ("pretrained", "random")
+AUGMENT = ("off", "recommended")
+SGD_MOMENTUM = 0.9
+POSITIVE = ("epochs", "batch_size", "measure_size", "num_probes")
+
+
+def check_config(config: RankConfig) -> None:
+    """Refuse a configuration that cannot work.
+
+    Raises:
+        ConfigError: names the field, its value and what it may be.
+    """
+    for name in POSITIVE:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise errors.ConfigError(f"{name}={value!r}", "Give a whole number of at least 1")
+    if not config.learning_rate > 0 or config.learning_rate == float("inf"):
+        raise errors.ConfigError(
+            f"learning_rate={config.learning_rate!r}", "Give a positive number, such as 1e-3"
+        )
+    if config.input_size is not None and config.input_size < 1:
+        raise errors.ConfigError(f"input_size={config.input_size}", "Give the side in pixels")
+    if config.seed < 0 or config.probe_seed < 0:
+        raise errors.ConfigError("a seed is negative", "Give whole numbers from 0 on")
+    for name, known in (
+        ("head", HEADS),
+        ("optimizer", OPTIMIZERS),
+        ("dtype", DTYPES),
+        ("weights", WEIGHTS),
+        ("augment", AUGMENT),
+    ):
+        value = getattr(config, name)
+        if value not in known:
+            raise errors.ConfigError(*errors.unknown_name(name, str(value), known))
+    if config.head == "linear" and config.num_probes != 1:
+        raise errors.ConfigError(
+            f"num_probes={config.num_probes} with head=linear", "A linear head has no probe: use 1"
+        )
+    probe.check_widths(config.probe_widths)
+
+
+def make_optimizer(config: RankConfig) -> optax.GradientTransformation:
+    """The optimizer of a run: Adam (default), or SGD with momentum 0.9."""
+    if config.optimizer == "adam":
+        return optax.adam(config.learning_rate)
+    return optax.sgd(config.learning_rate, momentum=SGD_MOMENTUM)

@@ -1,0 +1,262 @@
+"""The epoch loop: one candidate, fine-tuned and measured epoch by epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Container, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ncap_jax.data import batching
+from ncap_jax.data.feed import Feed
+from ncap_jax.finetune import measure, steps
+from ncap_jax.finetune.config import make_optimizer
+from ncap_jax.types import EpochRecord, ModelSpec, RankConfig, Trajectory
+from ncap_jax.zoo import functional, load_model, preprocess, probe
+
+EVALUATION_BATCH = 256
+
+
+class Candidate(NamedTuple):
+    """A model ready to be fine-tuned: static parts, compiled functions, arrays."""
+
+    network: steps.Network
+    train_state: steps.TrainState
+    epoch: Callable
+    features: Callable
+    measurement: np.ndarray
+
+
+def prepare(
+    spec: ModelSpec,
+    feed: Feed,
+    config: RankConfig,
+    augment: steps.Augment | None = None,
+) -> Candidate:
+    """Build a candidate: backbone with weights, head, optimizer, compiled functions.
+
+    Args:
+        spec: the model; its weights are read unless the configuration asks for random ones.
+        feed: the data, on the device or streamed to it.
+        config: of the run, checked.
+        augment: (key, uint8 batch) -> uint8 batch, applied in training only.
+
+    Raises:
+        WeightsError: the weights are missing, damaged or of another architecture.
+    """
+    dtype = jnp.dtype(config.dtype)
+    weights = "pretrained" if config.weights == "pretrained" else None
+    backbone = load_model(spec, weights, seed=config.seed, dtype=dtype)
+    definition, params, state = functional.split(backbone)
+    head, head_params, head_state = probe.make_head(
+        config.head,
+        spec.feature_width,
+        feed.num_classes,
+        hidden=config.probe_widths,
+        num_probes=config.num_probes,
+        seed=config.seed if config.head == "linear" else config.probe_seed,
+        dtype=dtype,
+    )
+    size = config.input_size or spec.input_size
+    network = steps.Network(
+        definition,
+        head,
+        partial(preprocess.preprocess, mode=spec.preprocessing, size=size, dtype=dtype),
+        steps.trained_parts(config.head),
+    )
+    optimizer = make_optimizer(config)
+    all_params = {"backbone": params, "head": head_params}
+    moments = optimizer.init({part: all_params[part] for part in network.trained})
+    train_state = steps.TrainState(all_params, {"backbone": state, "head": head_state}, moments)
+    # Donation frees the caller's buffers, and equal leaves may share one: give each its own.
+    train_state = jax.tree.map(jnp.array, train_state)
+    step = steps.make_train_step(network, optimizer, augment)
+    epoch = steps.make_epoch(step, scan=jax.default_backend() != "cpu")
+    features = steps.make_features(network)
+    subset = batching.measurement_subset(feed.labels, config.measure_size, config.seed)
+    return Candidate(network, train_state, epoch, features, subset)
+
+
+def run(
+    candidate: Candidate,
+    feed: Feed,
+    config: RankConfig,
+    observed: Container[int] | None = None,
+) -> Iterator[EpochRecord]:
+    """Fine-tune, yielding a record before training (epoch 0) and after every epoch.
+
+    Ends early after a record whose losses are not finite.
+
+    Args:
+        candidate: from `prepare`; its arrays are consumed (donated).
+        feed: the data, on the device or streamed to it.
+        config: of the run.
+        observed: only these epochs are measured and yielded; None: all.
+    """
+    train_state = candidate.train_state
+    if config.head != "linear":
+        train_state = calibrated(candidate, train_state, feed)
+    for epoch in range(config.epochs + 1):
+        start = time.perf_counter()
+        running_loss = None
+        if epoch:
+            train_state, running_loss = train_epoch(candidate, train_state, feed, config, epoch)
+        if observed is not None and epoch not in observed:
+            continue
+        record = observe(candidate, train_state, feed, config)
+        seconds = time.perf_counter() - start
+        record = dataclasses.replace(
+            record, epoch=epoch, running_loss=running_loss, seconds=seconds
+        )
+        yield record
+        if not is_finite(record):
+            return
+
+
+def calibrated(candidate: Candidate, train_state: steps.TrainState, feed: Feed) -> steps.TrainState:
+    """The state with the probe's running statistics taken from the untrained model's features.
+
+    As drawn they are 0 and 1: epoch 0 would be measured through a normalisation that fits no
+    backbone, and the first epochs through one that still carries it.
+    """
+    features, _ = subset_features(candidate, train_state, feed)
+    head_state = probe.calibrate(
+        candidate.network.head, train_state.params["head"], train_state.state["head"], features
+    )
+    return train_state._replace(state={**train_state.state, "head": head_state})
+
+
+def train_epoch(
+    candidate: Candidate,
+    train_state: steps.TrainState,
+    feed: Feed,
+    config: RankConfig,
+    epoch: int,
+) -> tuple[steps.TrainState, float]:
+    """One epoch of training; the batches' order depends on (seed, epoch) alone.
+
+    Returns:
+        The new state and the mean minibatch loss in nats.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), epoch)
+    losses, step = [], 0
+    for chunk in feed.train(config.seed, epoch, config.batch_size):
+        # One key a step, by the step's number: chunks of any length draw the same keys.
+        numbers = jnp.arange(step, step + len(chunk.indices))
+        keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
+        train_state, part = candidate.epoch(
+            train_state, chunk.images, chunk.labels, chunk.indices, keys
+        )
+        losses.append(part)
+        step += len(chunk.indices)
+    return train_state, float(jnp.mean(jnp.concatenate(losses)))
+
+
+def observe(
+    candidate: Candidate, train_state: steps.TrainState, feed: Feed, config: RankConfig
+) -> EpochRecord:
+    """Losses, accuracies and beta_eff of the model as it stands, in inference mode."""
+    features, labels = subset_features(candidate, train_state, feed)
+    head = candidate.network.head
+    head_arrays = train_state.params["head"], train_state.state["head"]
+    train = steps.head_sums(head, *head_arrays, features, labels, jnp.ones(len(labels)))
+    validation = evaluate(candidate, train_state, feed)
+    start = time.perf_counter()
+    beta_eff, status = measure.probe(config.head, train_state.params["head"], features, labels)
+    return EpochRecord(
+        epoch=0,
+        train_loss=_mean(train.loss, train.samples),
+        train_accuracy=_mean(train.correct, train.samples),
+        validation_loss=_mean(validation.loss, validation.samples),
+        validation_accuracy=_mean(validation.correct, validation.samples),
+        beta_eff=beta_eff,
+        beta_eff_status=status,
+        measure_seconds=time.perf_counter() - start,
+    )
+
+
+def evaluate(candidate: Candidate, train_state: steps.TrainState, feed: Feed) -> steps.Sums:
+    """Summed loss and hits over the validation part, every sample counted once."""
+    head = candidate.network.head
+    head_arrays = train_state.params["head"], train_state.state["head"]
+    total: Any = None
+    for chunk in feed.validation(EVALUATION_BATCH):
+        for indices, mask in zip(chunk.indices, chunk.mask):
+            features = candidate.features(*train_state[:2], chunk.images, indices)
+            labels = jnp.take(chunk.labels, indices)
+            part = steps.head_sums(head, *head_arrays, features, labels, mask)
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+    return total
+
+
+def subset_features(
+    candidate: Candidate, train_state: steps.TrainState, feed: Feed
+) -> tuple[jax.Array, jax.Array]:
+    """Features (n, width) float32 and labels (n,) of the measurement subset, inference mode."""
+    size = len(candidate.measurement)
+    batches, _ = batching.padded_batches(size, EVALUATION_BATCH)
+    images, labels = feed.subset(candidate.measurement)
+    parts = [
+        candidate.features(*train_state[:2], images, jnp.asarray(indices)) for indices in batches
+    ]
+    return jnp.concatenate(parts)[:size], labels
+
+
+def is_finite(record: EpochRecord) -> bool:
+    """Whether the model is still alive: all its losses are finite."""
+    losses = [record.train_loss, record.validation_loss]
+    if record.running_loss is not None:
+        losses.append(record.running_loss)
+    return all(math.isfinite(loss) for loss in losses)
+
+
+def finetune(
+    spec: ModelSpec,
+    feed: Feed,
+    config: RankConfig,
+    *,
+    augment: steps.Augment | None = None,
+    on_record: Callable[[EpochRecord], None] = lambda record: None,
+) -> Trajectory:
+    """Fine-tune one candidate for `config.epochs` epochs.
+
+    Args:
+        spec: the model.
+        feed: the data, on the device or streamed to it.
+        config: of the run, checked.
+        augment: see `prepare`.
+        on_record: called with each record as it is made.
+
+    Returns:
+        The trajectory, with status `ok`, or `diverged` if a loss stopped being finite.
+
+    Raises:
+        WeightsError: see `prepare`.
+    """
+    start = time.perf_counter()
+    candidate = prepare(spec, feed, config, augment)
+    records = []
+    for record in run(candidate, feed, config):
+        records.append(record)
+        on_record(record)
+    alive = is_finite(records[-1])
+    message = "" if alive else f"the loss is not finite after epoch {records[-1].epoch}"
+    return Trajectory(
+        spec.name,
+        config.head,
+        tuple(records),
+        status="ok" if alive else "diverged",
+        message=message,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _mean(total: jax.Array, count: jax.Array) -> float:
+    """Mean over samples and probes as a Python float."""
+    return float(np.mean(np.asarray(total, np.float64)) / float(count))

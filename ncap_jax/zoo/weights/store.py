@@ -1,0 +1,128 @@
+"""Weights of any NNX module as one safetensors file, checked on both sides when read.
+
+Leaf names are the dotted path in the module's state (`blocks.0.conv.kernel`). Random streams
+are not weights and are left out. safetensors holds plain arrays: reading runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from ncap_jax import errors
+
+
+def state_arrays(module: nnx.Module) -> dict[str, np.ndarray]:
+    """Every parameter and statistic of a module by dotted path."""
+    return {name: np.asarray(leaf[...]) for name, leaf in _leaves(module).items()}
+
+
+def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Write `arrays` into the module, in place; nothing may be left over or left unfilled.
+
+    Args:
+        module: receives the values; dtypes are cast to the module's.
+        arrays: dotted path -> array.
+        source: named in the error.
+
+    Raises:
+        WeightsError: a name on one side only, or a shape that differs.
+    """
+    leaves = _leaves(module)
+    report = []
+    if extra := sorted(set(arrays) - set(leaves)):
+        report.append(f"{len(extra)} left over ({_some(extra)})")
+    if missing := sorted(set(leaves) - set(arrays)):
+        report.append(f"{len(missing)} unfilled ({_some(missing)})")
+    for name in sorted(set(arrays) & set(leaves)):
+        if arrays[name].shape != leaves[name].shape:
+            report.append(f"{name}: {arrays[name].shape} in the file, {leaves[name].shape} here")
+    if report:
+        raise errors.WeightsError(
+            f"{source} does not fit {type(module).__name__}: {'; '.join(report[:6])}",
+            "Give the file that belongs to this architecture",
+        )
+    for name, leaf in leaves.items():
+        leaf[...] = np.asarray(arrays[name]).astype(leaf.dtype)
+
+
+def save_module(
+    module: nnx.Module, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
+) -> str:
+    """Write a module's weights atomically.
+
+    Returns:
+        The SHA-256 of the file, in hex.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = safetensors.numpy.save(state_arrays(module), metadata=dict(metadata or {}))
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_module(module: nnx.Module, path: str | os.PathLike, sha256: str | None = None) -> None:
+    """Fill a module from a safetensors file written by `save_module`.
+
+    Args:
+        module: of the architecture that was saved; filled in place.
+        path: the file.
+        sha256: expected digest in hex, checked when given.
+
+    Raises:
+        WeightsError: no such file, damaged, of another digest or of another architecture.
+    """
+    assign(module, read_safetensors(path, sha256), str(path))
+
+
+def read_safetensors(path: str | os.PathLike, sha256: str | None = None) -> dict[str, np.ndarray]:
+    """All arrays of a safetensors file.
+
+    Raises:
+        WeightsError: no such file, not a safetensors file, or of another digest.
+    """
+    path = pathlib.Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise errors.WeightsError(
+            f"cannot read the weights {path}: {error.strerror}", "Check the path and its rights"
+        ) from error
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise errors.WeightsError(
+            f"{path} is not the published file: its SHA-256 differs", "Delete it and get it again"
+        )
+    try:
+        return safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise errors.WeightsError(
+            f"{path} is not a sound safetensors file: {error}", "Get the file again"
+        ) from error
+
+
+def _leaves(module: nnx.Module) -> dict[str, nnx.Variable]:
+    flat = nnx.to_flat_state(nnx.state(module))
+    return {
+        ".".join(map(str, path)): leaf for path, leaf in flat if not isinstance(leaf, nnx.RngState)
+    }
+
+
+def _some(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

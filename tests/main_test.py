@@ -1,0 +1,93 @@
+"""The command line as a person uses it: a real process, its output, files and exit codes."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def ncap(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "ncap_jax", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def test_ranks_embedded_models(tmp_path):
+    result = ncap(
+        "--models=tiny_depthwise,tiny_plain_barely",
+        "--epochs=2",
+        "--probe_widths=32,24,16",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "tiny_depthwise" in result.stdout
+    assert "tiny_plain_barely" in result.stdout
+    folder = tmp_path / "runs" / "digits"
+    assert str(pathlib.Path("runs") / "digits" / "report.html") in result.stdout
+    content = json.loads((folder / "ranking.json").read_text())
+    assert content["config"]["probe_widths"] == [32, 24, 16]
+    run = json.loads((folder / "run.json").read_text())
+    assert all(len(model["weights_sha256"]) == 64 for model in run["models"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--models=tiny_plan"], "Did you mean tiny_plain"),
+        (["--dataset=digist"], "digits"),
+        (["--epochs=0"], "epochs=0"),
+        (["--epochs=1", "--predictor=published_ridge"], "2"),
+        (["--probe_widths=a,b,c"], "not whole numbers"),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--output_dir=/proc/none"], "cannot write to /proc/none"),
+    ],
+)
+def test_bad_input_exits_with_2(tmp_path, arguments, match):
+    result = ncap(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert match in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_is_readable(tmp_path):
+    result = ncap("--help", cwd=tmp_path)
+    for flag in ("--models", "--dataset", "--epochs", "--output_dir", "--head"):
+        assert flag in result.stdout
+    assert "python -m ncap_jax --models" in result.stdout
+
+
+def test_list_models(tmp_path):
+    result = ncap("--list_models", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "tiny_resnet_random" in result.stdout
+
+
+CODE = """
+import sys
+import ncap_jax
+heavy = {"jax", "flax", "optax", "sklearn", "matplotlib", "tensorflow"} & set(sys.modules)
+assert not heavy, heavy
+ncap_jax.rank_models(["tiny_depthwise"], "digits",
+    ncap_jax.RankConfig(epochs=1, probe_widths=(8, 8, 8)), show_progress=False)
+assert "tensorflow" not in sys.modules
+print("fine")
+"""
+
+
+def test_nothing_heavy_is_imported_before_use_and_tensorflow_never():
+    result = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert result.stdout.strip() == "fine", result.stderr
