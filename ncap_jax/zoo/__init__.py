@@ -122,12 +122,18 @@ def load_model(
     """
     from flax import nnx
 
+    from ncap_jax.zoo import functional
     from ncap_jax.zoo.weights import sources
 
     spec = find_model(model)
-    module = spec.build(rngs=nnx.Rngs(seed), dtype=dtype)
-    if weights is not None:
-        path = None if weights == "pretrained" else pathlib.Path(weights)
-        sources.fill(module, spec, path)
+
+    def build():
+        return spec.build(rngs=nnx.Rngs(seed), dtype=dtype)
+
+    if weights is None:
+        module = build()
+    else:
+        module = functional.build_to_fill(build, seed)
+        sources.fill(module, spec, None if weights == "pretrained" else pathlib.Path(weights))
     module.eval()
     return module

@@ -10,6 +10,8 @@ itself, plain `jax.jit` would silently lose the batch-norm updates; `nnx.jit` ke
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +27,39 @@ class Functional(NamedTuple):
 
     train: nnx.GraphDef
     inference: nnx.GraphDef
+
+
+# What a builder that looks at its own random numbers raises when they are abstract.
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def build_to_fill(build: Callable[[], nnx.Module], seed: int) -> nnx.Module:
+    """A module whose weights are about to be overwritten: shapes only, no random numbers.
+
+    Drawing them would compile an operation for every shape, which for a deep network takes far
+    longer than reading its weights. Random streams (dropout's) are real. A builder that cannot
+    run on shapes alone is run as it is.
+
+    Args:
+        build: makes the module.
+        seed: of the random streams.
+    """
+    try:
+        module = nnx.eval_shape(build)
+    except _NEEDS_VALUES:
+        return build()
+    for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.RngState)):
+        if isinstance(leaf, nnx.RngKey):
+            number = zlib.crc32(".".join(map(str, path)).encode())
+            leaf.set_value(jax.random.fold_in(jax.random.key(seed), number))
+        else:
+            leaf.set_value(jnp.zeros(leaf.shape, leaf.dtype))
+    return module
 
 
 def split(module: nnx.Module) -> tuple[Functional, Params, State]:

@@ -79,3 +79,27 @@ def test_stack_equals_each_alone(x):
     stacked, _ = jax.vmap(lambda p, s: functional.apply(f, p, s, x, train=False))(params, state)
     for net, y in zip(nets, stacked):
         np.testing.assert_allclose(net.features(x), y, rtol=1e-6, atol=1e-6)
+
+
+def test_a_module_to_fill_has_real_streams_and_no_weights(x):
+    net = functional.build_to_fill(lambda: Net(nnx.Rngs(0)), seed=1)
+    assert isinstance(net.dense.kernel.get_value(), jax.ShapeDtypeStruct)
+    net.dense.kernel.set_value(jnp.ones((3, 4)))
+    net.dense.bias.set_value(jnp.ones(4))
+    for leaf in (net.norm.scale, net.norm.bias, net.norm.mean, net.norm.var):
+        leaf.set_value(jnp.ones(4))
+    f, params, state = functional.split(net)
+    one, new = functional.apply(f, params, state, x, train=True)
+    two, _ = functional.apply(f, params, new, x, train=True)
+    assert np.any(one != two)  # dropout moved on
+
+
+def test_a_builder_that_needs_values_is_run_as_it_is():
+    def build():
+        net = Net(nnx.Rngs(0))
+        if net.dense.kernel[0, 0] > 100:
+            raise AssertionError
+        return net
+
+    kernel = functional.build_to_fill(build, seed=0).dense.kernel
+    np.testing.assert_array_equal(kernel[...], Net(nnx.Rngs(0)).dense.kernel[...])

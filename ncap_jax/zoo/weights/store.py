@@ -12,6 +12,7 @@ import pathlib
 import tempfile
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -29,7 +30,7 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) ->
     """Write `arrays` into the module, in place; nothing may be left over or left unfilled.
 
     Args:
-        module: receives the values; dtypes are cast to the module's.
+        module: receives the values, cast to its dtypes; it may be abstract (`nnx.eval_shape`).
         arrays: dotted path -> array.
         source: named in the error.
 
@@ -51,7 +52,8 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) ->
             "Give the file that belongs to this architecture",
         )
     for name, leaf in leaves.items():
-        leaf[...] = np.asarray(arrays[name]).astype(leaf.dtype)
+        # Not `leaf[...] =`: the module may be abstract, holding shapes only until now.
+        leaf.set_value(jnp.asarray(arrays[name], leaf.dtype))
 
 
 def save_module(
