@@ -16,7 +16,7 @@ import pathlib
 import sys
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from ncap_jax import errors
 from ncap_jax.types import HEADS, DataConfig, RankConfig
@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 DEFAULT, DATA = RankConfig(), DataConfig()
 
 flags.DEFINE_list("models", ["tiny_*"], "Names or patterns of models, comma-separated.")
-flags.DEFINE_string("dataset", "digits", "A data set's name, or an image folder.")
+flags.DEFINE_string("dataset", "digits", "A data set's name, an image folder, or a CSV file of path,label.")
 flags.DEFINE_string("data_dir", None, "Where prepared TFDS data lies (default: TFDS's own).")
 flags.DEFINE_float(
     "validation_fraction", DATA.validation_fraction, "Split off training where a set has no other."
@@ -89,6 +89,8 @@ def free_folder(dataset: str) -> pathlib.Path:
 
 def main(argv: list[str]) -> int:
     """Run the main job; returns the exit code."""
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # libraries announce every backend they lack
     try:
         if len(argv) > 1:
             raise errors.ConfigError(

@@ -7,7 +7,7 @@ import io
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ncap_jax import data, environment, errors, report
@@ -70,7 +70,10 @@ def rank_models(
     specs = find_models(models)
     checked = data.load_dataset(dataset, seed=config.seed, **dataclasses.asdict(data_config))
     folder = prepare_folder(output_dir) if output_dir is not None else None
-    run = {**environment.describe(), "data": data.statistics(checked)}
+    run = {
+        **environment.describe(),
+        "data": {**data.statistics(checked), "info": dict(checked.info)},
+    }
     command = environment.command(specs, dataset, config, data_config)
     if folder is not None:
         environment.write_run(folder, config, specs, {**run, "command": command})
@@ -180,10 +183,21 @@ def report_info(
             "pixels": f"{height} × {width}, {'grey' if channels == 1 else 'colour'}",
             "largest class / smallest": f"{facts['imbalance']:.2f}",
             "always the largest class": f"{100 * facts['majority_accuracy']:.1f} % right",
-            **{key.replace("_", " "): value for key, value in dataset.info.items()},
+            **{key.replace("_", " "): in_words(value) for key, value in dataset.info.items()},
         },
         "class_names": list(dataset.class_names or ()),
         "contact_sheet_png": sheet,
         "seconds": seconds,
         **({"command": command} if command else {}),
     }
+
+
+def in_words(value: Any, limit: int = 160) -> str:
+    """A note of the data stage (text, number, list, mapping) as one line for the report."""
+    if isinstance(value, Mapping):
+        text = ", ".join(f"{key}: {in_words(item)}" for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        text = ", ".join(in_words(item) for item in value)
+    else:
+        text = str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import ncap_jax as ncap
-from ncap_jax import environment, errors
+from ncap_jax import api, environment, errors
 from ncap_jax.types import DataConfig, Dataset, ModelSpec, RankConfig
 from ncap_jax.zoo import find_models
 from tests.small import small_config, small_digits, small_spec
@@ -115,6 +115,12 @@ def test_the_command_repeats_the_run():
     assert environment.command(
         specs, "a set/x", RankConfig(), DataConfig("y", stream=False)
     ).endswith("'--dataset=a set/x' --data_dir=y --stream=False")
+
+
+def test_notes_of_the_data_stage_become_one_line():
+    note = {"count": 2, "files": [{"file": "a.png", "reason": "empty"}, {"file": "b.png"}]}
+    assert api.in_words(note) == "count: 2, files: file: a.png, reason: empty, file: b.png"
+    assert len(api.in_words(list(range(1000)))) == 160
 
 
 def test_the_table_names_every_model(run):

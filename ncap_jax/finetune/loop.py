@@ -188,7 +188,7 @@ def evaluate(candidate: Candidate, train_state: steps.TrainState, feed: Feed) ->
     total: Any = None
     for chunk in feed.validation(EVALUATION_BATCH):
         for indices, mask in zip(chunk.indices, chunk.mask):
-            features = candidate.features(*train_state[:2], chunk.images, indices)
+            features = candidate.features(*train_state[:2], jnp.take(chunk.images, indices, axis=0))
             labels = jnp.take(chunk.labels, indices)
             part = steps.head_sums(head, *head_arrays, features, labels, mask)
             total = part if total is None else jax.tree.map(jnp.add, total, part)
@@ -203,7 +203,8 @@ def subset_features(
     batches, _ = batching.padded_batches(size, EVALUATION_BATCH)
     images, labels = feed.subset(candidate.measurement)
     parts = [
-        candidate.features(*train_state[:2], images, jnp.asarray(indices)) for indices in batches
+        candidate.features(*train_state[:2], jnp.take(images, jnp.asarray(indices), axis=0))
+        for indices in batches
     ]
     return jnp.concatenate(parts)[:size], labels
 

@@ -175,15 +175,19 @@ def make_epoch(step: Callable, *, scan: bool) -> Callable:
 
 
 def make_features(network: Network) -> Callable:
-    """Build the jitted `features(params, state, images, indices) -> (batch, width)` float32."""
+    """Build the jitted `features(params, state, batch) -> (batch, width)` float32.
+
+    It takes the batch itself, not a data set and indices: one program serves the measurement
+    subset and the validation part, whatever their sizes.
+    """
 
     @jax.jit
-    def features(params, state, images, indices):
+    def features(params, state, batch):
         y, _ = functional.apply(
             network.backbone,
             params["backbone"],
             state["backbone"],
-            network.preprocess(jnp.take(images, indices, axis=0)),
+            network.preprocess(batch),
             train=False,
         )
         return y.astype(jnp.float32)
