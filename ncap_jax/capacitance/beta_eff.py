@@ -30,6 +30,7 @@ import numpy as np
 from jax import Array
 
 from ncap_jax.capacitance import checks, line_graph
+from ncap_jax.capacitance.bilinear import accumulator
 from ncap_jax.capacitance.line_graph import Layer, Sums
 from ncap_jax.types import STRENGTHS, Strength
 
@@ -118,7 +119,7 @@ def _arrays(
     kernels, biases = [jnp.asarray(k) for k in kernels], [jnp.asarray(b) for b in biases]
     inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
     checks.check_mlp(kernels, biases, inputs, labels)
-    dtype = inputs.dtype if inputs.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+    dtype = accumulator(inputs.dtype)
     layers = [Layer(k.astype(dtype), b.astype(dtype)) for k, b in zip(kernels, biases)]
     return layers, inputs.astype(dtype), labels
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,16 +68,16 @@ class Sums(NamedTuple):
     """What beta_eff needs of one strength, summed (or, after `finalise`, averaged) over samples.
 
     Attributes:
-        delta_in: layer number -> (n_in, n_out), the layers where both degrees can differ from 0
-            (for `total` layer 1 too).
-        delta_out: layer number -> (n_in, n_out), the layers where both degrees can differ from 0.
+        delta_in: layer number (for a whole network: parameter name) -> array in the shape of the
+            weight, for the layers where both degrees can differ from 0 (for `total` layer 1 too).
+        delta_out: the same, for the layers where both degrees can differ from 0.
         total: (), 1' P 1 over all layers.
         magnitude: (), the same sum without cancellation: 1' |P| 1 with the absolute value taken
             sample by sample; for `total` the sum of |delta_in|, set by `finalise`.
     """
 
-    delta_in: dict[int, Array]
-    delta_out: dict[int, Array]
+    delta_in: dict[Any, Array]
+    delta_out: dict[Any, Array]
     total: Array
     magnitude: Array
 
@@ -190,7 +190,7 @@ def states(
 
 
 def _edge_total(at: States, last: int) -> Array:
-    """Sum of delta_in, without SIGN, over all edges of layers 1..last: O(units) a sample, no matrix."""
+    """Sum of delta_in, without SIGN, over all edges of layers 1..last: O(units) a sample."""
     z, s, g = at
     return sum(  # type: ignore[return-value]
         jnp.sum(z[ell - 1].sum(axis=1) * s[ell].sum(axis=1) * g[ell + 1].sum(axis=1))

@@ -1,0 +1,81 @@
+"""The kinds of JAX primitives that a model's jaxpr is made of, and how to look at an equation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+from jax import Array
+
+# fmt: off
+ELEMENTWISE = frozenset((
+    "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh", "cbrt",
+    "ceil", "clamp", "convert_element_type", "copy", "cos", "cosh", "div", "eq", "erf", "erf_inv",
+    "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log",
+    "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "pow", "reduce_precision",
+    "rsqrt", "round", "select_n", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh",
+))
+# Of these the derivative by the first operand is one: the value stays the node's output.
+SHIFTS = frozenset(("add", "add_any", "sub", "convert_element_type", "copy"))
+REARRANGEMENTS = frozenset((
+    "broadcast_in_dim", "concatenate", "copy", "convert_element_type", "dynamic_slice",
+    "expand_dims", "gather", "pad", "reshape", "rev", "slice", "split", "squeeze", "transpose",
+))
+REDUCTIONS = frozenset(("reduce_sum", "reduce_max", "reduce_min"))
+LINEAR = REARRANGEMENTS | REDUCTIONS | {"cumsum", "reduce_window_sum", "reduce_window_max"}
+INLINE = frozenset((
+    "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
+    "custom_vjp_call", "custom_vjp_call_jaxpr",
+))
+# fmt: on
+CONTROL = frozenset(("scan", "while", "cond"))
+
+
+def inner_jaxpr(eqn: jex.JaxprEqn) -> jex.ClosedJaxpr:
+    """The body of a call."""
+    body = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
+    return body if isinstance(body, jex.ClosedJaxpr) else jex.ClosedJaxpr(body, ())
+
+
+def shape(atom: Any) -> tuple[int, ...]:
+    """The shape of a variable or literal of a jaxpr."""
+    return atom.aval.shape
+
+
+def is_elementwise(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation, or the whole body of a call, works entry by entry."""
+    name = eqn.primitive.name
+    if name not in INLINE:
+        return name in ELEMENTWISE
+    shapes = {shape(v) for v in (*eqn.invars, *eqn.outvars)}
+    body = inner_jaxpr(eqn).jaxpr
+    return len(eqn.outvars) == 1 == len(shapes) and all(map(is_elementwise, body.eqns))
+
+
+def bind(eqn: jex.JaxprEqn, *primals: Any) -> list[Any]:
+    """Evaluates one equation."""
+    parts = eqn.primitive.get_bind_params(eqn.params)
+    subfuns, params = parts if isinstance(parts, tuple) else ((), parts)  # before JAX 0.10
+    out = eqn.primitive.bind(*subfuns, *primals, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def where(eqn: jex.JaxprEqn) -> str:
+    """The module and line of the user's code that an equation comes from."""
+    traceback: Any = eqn.source_info.traceback
+    for frame in traceback.frames if traceback else ():
+        if not any(f"/{p}/" in frame.file_name for p in ("jax", "flax", "jaxlib")):
+            return f"{frame.function_name} ({frame.file_name}:{frame.line_num})"
+    return "the model"
+
+
+def is_float(x: Any) -> bool:
+    """Whether an array can carry a derivative."""
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+def struct(x: Array) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
