@@ -25,7 +25,9 @@ FLAGS = flags.FLAGS
 DEFAULT, DATA = RankConfig(), DataConfig()
 
 flags.DEFINE_list("models", ["tiny_*"], "Names or patterns of models, comma-separated.")
-flags.DEFINE_string("dataset", "digits", "A data set's name, an image folder, or a CSV file of path,label.")
+flags.DEFINE_string(
+    "dataset", "digits", "A data set's name, an image folder, or a CSV file of path,label."
+)
 flags.DEFINE_string("data_dir", None, "Where prepared TFDS data lies (default: TFDS's own).")
 flags.DEFINE_float(
     "validation_fraction", DATA.validation_fraction, "Split off training where a set has no other."
@@ -52,6 +54,7 @@ flags.DEFINE_string("predictor", DEFAULT.predictor, "The method that ranks.")
 flags.DEFINE_string("dtype", DEFAULT.dtype, "Fine-tuning arithmetic: float32 or bfloat16.")
 flags.DEFINE_integer("input_size", None, "Side of the input in pixels (default: the model's).")
 flags.DEFINE_string("augment", DEFAULT.augment, "off, or recommended for the data set.")
+flags.DEFINE_string("weights_dir", None, "Folder with weight files under their published names.")
 flags.DEFINE_string("weights", DEFAULT.weights, "pretrained, or random (from scratch).")
 
 

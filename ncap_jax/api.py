@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
-import pathlib
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ncap_jax import data, environment, errors, report
+from ncap_jax import caching, data, environment, errors, report
 from ncap_jax.data.augment import Augmentation, recommended
 from ncap_jax.data.feed import Feed, make_feed
 from ncap_jax.finetune import config as finetune_config
-from ncap_jax.finetune import loop, records
+from ncap_jax.finetune import loop
 from ncap_jax.report.progress import Progress
+from ncap_jax.run_folder import RunFolder
 from ncap_jax.selection import ranking as selection
 from ncap_jax.types import (
     DataConfig,
@@ -50,8 +52,9 @@ def rank_models(
         models: names or patterns (`tiny_*`) of `ncap_jax.MODELS`, or ModelSpec objects.
         dataset: a name, an image folder, or a Dataset of arrays.
         config: of the run; None: `RankConfig()`.
-        output_dir: receives `run.json`, `trajectories/`, `ranking.json`, `ranking.csv` and
-            `report.html`; None: nothing is written.
+        output_dir: receives `run.json`, `trajectories/`, `ranking.json`, `ranking.csv`,
+            `report.md` and `report.html`; None: nothing is written. A folder with an
+            interrupted run of the same configuration, models and data is gone on with.
         data_config: how the data set is read; None: `DataConfig()`.
         show_progress: show a live view on a terminal, plain lines elsewhere.
 
@@ -62,27 +65,26 @@ def rank_models(
         ConfigError: an option, or a combination, that cannot work.
         ModelError: unknown model.
         DataError: images or labels that cannot be used.
-        OutputError: the folder cannot be written or holds another run.
+        OutputError: the folder cannot be written, is in use, or holds another run.
     """
     config, data_config = config or RankConfig(), data_config or DataConfig()
     finetune_config.check_config(config)
     selection.check_config(config)
+    caching.keep_compiled_programs()
     specs = find_models(models)
     checked = data.load_dataset(dataset, seed=config.seed, **dataclasses.asdict(data_config))
-    folder = prepare_folder(output_dir) if output_dir is not None else None
-    run = {
-        **environment.describe(),
-        "data": {**data.statistics(checked), "info": dict(checked.info)},
-    }
     command = environment.command(specs, dataset, config, data_config)
-    if folder is not None:
-        environment.write_run(folder, config, specs, {**run, "command": command})
+    facts = {**environment.run_facts(specs, checked, config, data_config), "command": command}
     start = time.perf_counter()
-    trajectories = finetune_all(specs, checked, config, folder, show_progress)
-    info = report_info(run, checked, command, time.perf_counter() - start)
-    ranking = selection.rank_trajectories(trajectories, checked.name, config, info=info)
-    if folder is not None:
-        report.write(ranking, folder)
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if output_dir is not None:
+            folder = stack.enter_context(RunFolder(output_dir, facts))
+        trajectories = finetune_all(specs, checked, config, folder, show_progress)
+        info = report_info(facts, checked, command, time.perf_counter() - start)
+        ranking = selection.rank_trajectories(trajectories, checked.name, config, info=info)
+        if folder is not None:
+            report.write(ranking, folder.path)
     return ranking
 
 
@@ -90,21 +92,25 @@ def finetune_all(
     specs: Sequence[ModelSpec],
     dataset: Dataset,
     config: RankConfig,
-    folder: pathlib.Path | None,
+    folder: RunFolder | None,
     show_progress: bool,
 ) -> tuple[Trajectory, ...]:
-    """Fine-tune every candidate in turn, writing each epoch as it is measured."""
+    """Fine-tune every candidate in turn; those that are finished in the folder are taken as is."""
     feed = make_feed(dataset)
     augment = None
     if config.augment == "recommended":
         augment = recommended(dataset.name, min(dataset.images.shape[1:3]))
-    done = []
+    done = folder.finished(config.head) if folder is not None else {}
     names = [spec.name for spec in specs]
     with Progress(names, config.epochs, None if show_progress else io.StringIO()) as progress:
         for spec in specs:
-            done.append(finetune_one(spec, feed, config, augment, folder, progress))
-            progress.finished(done[-1])
-    return tuple(done)
+            if spec.name not in done:
+                trajectory = finetune_one(spec, feed, config, augment, folder, progress)
+                if folder is not None:
+                    folder.finish(trajectory)
+                done[spec.name] = trajectory
+            progress.finished(done[spec.name])
+    return tuple(done[name] for name in names)
 
 
 def finetune_one(
@@ -112,7 +118,7 @@ def finetune_one(
     feed: Feed,
     config: RankConfig,
     augment: Augmentation | None,
-    folder: pathlib.Path | None,
+    folder: RunFolder | None,
     progress: Progress,
 ) -> Trajectory:
     """Fine-tune one candidate; its own failure becomes a status, not an exception."""
@@ -121,12 +127,30 @@ def finetune_one(
     def on_record(record: EpochRecord) -> None:
         seen.append(record)
         if folder is not None:
-            records.append(folder / records.FOLDER / f"{spec.name}.jsonl", record)
+            folder.append(spec.name, record)
         progress.epoch(spec.name, record)
+
+    def attempt() -> Trajectory:
+        seen[:] = folder.resume_point(spec.name) if folder is not None else ()
+        return loop.finetune(
+            spec,
+            feed,
+            config,
+            augment=augment,
+            on_record=on_record,
+            checkpoints=folder.checkpoints(spec.name) if folder is not None else None,
+            seen=tuple(seen),
+        )
 
     start = time.perf_counter()
     try:
-        return loop.finetune(spec, feed, config, augment=augment, on_record=on_record)
+        try:
+            return attempt()
+        except errors.CheckpointError as error:
+            assert folder is not None
+            warnings.warn(f"{spec.name} starts again: {error}", stacklevel=2)
+            folder.start_again(spec.name)
+            return attempt()
     except (errors.OutputError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -141,29 +165,6 @@ def finetune_one(
             message=str(error) if isinstance(error, errors.NcapError) else text[:500],
             seconds=time.perf_counter() - start,
         )
-
-
-def prepare_folder(output_dir: str | os.PathLike[str]) -> pathlib.Path:
-    """Create the output folder, or refuse one that cannot be used.
-
-    Raises:
-        OutputError: it cannot be written, or holds a run already.
-    """
-    folder = pathlib.Path(output_dir)
-    if (folder / environment.RUN_FILE).exists():
-        raise errors.OutputError(
-            f"{folder} holds a run already", "Choose another folder, or move that one away"
-        )
-    try:
-        (folder / records.FOLDER).mkdir(parents=True, exist_ok=True)
-        trial = folder / ".writable"
-        trial.write_text("")
-        trial.unlink()
-    except OSError as error:
-        raise errors.OutputError(
-            f"cannot write to {folder}: {error.strerror}", "Choose a folder that you may write to"
-        ) from error
-    return folder
 
 
 def report_info(

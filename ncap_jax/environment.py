@@ -1,22 +1,22 @@
-"""What a run was made with: versions, devices, configuration, weights. Written to `run.json`."""
+"""What a run is made of and was made with, for `run.json` and the report."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
-import json
 import os
-import pathlib
 import platform
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from ncap_jax._version import __version__
-from ncap_jax.types import DataConfig, ModelSpec, RankConfig
+import numpy as np
 
-RUN_FILE = "run.json"
+from ncap_jax._version import __version__
+from ncap_jax.types import DataConfig, Dataset, ModelSpec, RankConfig
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "scipy")
 
 
@@ -38,20 +38,46 @@ def describe() -> dict[str, Any]:
     }
 
 
-def write_run(
-    folder: pathlib.Path, config: RankConfig, specs: Sequence[ModelSpec], info: dict[str, Any]
-) -> None:
-    """Write `run.json` atomically, before the first step is made."""
-    from ncap_jax.report.files import strict, write_atomically
+def run_facts(
+    specs: Sequence[ModelSpec], dataset: Dataset, config: RankConfig, data_config: DataConfig
+) -> dict[str, Any]:
+    """The content of `run.json`: what the run is made of, and what it was made with."""
+    from ncap_jax import data
     from ncap_jax.zoo.weights import sources
 
-    content = {
+    return {
         "schema": 1,
         "config": dataclasses.asdict(config),
-        "models": [{"name": spec.name, "weights_sha256": sources.digest(spec)} for spec in specs],
-        **info,
+        "models": {
+            spec.name: {
+                "weights_sha256": sources.digest(spec, config.weights_dir)
+                if config.weights == "pretrained"
+                else None
+            }
+            for spec in specs
+        },
+        "data": {
+            **data.statistics(dataset),
+            "sha256": data_digest(dataset),
+            "config": dataclasses.asdict(data_config),
+            "info": dict(dataset.info),
+        },
+        **describe(),
     }
-    write_atomically(folder / RUN_FILE, json.dumps(strict(content), indent=1) + "\n")
+
+
+def data_digest(dataset: Dataset) -> str:
+    """SHA-256 over labels and pixels; of streamed sets over the labels alone."""
+    digest = hashlib.sha256()
+    for part in (
+        dataset.labels,
+        dataset.validation_labels,
+        dataset.images,
+        dataset.validation_images,
+    ):
+        if isinstance(part, np.ndarray):
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
 
 
 def command(

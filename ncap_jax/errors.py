@@ -44,6 +44,10 @@ class OutputError(NcapError):
     """The output folder cannot be written, or belongs to another run."""
 
 
+class CheckpointError(OutputError):
+    """A checkpoint that is damaged or of another model; the model can start again without it."""
+
+
 class KernelError(NcapError):
     """Arrays for which neural capacitance is not defined."""
 

@@ -111,6 +111,8 @@ class RankConfig:
         dtype: of the fine-tuning arithmetic: `float32` or `bfloat16` (parameters stay float32).
         input_size: side of the input in pixels for every model, or None: each model's own.
         weights: `pretrained`, or `random` for every model from scratch.
+        weights_dir: folder that holds published weight files under their published names; None:
+            `NCAP_WEIGHTS_DIR`, then the cache and the publisher.
         augment: `off`, or `recommended`: flips and crops as suit the data set
             (`ncap_jax.data.augment.RECOMMENDED`).
     """
@@ -129,6 +131,7 @@ class RankConfig:
     dtype: str = "float32"
     input_size: int | None = None
     weights: str = "pretrained"
+    weights_dir: str | None = None
     augment: str = "off"
 
 

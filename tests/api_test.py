@@ -98,7 +98,7 @@ def test_run_json_says_what_the_run_was_made_with(run):
     folder, _ = run
     content = json.loads((folder / "run.json").read_text())
     assert content["config"]["weights"] == "random"
-    assert [m["name"] for m in content["models"]] == [s.name for s in POOL]
+    assert list(content["models"]) == [s.name for s in POOL]
     assert content["versions"]["jax"]
     assert content["device"]
     assert content["data"]["num_train"] == 96
@@ -203,20 +203,6 @@ def test_bad_input_is_refused_and_nothing_is_written(
     with pytest.raises(error, match=match):
         ncap.rank_models(models, dataset, small_config(**changes), folder, show_progress=False)
     assert not folder.exists()
-
-
-def test_a_folder_with_a_run_is_not_overwritten(run, digits):
-    folder, _ = run
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(errors.OutputError, match="holds a run already"):
-        ncap.rank_models(POOL, digits, small_config(), folder, show_progress=False)
-    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_an_unwritable_folder_is_refused_first(digits, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(errors.OutputError, match="cannot write to"):
-        ncap.rank_models(POOL, digits, small_config(), tmp_path / "file" / "run")
 
 
 def test_public_names_resolve():

@@ -38,7 +38,7 @@ def test_ranks_embedded_models(tmp_path):
     content = json.loads((folder / "ranking.json").read_text())
     assert content["config"]["probe_widths"] == [32, 24, 16]
     run = json.loads((folder / "run.json").read_text())
-    assert all(len(model["weights_sha256"]) == 64 for model in run["models"])
+    assert all(len(model["weights_sha256"]) == 64 for model in run["models"].values())
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from ncap_jax.data import batching
 from ncap_jax.data.feed import Feed
 from ncap_jax.finetune import measure, steps
+from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.finetune.config import make_optimizer
 from ncap_jax.types import EpochRecord, ModelSpec, RankConfig, Trajectory
 from ncap_jax.zoo import functional, load_model, preprocess, probe
@@ -52,7 +53,9 @@ def prepare(
     """
     dtype = jnp.dtype(config.dtype)
     weights = "pretrained" if config.weights == "pretrained" else None
-    backbone = load_model(spec, weights, seed=config.seed, dtype=dtype)
+    backbone = load_model(
+        spec, weights, weights_dir=config.weights_dir, seed=config.seed, dtype=dtype
+    )
     definition, params, state = functional.split(backbone)
     head, head_params, head_state = probe.make_head(
         config.head,
@@ -88,6 +91,9 @@ def run(
     feed: Feed,
     config: RankConfig,
     observed: Container[int] | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    after: int | None = None,
 ) -> Iterator[EpochRecord]:
     """Fine-tune, yielding a record before training (epoch 0) and after every epoch.
 
@@ -98,11 +104,17 @@ def run(
         feed: the data, on the device or streamed to it.
         config: of the run.
         observed: only these epochs are measured and yielded; None: all.
+        checkpoints: where the state is kept after each epoch, once its record has been taken.
+        after: go on from the checkpoint of this epoch; None: from the start.
     """
-    train_state = candidate.train_state
-    if config.head != "linear":
-        train_state = calibrated(candidate, train_state, feed)
-    for epoch in range(config.epochs + 1):
+    if after is not None:
+        assert checkpoints is not None, "going on needs the checkpoints"
+        train_state = checkpoints.restore(after, candidate.train_state)
+    elif config.head != "linear":
+        train_state = calibrated(candidate, candidate.train_state, feed)
+    else:
+        train_state = candidate.train_state
+    for epoch in range(0 if after is None else after + 1, config.epochs + 1):
         start = time.perf_counter()
         running_loss = None
         if epoch:
@@ -117,6 +129,8 @@ def run(
         yield record
         if not is_finite(record):
             return
+        if checkpoints is not None and epoch < config.epochs:
+            checkpoints.save(epoch, train_state)
 
 
 def calibrated(candidate: Candidate, train_state: steps.TrainState, feed: Feed) -> steps.TrainState:
@@ -224,6 +238,8 @@ def finetune(
     *,
     augment: steps.Augment | None = None,
     on_record: Callable[[EpochRecord], None] = lambda record: None,
+    checkpoints: Checkpoints | None = None,
+    seen: Sequence[EpochRecord] = (),
 ) -> Trajectory:
     """Fine-tune one candidate for `config.epochs` epochs.
 
@@ -233,17 +249,21 @@ def finetune(
         config: of the run, checked.
         augment: see `prepare`.
         on_record: called with each record as it is made.
+        checkpoints: see `run`.
+        seen: the records of an interrupted run, which goes on from the last one's checkpoint.
 
     Returns:
         The trajectory, with status `ok`, or `diverged` if a loss stopped being finite.
 
     Raises:
         WeightsError: see `prepare`.
+        OutputError: a checkpoint cannot be written or read.
     """
-    start = time.perf_counter()
+    start = time.perf_counter() - sum(record.seconds for record in seen)
     candidate = prepare(spec, feed, config, augment)
-    records = []
-    for record in run(candidate, feed, config):
+    records = list(seen)
+    after = records[-1].epoch if records else None
+    for record in run(candidate, feed, config, checkpoints=checkpoints, after=after):
         records.append(record)
         on_record(record)
     alive = is_finite(records[-1])

@@ -21,16 +21,33 @@ def append(path: str | os.PathLike, record: EpochRecord) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    line = json.dumps(to_json(record), allow_nan=False) + "\n"
+    append_line(path, line(record))
+
+
+def append_line(path: str | os.PathLike, text: str) -> None:
+    """Append a line to a file and flush it to the disk, closing a torn one before it.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(line)
+        with open(path, "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise errors.OutputError(
             f"cannot write {path}: {error.strerror}", "Free space or choose another output folder"
         ) from error
+
+
+def line(record: EpochRecord) -> str:
+    """One epoch as a line of strict JSON."""
+    return json.dumps(to_json(record), allow_nan=False) + "\n"
 
 
 def to_json(record: EpochRecord) -> dict[str, Any]:
@@ -49,14 +66,27 @@ def read(path: str | os.PathLike) -> tuple[EpochRecord, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise errors.OutputError(f"cannot read {path}: {error}", "Check the path") from error
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, text in enumerate(lines, start=1):
         try:
-            records.append(parse(json.loads(line)))
+            records.append(parse(json.loads(text)))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise errors.OutputError(
                 f"{path}, line {number} is damaged: {error}", "Remove the line and what follows it"
             ) from error
     return tuple(records)
+
+
+def sound(path: str | os.PathLike) -> tuple[EpochRecord, ...]:
+    """The records before the first damaged line; none where there is no file."""
+    if not pathlib.Path(path).is_file():
+        return ()
+    found = []
+    for text in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            found.append(parse(json.loads(text)))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            break
+    return tuple(found)
 
 
 def parse(fields: dict[str, Any]) -> EpochRecord:

@@ -6,6 +6,7 @@ import fnmatch
 import importlib
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ FAMILIES = (
     "inception",
     "inceptionresnet",
     "xception",
+    "alexnet",
+    "cifar_resnet",
+    "squeezenet",
+    "folded",
 )
 
 
@@ -62,6 +67,12 @@ def find_model(model: str | ModelSpec) -> ModelSpec:
         ModelError: no model of that name; near matches are named.
     """
     if isinstance(model, ModelSpec):
+        # Names become file names in a run's folder.
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", model.name):
+            raise errors.ModelError(
+                f"{model.name!r} is no name for a model",
+                "Use letters, digits and _ . + - and begin with a letter or digit",
+            )
         return model
     try:
         return MODELS[model]
@@ -100,6 +111,7 @@ def load_model(
     model: str | ModelSpec,
     weights: str | os.PathLike | None = "pretrained",
     *,
+    weights_dir: str | os.PathLike | None = None,
     seed: int = 0,
     dtype: Any = None,
 ):
@@ -109,6 +121,8 @@ def load_model(
         model: a name in `MODELS`, or a ModelSpec of your own.
         weights: `pretrained`; a path to a file of this architecture; or None for a random
             initialisation, which is never chosen silently.
+        weights_dir: folder that holds published files under their published names, looked into
+            before anything is downloaded; default `NCAP_WEIGHTS_DIR`.
         seed: of the random initialisation.
         dtype: compute dtype (parameters are float32), None: that of the input.
 
@@ -134,6 +148,7 @@ def load_model(
         module = build()
     else:
         module = functional.build_to_fill(build, seed)
-        sources.fill(module, spec, None if weights == "pretrained" else pathlib.Path(weights))
+        path = None if weights == "pretrained" else pathlib.Path(weights)
+        sources.fill(module, spec, path, weights_dir)
     module.eval()
     return module

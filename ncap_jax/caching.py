@@ -1,0 +1,44 @@
+"""Where things are kept between runs: converted weights and compiled programs.
+
+The folder is `NCAP_CACHE`, or the user's cache folder (`~/.cache/ncap_jax` on Linux). It may be
+deleted at any time; what was in it is fetched or made again.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import platformdirs
+
+
+def folder() -> pathlib.Path:
+    """The cache folder; it need not exist yet."""
+    return pathlib.Path(
+        os.environ.get("NCAP_CACHE") or platformdirs.user_cache_dir("ncap_jax")
+    ).expanduser()
+
+
+def offline() -> bool:
+    """Whether `NCAP_OFFLINE` forbids all downloads (any value but empty, 0, false, no)."""
+    return os.environ.get("NCAP_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def keep_compiled_programs() -> pathlib.Path | None:
+    """Keep compiled programs in `<cache>/xla`, so that a second run of the same models starts fast.
+
+    A folder that the user chose already (`JAX_COMPILATION_CACHE_DIR`, or `jax.config`) is left
+    alone, and so is `JAX_ENABLE_COMPILATION_CACHE=false`.
+
+    Returns:
+        The folder in use, or None if the user has switched the cache off.
+    """
+    import jax
+
+    options: Any = jax.config  # its options are made at run time
+    if not options.jax_enable_compilation_cache:
+        return None
+    if options.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder() / "xla"))
+    return pathlib.Path(options.jax_compilation_cache_dir)

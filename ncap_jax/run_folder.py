@@ -1,0 +1,196 @@
+"""A run's folder: what is written while it runs, and what of it is taken up again.
+
+    run.json                     what the run is made of; another run's folder is refused
+    trajectories/<model>.jsonl   a line an epoch, appended
+    ledger.jsonl                 a line a finished model, appended
+    checkpoints/<model>/         the state after the last epoch, while the model is under way
+
+Everything is written so that a kill at any moment leaves a folder to go on from. An epoch is
+first a line of its trajectory, then a checkpoint: a line without its checkpoint is cut off again
+and the epoch repeated, which gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import filelock
+
+from ncap_jax import errors
+from ncap_jax.finetune import records
+from ncap_jax.finetune.checkpoints import Checkpoints
+from ncap_jax.report.files import strict, write_atomically
+from ncap_jax.types import EpochRecord, Head, Trajectory
+
+RUN_FILE = "run.json"
+LEDGER = "ledger.jsonl"
+# What must be equal for a run to go on; the rest of run.json may differ (versions, device, time).
+FINGERPRINT = ("config", "models", "data")
+# These are the model's own doing and come again; the others may have been mended meanwhile.
+FINAL = ("ok", "diverged")
+
+
+class RunFolder:
+    """The folder of one run, locked against a second process; use it as a context.
+
+    Args:
+        path: the folder; made if it is not there.
+        facts: content of `run.json`; `FINGERPRINT` names the part that must not change.
+
+    Raises:
+        OutputError: it cannot be written, another process works in it, or it holds a run of
+            another configuration (the fields that differ are named).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], facts: Mapping[str, Any]):
+        self.path = pathlib.Path(path)
+        self._facts = json.loads(json.dumps(strict(dict(facts))))
+        try:
+            (self.path / records.FOLDER).mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.path / ".lock", blocking=False)
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise errors.OutputError(
+                f"another process is working in {self.path}",
+                "Wait for it, or choose another folder",
+            ) from None
+        except OSError as error:
+            raise errors.OutputError(
+                f"cannot write to {self.path}: {error.strerror}",
+                "Choose a folder that you may write to",
+            ) from error
+        try:
+            self._claim()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def _claim(self) -> None:
+        """Write run.json, or check that the one that is there belongs to the same run."""
+        file = self.path / RUN_FILE
+        if not file.exists():
+            write_atomically(file, json.dumps(self._facts, indent=1) + "\n")
+            return
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))
+            changed = [
+                name
+                for part in FINGERPRINT
+                for name in differences(there.get(part), self._facts[part], part)
+            ]
+        except (OSError, ValueError, AttributeError) as error:
+            raise errors.OutputError(
+                f"{file} cannot be read: {error}", "Choose another folder, or remove this one"
+            ) from error
+        if changed:
+            raise errors.OutputError(
+                f"{self.path} holds another run; different: {'; '.join(changed[:5])}",
+                "Choose another folder, or repeat the run as it was to go on with it",
+            )
+
+    def append(self, model: str, record: EpochRecord) -> None:
+        """Add one epoch to a model's trajectory."""
+        records.append(self._trajectory(model), record)
+
+    def checkpoints(self, model: str) -> Checkpoints:
+        """Where a model's state is kept while it is under way."""
+        return Checkpoints(self.path / "checkpoints" / model)
+
+    def resume_point(self, model: str) -> tuple[EpochRecord, ...]:
+        """The records to go on from: those up to the last checkpoint, whose epoch is the last's.
+
+        Records after it, and damaged lines, are cut off the file. Without a usable checkpoint
+        the model starts again and there are none.
+        """
+        epoch = self.checkpoints(model).latest()
+        if epoch is not None:
+            kept = records.sound(self._trajectory(model))[: epoch + 1]
+            if [record.epoch for record in kept] == list(range(epoch + 1)):
+                text = "".join(records.line(record) for record in kept)
+                write_atomically(self._trajectory(model), text)
+                return kept
+        self.start_again(model)
+        return ()
+
+    def start_again(self, model: str) -> None:
+        """Forget what a model has done so far."""
+        self.checkpoints(model).remove()
+        self._trajectory(model).unlink(missing_ok=True)
+
+    def finish(self, trajectory: Trajectory) -> None:
+        """Enter a model's end into the ledger; its checkpoint is no longer needed."""
+        entry = {
+            "model": trajectory.model,
+            "status": trajectory.status,
+            "message": trajectory.message,
+            "seconds": trajectory.seconds,
+        }
+        records.append_line(self.path / LEDGER, json.dumps(strict(entry)) + "\n")
+        if trajectory.status in FINAL:
+            self.checkpoints(trajectory.model).remove()
+
+    def finished(self, head: Head) -> dict[str, Trajectory]:
+        """Models that need not be run again, by name."""
+        found: dict[str, Trajectory] = {}
+        for entry in self._ledger():
+            found.pop(entry["model"], None)
+            if entry["status"] in FINAL:
+                seen = records.read(self._trajectory(entry["model"]))
+                found[entry["model"]] = Trajectory(
+                    entry["model"],
+                    head,
+                    seen,
+                    status=entry["status"],
+                    message=entry["message"],
+                    seconds=entry["seconds"],
+                )
+        return found
+
+    def _ledger(self) -> list[dict[str, Any]]:
+        """The ledger's whole lines; a torn last one is a model whose end was not recorded."""
+        file = self.path / LEDGER
+        entries = []
+        for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+            try:
+                entry = json.loads(text)
+                entries.append(
+                    {key: entry[key] for key in ("model", "status", "message", "seconds")}
+                )
+            except (ValueError, TypeError, KeyError):
+                continue
+        return entries
+
+    def _trajectory(self, model: str) -> pathlib.Path:
+        return self.path / records.FOLDER / f"{model}.jsonl"
+
+
+def differences(there: Any, here: Any, name: str) -> list[str]:
+    """Names and values of what differs between two JSON values."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            found
+            for key in sorted(set(there) | set(here))
+            for found in differences(there.get(key), here.get(key), f"{name}.{key}")
+        ]
+    return [] if there == here else [f"{name} was {_short(there)}, is {_short(here)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:59] + "…"
