@@ -118,9 +118,9 @@ def load_model(
     """Build a model and fill it with weights.
 
     Args:
-        model: a name in `MODELS`, or a ModelSpec of your own.
-        weights: `pretrained`; a path to a file of this architecture; or None for a random
-            initialisation, which is never chosen silently.
+        model: a name in `MODELS`, an `hf://` name, or a ModelSpec of your own.
+        weights: `pretrained`; a path to a file of this architecture, or its `hf://` name; or
+            None for a random initialisation, which is never chosen silently.
         weights_dir: folder that holds published files under their published names, looked into
             before anything is downloaded; default `NCAP_WEIGHTS_DIR`.
         seed: of the random initialisation.
@@ -146,9 +146,21 @@ def load_model(
 
     if weights is None:
         module = build()
+    elif weights == "pretrained" and "pretrained" in spec.extra:  # an adapter holds the weights
+        module = spec.extra["pretrained"](rngs=nnx.Rngs(seed), dtype=dtype)
     else:
         module = functional.build_to_fill(build, seed)
-        path = None if weights == "pretrained" else pathlib.Path(weights)
-        sources.fill(module, spec, path, weights_dir)
+        sources.fill(module, spec, _weights_path(weights), weights_dir)
     module.eval()
     return module
+
+
+def _weights_path(weights: str | os.PathLike) -> pathlib.Path | None:
+    """The file that is meant; None: the model's own."""
+    if weights == "pretrained":
+        return None
+    if str(weights).startswith("hf://"):
+        from ncap_jax.zoo import hub
+
+        return hub.fetch(str(weights))
+    return pathlib.Path(weights)

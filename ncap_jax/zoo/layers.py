@@ -205,6 +205,30 @@ class BatchNorm(nnx.BatchNorm):
         return mean, var
 
 
+class LayerNorm(nnx.LayerNorm):
+    """Layer normalisation over the channels, in float32 at least.
+
+    Args:
+        width: number of channels.
+        name: the published name.
+        epsilon: added to the variance; PyTorch's vision models use 1e-6.
+        dtype: of the result.
+        rngs: random streams.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        name: str,
+        epsilon: float = 1e-6,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(width, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+        self.name = name
+
+
 class ConvNorm(nnx.Module):
     """Convolution -> batch norm -> activation.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -212,6 +213,22 @@ def _v1(name: str, alpha: float, parameters: int) -> ModelSpec:
     )
 
 
+def _cut() -> ModelSpec:
+    """The first 12 blocks: what a circulating file of the full network without one kernel gives."""
+    full = _v1("mobilenet_12blocks", 1.0, 2_145_088)
+    beyond = ("conv_dw_13", "conv_dw_13_bn", "conv_pw_13", "conv_pw_13_bn")
+    return dataclasses.replace(
+        full,
+        build=partial(MobileNet, 1.0, 12),
+        description="the first 12 of 13 depthwise separable blocks, width x1",
+        extra={
+            **full.extra,
+            "classifier": (*full.extra["classifier"], *beyond),
+            "files": ("mobilenet_1_0_224_tf_no_top_without_conv_pw_13_kernel.safetensors",),
+        },
+    )
+
+
 def _v2(name: str, alpha: float, parameters: int) -> ModelSpec:
     file = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_224_no_top.h5"
     return keras_spec(
@@ -234,6 +251,7 @@ SPECS: tuple[ModelSpec, ...] = (
     _v1("mobilenet_050", 0.5, 818_592),
     _v1("mobilenet_075", 0.75, 1_816_560),
     _v1("mobilenet", 1.0, 3_206_976),
+    _cut(),
     _v2("mobilenetv2_035", 0.35, 396_128),
     _v2("mobilenetv2_050", 0.5, 687_680),
     _v2("mobilenetv2_075", 0.75, 1_355_424),

@@ -1,6 +1,7 @@
 """Published names and layouts -> names and layouts of our modules, by one rule per kind of layer.
 
-A weight layer's attribute `name` is what its publisher calls it (`ncap_jax.zoo.layers`). What is
+A weight layer's attribute `name` is what its publisher calls it (`ncap_jax.zoo.layers`); a module
+that owns parameters itself says so in `published`, pairs of (attribute, published name). What is
 left is how the two great conventions call and lay out the arrays inside a layer:
 
 | ours | Keras | PyTorch |
@@ -14,7 +15,7 @@ left is how the two great conventions call and lay out the arrays inside a layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,6 @@ from flax import nnx
 from ncap_jax.zoo import layers
 
 Convention = Literal["keras", "torch"]
-Transform = Callable[[np.ndarray], np.ndarray]
 
 # Kind of layer -> our leaf -> names the publisher may use, in order of preference.
 Names = dict[str, tuple[str, ...]]
@@ -39,15 +39,16 @@ _TORCH_NORM: Names = {
     "mean": ("running_mean",),
     "var": ("running_var",),
 }
+_PLAIN_TORCH: Names = {"kernel": ("weight",), "bias": ("bias",)}
 _NAMES: dict[tuple[Convention, str], Names] = {
     # A separable convolution is one layer in Keras, a depthwise and a plain one here.
     ("keras", "conv"): {"kernel": ("kernel", "pointwise_kernel"), "bias": ("bias",)},
     ("keras", "depthwise"): {"kernel": ("depthwise_kernel", "kernel"), "bias": ("bias",)},
     ("keras", "dense"): {"kernel": ("kernel",), "bias": ("bias",)},
     ("keras", "norm"): _KERAS_NORM,
-    ("torch", "conv"): {"kernel": ("weight",), "bias": ("bias",)},
-    ("torch", "depthwise"): {"kernel": ("weight",), "bias": ("bias",)},
-    ("torch", "dense"): {"kernel": ("weight",), "bias": ("bias",)},
+    ("torch", "conv"): _PLAIN_TORCH,
+    ("torch", "depthwise"): _PLAIN_TORCH,
+    ("torch", "dense"): _PLAIN_TORCH,
     ("torch", "norm"): _TORCH_NORM,
 }
 # Kernels whose axes stand in another order than ours.
@@ -58,6 +59,14 @@ _AXES: dict[tuple[Convention, str], tuple[int, ...]] = {
     ("torch", "dense"): (1, 0),
 }
 _SEPARATOR = {"keras": "/", "torch": "."}
+# Subclasses before their bases.
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (layers.DepthwiseConv, "depthwise"),
+    (layers.Conv, "conv"),
+    (layers.Dense, "dense"),
+    (layers.BatchNorm, "norm"),
+    (layers.LayerNorm, "norm"),
+)
 
 
 def rename(
@@ -92,6 +101,13 @@ def rename(
     return renamed
 
 
+def is_published(
+    module: nnx.Module, arrays: Mapping[str, np.ndarray], convention: Convention
+) -> bool:
+    """Whether any array carries a published name of the module's (else they are our own names)."""
+    return not published_names(module, arrays, convention).keys().isdisjoint(arrays)
+
+
 def published_names(
     module: nnx.Module, available: Iterable[str], convention: Convention
 ) -> dict[str, tuple[str, tuple[int, ...] | None]]:
@@ -104,8 +120,11 @@ def published_names(
     """
     available = set(available)
     table: dict[str, tuple[str, tuple[int, ...] | None]] = {}
-    for path, layer in nnx.iter_modules(module):
-        kind = _kind(layer)
+    modules: Iterable[tuple[tuple[Any, ...], Any]] = nnx.iter_modules(module)
+    for path, layer in modules:
+        for leaf, key in getattr(layer, "published", ()):
+            table[key] = (_dotted(path, leaf), None)
+        kind = next((kind for cls, kind in _KINDS if isinstance(layer, cls)), None)
         if kind is None:
             continue
         for leaf, names in _NAMES[convention, kind].items():
@@ -114,15 +133,9 @@ def published_names(
             keys = [f"{layer.name}{_SEPARATOR[convention]}{name}" for name in names]
             key = next((key for key in keys if key in available), keys[0])
             axes = _AXES.get((convention, kind)) if leaf == "kernel" else None
-            table[key] = (".".join(map(str, (*path, leaf))), axes)
+            table[key] = (_dotted(path, leaf), axes)
     return table
 
 
-def _kind(layer: Any) -> str | None:
-    kinds = (
-        (layers.DepthwiseConv, "depthwise"),
-        (layers.Conv, "conv"),
-        (layers.Dense, "dense"),
-        (layers.BatchNorm, "norm"),
-    )
-    return next((kind for cls, kind in kinds if isinstance(layer, cls)), None)
+def _dotted(path: Iterable[Any], leaf: str) -> str:
+    return ".".join(map(str, (*path, leaf)))

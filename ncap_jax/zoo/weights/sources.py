@@ -1,51 +1,107 @@
-"""Where a model's pretrained weights are, and which reader they need."""
+"""Where a model's pretrained weights are: shipped, in a folder of the user's, cached, published.
+
+A published file is looked for in `weights_dir` first and then downloaded, once: what is kept in
+the cache is our own safetensors of it (`ncap_jax.caching`), with a small JSON file beside it that
+says where it came from and what it must hash to.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.resources
 import json
+import os
 import pathlib
+import tempfile
+from collections.abc import Mapping
 from typing import Any
 
+import filelock
 from flax import nnx
 
-from ncap_jax import errors
+from ncap_jax import caching, errors
 from ncap_jax.types import ModelSpec
-from ncap_jax.zoo.weights import store
+from ncap_jax.zoo.weights import download, readers, store
 
 FOLDER = "ncap_jax.zoo.weights"
+# A second process that wants the same weights waits for the first one's download this long.
+LOCK_TIMEOUT = 3600.0
 
 
-def fill(module: nnx.Module, spec: ModelSpec, path: pathlib.Path | None = None) -> None:
+def fill(
+    module: nnx.Module,
+    spec: ModelSpec,
+    path: str | os.PathLike | None = None,
+    weights_dir: str | os.PathLike | None = None,
+) -> None:
     """Fill a module with its pretrained weights, or with those in a file.
 
     Args:
         module: what `spec.build` returned; filled in place.
         spec: says where the published weights are.
-        path: a file to read instead.
+        path: a file to read instead; no digest is expected of it.
+        weights_dir: folder that holds published files under their published names; default
+            `NCAP_WEIGHTS_DIR`.
 
     Raises:
-        WeightsError: the model has no pretrained weights, or they cannot be read.
+        WeightsError: the model has no pretrained weights, or they cannot be had, are damaged,
+            unsafe to read or of another architecture.
     """
     if path is not None:
-        store.load_module(module, path)
+        readers.fill_from_file(module, spec, path)
     elif spec.family == "tiny":
         entry = manifest()[spec.name]
         with importlib.resources.as_file(importlib.resources.files(FOLDER) / entry["file"]) as file:
             store.load_module(module, file, entry["sha256"])
-    elif spec.weights is not None:
-        store.load_module(module, spec.weights, spec.sha256)
-    else:
+    elif spec.weights is None:
         raise errors.WeightsError(
             f"{spec.name} has no pretrained weights",
             "Give a file, or ask for random weights (weights=None)",
         )
+    elif local := find_local(spec, weights_dir):
+        if local.name == download.file_name(spec.weights):
+            download.check_file(local, stated_digests(spec))
+        readers.fill_from_file(module, spec, local)
+    elif "://" in spec.weights:
+        _fill_from_cache(module, spec)
+    else:
+        raise errors.WeightsError(
+            f"the weights of {spec.name}, {spec.weights}, are not published for download and not "
+            f"in {_folders(weights_dir) or 'any folder given by weights_dir (NCAP_WEIGHTS_DIR)'}",
+            "Put the file there, give its path as weights, or ask for random weights "
+            "(weights=None)",
+        )
 
 
-def digest(spec: ModelSpec) -> str | None:
-    """SHA-256 of the model's pretrained weights file, where it is known."""
-    return manifest()[spec.name]["sha256"] if spec.family == "tiny" else spec.sha256
+def find_local(
+    spec: ModelSpec, weights_dir: str | os.PathLike | None = None
+) -> pathlib.Path | None:
+    """The model's file on this machine: its own path, or by name in `weights_dir`."""
+    if spec.weights is None:
+        return None
+    if "://" not in spec.weights and pathlib.Path(spec.weights).is_file():
+        return pathlib.Path(spec.weights)
+    names = (download.file_name(spec.weights), *spec.extra.get("files", ()))
+    candidates = (folder / name for folder in _folders(weights_dir) for name in names)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def digest(spec: ModelSpec, weights_dir: str | os.PathLike | None = None) -> str | None:
+    """SHA-256 of the model's pretrained weights file, as far as it is on this machine or stated."""
+    if spec.family == "tiny":
+        return manifest()[spec.name]["sha256"]
+    if local := find_local(spec, weights_dir):
+        with local.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    entry = cache_entry(spec)
+    return entry["source_sha256"] if entry else spec.sha256
+
+
+def stated_digests(spec: ModelSpec) -> Mapping[str, str | None]:
+    """What the publisher states of the file: SHA-256, a prefix of it, or MD5."""
+    stated = {kind: spec.extra.get(kind) for kind in ("md5", "sha256_prefix")}
+    return {"sha256": spec.sha256, **stated}
 
 
 @functools.cache
@@ -53,3 +109,69 @@ def manifest() -> dict[str, dict[str, Any]]:
     """What is shipped: name -> file, SHA-256, source accuracy, seed and training recipe."""
     text = (importlib.resources.files(FOLDER) / "manifest.json").read_text(encoding="utf-8")
     return json.loads(text)["models"]
+
+
+def cache_paths(spec: ModelSpec) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where the cache keeps a model: safetensors, and JSON with its origin and digest."""
+    folder = caching.folder() / "weights"
+    return folder / f"{spec.name}.safetensors", folder / f"{spec.name}.json"
+
+
+def cache_entry(spec: ModelSpec) -> dict[str, str] | None:
+    """What the cache says of a model, or None if it has not (or another) its file."""
+    weights, description = cache_paths(spec)
+    try:
+        entry = json.loads(description.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    usable = isinstance(entry, dict) and {"source", "source_sha256", "sha256"} <= set(entry)
+    return entry if usable and entry["source"] == spec.weights and weights.is_file() else None
+
+
+def _fill_from_cache(module: nnx.Module, spec: ModelSpec) -> None:
+    weights, _ = cache_paths(spec)
+    try:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(weights.with_suffix(".lock"), timeout=LOCK_TIMEOUT):
+            if cache_entry(spec) is None:
+                _download(module, spec)
+            entry = cache_entry(spec)
+            assert entry is not None
+            store.load_module(module, weights, entry["sha256"])
+    except filelock.Timeout as error:
+        raise errors.WeightsError(
+            f"another process has been fetching {spec.name} for {LOCK_TIMEOUT:.0f} s",
+            f"Stop it, or remove {error.lock_file} if there is none",
+        ) from error
+    except OSError as error:
+        raise errors.WeightsError(
+            f"cannot keep the weights of {spec.name} in {weights.parent}: {error}",
+            "Set NCAP_CACHE to a folder that can be written",
+        ) from error
+
+
+def _download(module: nnx.Module, spec: ModelSpec) -> None:
+    """Fetch, convert and describe a model's file; the original is not kept."""
+    weights, description = cache_paths(spec)
+    assert spec.weights is not None
+    original = weights.parent / download.file_name(spec.weights)
+    try:
+        source_sha256 = download.fetch(spec.weights, original, stated_digests(spec))
+        readers.fill_from_file(module, spec, original)
+    finally:
+        original.unlink(missing_ok=True)
+    origin = {"source": spec.weights, "source_sha256": source_sha256}
+    sha256 = store.save_module(module, weights, origin)
+    _write_json(description, {**origin, "sha256": sha256})
+
+
+def _write_json(path: pathlib.Path, content: Mapping[str, str]) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(dict(content), file, indent=1)
+    os.replace(name, path)
+
+
+def _folders(weights_dir: str | os.PathLike | None) -> list[pathlib.Path]:
+    given = weights_dir or os.environ.get("NCAP_WEIGHTS_DIR")
+    return [pathlib.Path(given).expanduser()] if given else []

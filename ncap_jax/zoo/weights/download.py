@@ -1,0 +1,136 @@
+"""Fetching a published file: over HTTPS, whole or not at all, checked against what is known."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import logging
+import os
+import pathlib
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+
+from ncap_jax import caching, errors
+
+PAUSES = (2.0, 8.0)  # seconds before the second and the third attempt
+TIMEOUT = 60.0  # seconds without a byte
+CHUNK = 1 << 20
+
+log = logging.getLogger("ncap_jax")
+
+
+class _Incomplete(Exception):
+    """Fewer bytes came than were promised."""
+
+
+_FAILURES = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    TimeoutError,
+    ConnectionError,
+    _Incomplete,
+)
+
+
+def fetch(url: str, target: pathlib.Path, checks: Mapping[str, str | None]) -> str:
+    """Download a file to `target`, atomically.
+
+    Args:
+        url: where it is, https only (file URLs serve tests and mirrors).
+        target: written only when the content is complete and right.
+        checks: what the publisher states: `sha256`, `md5`, `sha256_prefix`, in hex.
+
+    Returns:
+        The SHA-256 of the content in hex.
+
+    Raises:
+        WeightsError: offline, unreachable, incomplete, or not the file the publisher describes.
+    """
+    if urllib.parse.urlsplit(url).scheme not in ("https", "file"):
+        raise errors.WeightsError(f"{url} is not an https address", "Use https or a local file")
+    if caching.offline():
+        raise errors.WeightsError(
+            f"{file_name(url)} is not on this machine and NCAP_OFFLINE forbids downloads",
+            f"Get {url} elsewhere and put it into the folder given by weights_dir "
+            "(NCAP_WEIGHTS_DIR), or unset NCAP_OFFLINE",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for pause in (*PAUSES, None):
+        try:
+            return _fetch_once(url, target, checks)
+        except _FAILURES as error:
+            # 404 and the like will not mend themselves.
+            permanent = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
+            if permanent or pause is None:
+                raise errors.WeightsError(
+                    f"cannot download {url}: {error}",
+                    f"Check the connection, or put {file_name(url)} into the folder given by "
+                    "weights_dir (NCAP_WEIGHTS_DIR)",
+                ) from error
+            time.sleep(pause)
+    raise AssertionError("the last pause is None")
+
+
+def file_name(url: str) -> str:
+    """The last part of a URL's or file's path."""
+    return pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
+
+
+def _fetch_once(url: str, target: pathlib.Path, checks: Mapping[str, str | None]) -> str:
+    log.info("downloading %s", url)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    part = pathlib.Path(name)
+    try:
+        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        with os.fdopen(handle, "wb") as file:
+            request = urllib.request.Request(url, headers={"User-Agent": "ncap_jax"})
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                expected = response.headers.get("Content-Length")
+                while chunk := response.read(CHUNK):
+                    sha256.update(chunk)
+                    md5.update(chunk)
+                    file.write(chunk)
+            if expected is not None and file.tell() != int(expected):
+                raise _Incomplete(f"{file.tell()} of {expected} bytes came")
+            file.flush()
+            os.fsync(file.fileno())
+        check_digests(url, sha256.hexdigest(), md5.hexdigest(), checks)
+        os.replace(part, target)
+        return sha256.hexdigest()
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def check_file(path: pathlib.Path, checks: Mapping[str, str | None]) -> None:
+    """Check a local file against what its publisher states; nothing is read if nothing is stated.
+
+    Raises:
+        WeightsError: another digest.
+    """
+    if any(checks.values()):
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            md5 = hashlib.file_digest(file, "md5").hexdigest()
+        check_digests(str(path), sha256, md5, checks)
+
+
+def check_digests(source: str, sha256: str, md5: str, checks: Mapping[str, str | None]) -> None:
+    """Compare digests with what the publisher states.
+
+    Raises:
+        WeightsError: one differs.
+    """
+    found = {"sha256": sha256, "md5": md5, "sha256_prefix": sha256}
+    for kind, expected in checks.items():
+        if expected and not found[kind].startswith(expected):
+            raise errors.WeightsError(
+                f"{source} is not the published file: its {kind} is {found[kind]}, not {expected}",
+                "Get it again; if it is another file on purpose, give its path as weights",
+            )
