@@ -104,8 +104,8 @@ def decode(
     Args:
         file: the encoded image.
         size: (height, width) to resize to, ignoring the aspect ratio (bicubic, antialiased when
-            shrinking); None keeps the image's own. JPEGs more than twice that large are decoded
-            at a half, a quarter or an eighth of their size first, which the format offers.
+            shrinking); None keeps the image's own. JPEGs at least four times that large are
+            decoded at a half, a quarter or an eighth of their size first, which the format offers.
         channels: 3 for RGB, 1 for grey.
 
     Returns:

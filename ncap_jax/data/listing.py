@@ -108,7 +108,7 @@ def list_csv(path: str | os.PathLike[str]) -> Listing:
         seen[image] = line
         paths, labels = parts.setdefault(PARTS[split.lower()], ([], []))
         paths.append(image)
-        labels.append(label)
+        labels.append(printable(label))
     if "train" not in parts:
         raise errors.DataError(f"{where} lists no training images", "Write lines path,label")
     return Listing(

@@ -145,9 +145,11 @@ def _records(builder: Any, split: str) -> tuple[Records, np.ndarray]:
     """The images of a split, still encoded, and their labels (n,) int64."""
     import tensorflow_datasets as tfds
 
+    features = builder.info.features.items()
+    pictures = [name for name, feature in features if isinstance(feature, tfds.features.Image)]
     try:
         records = builder.as_data_source(
-            split=split, decoders={"image": tfds.decode.SkipDecoding()}
+            split=split, decoders={name: tfds.decode.SkipDecoding() for name in pictures}
         )
     except NotImplementedError:
         root = pathlib.Path(builder.data_dir).parents[1]

@@ -150,6 +150,14 @@ def test_csv_that_cannot_be_read(tmp_path, text, match):
         list_csv(tmp_path / "photos.csv")
 
 
+def test_csv_with_names_that_are_no_text(tmp_path):
+    (tmp_path / "photos.csv").write_bytes(b"a\xff.png,caf\xe9\nb.png,dog\n")
+    listing = list_csv(tmp_path / "photos.csv")
+    assert listing.class_names == ("caf\\xe9", "dog")
+    assert os.fsencode(listing.parts["train"][0].paths[0]).endswith(b"a\xff.png")
+    assert listing.parts["train"][0].name(0).endswith("a\\xff.png")
+
+
 def test_missing_csv(tmp_path):
     with pytest.raises(errors.DataError, match=r"cannot be read as CSV: .*No such file"):
         load_dataset(tmp_path / "photos.csv")
