@@ -110,7 +110,7 @@ def build(spec: ModelSpec, optimizer: optax.GradientTransformation, seed: int) -
         jax.tree.map(jnp.array, train_state),
         epoch,
         steps.make_features(network),
-        np.zeros(0, np.int32),
+        *(np.zeros(0, np.int32),) * 2,
     )
 
 

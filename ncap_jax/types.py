@@ -20,6 +20,8 @@ Head = Literal["probe", "trainable_probe", "linear"]
 Status = Literal["ok", "diverged", "out_of_memory", "failed", "stopped"]
 
 STRENGTHS: tuple[Strength, ...] = ("signed", "absolute", "squared", "total")
+# What is recorded of whole networks (head `linear`): each further strength compiles for seconds.
+NETWORK_STRENGTHS: tuple[Strength, ...] = ("signed", "absolute")
 HEADS: tuple[Head, ...] = ("probe", "trainable_probe", "linear")
 STATUSES: tuple[Status, ...] = ("ok", "diverged", "out_of_memory", "failed", "stopped")
 
@@ -104,7 +106,8 @@ class RankConfig:
         batch_size: samples a step.
         optimizer: `adam` or `sgd` (momentum 0.9).
         learning_rate: of the optimizer, constant.
-        measure_size: at most this many training samples are used to measure beta_eff.
+        measure_size: at most this many training samples measure the training loss and the
+            probe's beta_eff; a whole network's takes a twentieth of the training part.
         probe_widths: hidden widths of the probe, three at least.
         num_probes: independent probes over one backbone; their losses are averaged.
         predictor: the method that ranks, a key of `ncap_jax.predictor.PREDICTORS`.

@@ -25,13 +25,18 @@ EVALUATION_BATCH = 256
 
 
 class Candidate(NamedTuple):
-    """A model ready to be fine-tuned: static parts, compiled functions, arrays."""
+    """A model ready to be fine-tuned: static parts, compiled functions, arrays.
+
+    `measurement` holds the training samples that measure the training loss and the probe's
+    beta_eff, `network_measurement` those that measure the whole network's (none: not measured).
+    """
 
     network: steps.Network
     train_state: steps.TrainState
     epoch: Callable
     features: Callable
     measurement: np.ndarray
+    network_measurement: np.ndarray
 
 
 def prepare(
@@ -83,7 +88,13 @@ def prepare(
     epoch = steps.make_epoch(step, scan=jax.default_backend() != "cpu")
     features = steps.make_features(network)
     subset = batching.measurement_subset(feed.labels, config.measure_size, config.seed)
-    return Candidate(network, train_state, epoch, features, subset)
+    few = subset[:0]
+    if config.head == "linear":
+        shape = feed.subset(subset[:1])[0].shape[1:]
+        if measure.can_measure_network(network, train_state, shape, spec.name):
+            size = measure.network_samples(len(feed.labels), config.measure_size)
+            few = batching.measurement_subset(feed.labels, size, config.seed)
+    return Candidate(network, train_state, epoch, features, subset, few)
 
 
 def run(
@@ -182,7 +193,13 @@ def observe(
     train = steps.head_sums(head, *head_arrays, features, labels, jnp.ones(len(labels)))
     validation = evaluate(candidate, train_state, feed)
     start = time.perf_counter()
-    beta_eff, status = measure.probe(config.head, train_state.params["head"], features, labels)
+    beta_eff: measure.Values = {}
+    status: measure.Statuses = {}
+    if config.head != "linear":
+        beta_eff, status = measure.of_probes(train_state.params["head"], features, labels)
+    elif len(candidate.network_measurement):
+        few = feed.subset(candidate.network_measurement)
+        beta_eff, status = measure.of_network(candidate.network, train_state, *few)
     return EpochRecord(
         epoch=0,
         train_loss=_mean(train.loss, train.samples),

@@ -29,6 +29,7 @@ from ncap_jax.predictor.best_seen import best_seen
 from ncap_jax.predictor.calibration import calibrated
 from ncap_jax.predictor.last_seen import last_seen
 from ncap_jax.types import (
+    NETWORK_STRENGTHS,
     Prediction,
     RankConfig,
     RankedModel,
@@ -53,9 +54,10 @@ def check_config(config: RankConfig) -> None:
     """
     chosen = predictors.get(config.predictor)
     chosen.check_epochs(config.epochs)
-    if chosen.strength is not None and config.head == "linear":
+    if config.head == "linear" and chosen.strength not in (None, *NETWORK_STRENGTHS):
         raise errors.ConfigError(
-            f"predictor {chosen.name!r} reads the probe's beta_eff, but head='linear' has no probe",
+            f"predictor {chosen.name!r} reads the {chosen.strength} beta_eff, which is not "
+            "recorded for whole networks (head='linear')",
             "Use head='probe' or 'trainable_probe', or predictor='last_validation_loss'",
         )
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -11,8 +14,10 @@ from PIL import Image
 
 from ncap_jax import data
 from ncap_jax.data.feed import make_feed
-from ncap_jax.finetune import loop
-from ncap_jax.types import STRENGTHS, ModelSpec
+from ncap_jax.finetune import loop, measure
+from ncap_jax.types import NETWORK_STRENGTHS, STRENGTHS, ModelSpec
+from ncap_jax.zoo import functional
+from ncap_jax.zoo.capacitance import network_beta_eff
 from tests.small import small_config, small_digits, small_spec
 
 
@@ -25,6 +30,7 @@ def timeless(trajectory):
     return [dataclasses.replace(r, seconds=0.0, measure_seconds=0.0) for r in trajectory.records]
 
 
+@pytest.mark.filterwarnings("ignore:small. no whole-network")
 @pytest.mark.parametrize("head", ["probe", "trainable_probe", "linear"])
 def test_records(digits, head):
     trajectory = loop.finetune(small_spec(), digits, small_config(head=head))
@@ -74,6 +80,7 @@ def test_one_value_per_probe(digits):
         assert trajectory.beta_eff(strength)[-1] == pytest.approx(np.mean(values))
 
 
+@pytest.mark.filterwarnings("ignore:small. no whole-network")
 def test_divergence_is_a_status(digits):
     config = small_config(head="linear", optimizer="sgd", learning_rate=1e30, epochs=4)
     trajectory = loop.finetune(small_spec(), digits, config)
@@ -143,3 +150,61 @@ def test_streamed_equals_resident(tmp_path):
         for stream in (False, True)
     ]
     assert results[0] == results[1]
+
+
+class Deep(nnx.Module):
+    """Four weight layers with the head: the fewest that whole networks are defined for."""
+
+    def __init__(self, *, rngs, dtype=None):
+        conv = partial(nnx.Conv, kernel_size=(3, 3), strides=2, dtype=dtype, rngs=rngs)
+        self.one, self.two, self.three = conv(3, 6), conv(6, 8), conv(8, 8)
+        self.norm = nnx.BatchNorm(8, dtype=dtype, rngs=rngs)
+
+    def features(self, x):
+        x = nnx.relu(self.norm(self.three(nnx.relu(self.two(nnx.relu(self.one(x)))))))
+        return jnp.mean(x, axis=(1, 2))
+
+
+class DeepClassifier(nnx.Module):
+    def __init__(self, features, head):
+        self.backbone, self.head = features, head
+
+    def __call__(self, x):
+        return self.head(self.backbone.features(x))
+
+
+def test_ordinary_fine_tuning_records_the_whole_network(digits):
+    """The recorded values are those of the public function on the same module and samples."""
+    spec = ModelSpec("deep", Deep, input_size=8, feature_width=8)
+    config = small_config(head="linear", epochs=1)
+    candidate = loop.prepare(spec, digits, config)
+    assert len(candidate.network_measurement) == 32
+    record = loop.observe(candidate, candidate.train_state, digits, config)
+    params, state = candidate.train_state[:2]
+    first = jax.tree.map(lambda leaf: leaf[0], params["head"])
+    model = DeepClassifier(
+        functional.merge(candidate.network.backbone, params["backbone"], state["backbone"]),
+        functional.merge(candidate.network.head, first, {}),
+    )
+    images, labels = digits.subset(candidate.network_measurement)
+    inputs = candidate.network.preprocess(images)
+    for strength in NETWORK_STRENGTHS:
+        expected = network_beta_eff(model, inputs, labels, strength)
+        # The same float32 arithmetic in another program: rounding only, see docs/numerics.md.
+        assert record.beta_eff[strength][0] == pytest.approx(float(expected), rel=1e-4)
+        assert record.beta_eff_status[strength] == (expected.status,)
+
+
+def test_a_network_that_is_too_short_is_fine_tuned_all_the_same(digits):
+    with pytest.warns(UserWarning, match="small: no whole-network beta_eff: the longest path"):
+        trajectory = loop.finetune(small_spec(), digits, small_config(head="linear"))
+    assert trajectory.status == "ok"
+    assert all(not record.beta_eff for record in trajectory.records)
+
+
+@pytest.mark.parametrize(
+    ("num_train", "measure_size", "samples"),
+    [(10, 2048, 10), (500, 2048, 32), (10_000, 2048, 500), (60_000, 2048, 2048)],
+)
+def test_how_many_samples_measure_a_network(num_train, measure_size, samples):
+    assert measure.network_samples(num_train, measure_size) == samples
