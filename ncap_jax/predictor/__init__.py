@@ -2,12 +2,18 @@
 
 `PREDICTORS` maps a name to a `Predictor`; `get` resolves `default`. Every entry takes the
 trajectories of the pool, truncated to the first n epochs, and answers one `Prediction` each.
+
+The transferability scores, which look at features instead of trajectories, are in
+`ncap_jax.predictor.scores`; they and their modules are imported when they are used.
 """
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from ncap_jax import errors
-from ncap_jax.predictor import best_seen, last_loss, last_seen
+from ncap_jax.predictor import best_seen, curve, last_loss, last_seen, sotl
 from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.ridge import ridge
 
@@ -30,6 +36,32 @@ _ALL = (
         "training loss after the last epoch (score: minus the loss)",
         scores_only=True,
         link=last_loss.log_link,
+    ),
+    Predictor(
+        "sotl",
+        sotl.sum_of_training_losses(),
+        "sum of training losses, all epochs (score: minus their mean)",
+        scores_only=True,
+        link=last_loss.log_link,
+    ),
+    Predictor(
+        "sotl_e",
+        sotl.sum_of_training_losses(last=1),
+        "training loss of the last epoch as it ran, SoTL-E with E = 1 (score: minus the loss)",
+        scores_only=True,
+        link=last_loss.log_link,
+    ),
+    Predictor(
+        "power_law",
+        curve.extrapolation(["power"]),
+        "power law fitted to validation accuracy, extrapolated",
+        min_epochs=2,
+    ),
+    Predictor(
+        "curve_families",
+        curve.extrapolation(list(curve.FAMILIES)),
+        "power, exponential and log-power curves, weighted by fit, extrapolated",
+        min_epochs=2,
     ),
     Predictor(
         "published_ridge",
@@ -61,3 +93,13 @@ def get(name: str) -> Predictor:
     if name not in PREDICTORS:
         raise errors.ConfigError(*errors.unknown_name("predictor", name, PREDICTORS))
     return PREDICTORS[name]
+
+
+def __getattr__(name: str) -> Any:
+    # ncap_jax.predictor.logme.logme(...) without an import line; JAX is imported only then.
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -120,6 +120,12 @@ def points(trajectory: Trajectory, strength: Strength) -> tuple[np.ndarray, np.n
     return beta[keep], accuracy[keep], int(np.sum(~keep))
 
 
+def ill_conditioned(trajectory: Trajectory, strength: Strength) -> bool:
+    """Whether some epoch after epoch 0 has a beta_eff that its own status calls untrustworthy."""
+    statuses = (record.beta_eff_status.get(strength, ()) for record in trajectory.records[1:])
+    return any("ill_conditioned" in status for status in statuses)
+
+
 def ridge_prediction(trajectory: Trajectory, strength: Strength, scaled: bool) -> Prediction:
     """The value at beta_eff = 0 of one run.
 
@@ -133,7 +139,7 @@ def ridge_prediction(trajectory: Trajectory, strength: Strength, scaled: bool) -
         the standard deviation of what will be *measured* at convergence, which carries the
         noise of one more observation, (1/α + var θ0)^(1/2). Flagged where the value lies
         outside [0, 1] or far outside the accuracies it was made from, where there are only two
-        points, where beta_eff does not vary, and where epochs were left out.
+        points, where beta_eff does not vary or is ill-conditioned, and where epochs were left out.
     """
     beta, accuracy, dropped = points(trajectory, strength)
     if not trajectory.beta_eff(strength).size:
@@ -149,6 +155,8 @@ def ridge_prediction(trajectory: Trajectory, strength: Strength, scaled: bool) -
         flags.append("beta_eff does not vary: this is the mean accuracy")
     if dropped:
         flags.append(f"{dropped} epoch(s) with non-finite values left out")
+    if ill_conditioned(trajectory, strength):
+        flags.append("beta_eff is ill-conditioned in some epochs")
     return Prediction(fit.intercept, std, "; ".join(flag for flag in flags if flag))
 
 

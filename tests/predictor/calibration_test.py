@@ -43,32 +43,46 @@ def test_the_order_of_the_scores_is_kept(name):
 
 @pytest.mark.parametrize("name", SCORES)
 def test_predictions_cover_the_true_limits(name):
-    """The pool's limits are known: most lie within two standard deviations."""
+    """The pool's limits are known: about 95 % lie within two standard deviations."""
     inside = []
-    for seed in range(5):
+    for seed in range(10):
         pool = make_pool(epochs=5, seed=seed)
         limits = np.linspace(0.95, 0.7, len(pool))
         answers = calibrated(PREDICTORS[name], pool)
         inside += [abs(a.mean - t) <= 2 * a.std for a, t in zip(answers, limits)]
-    assert np.mean(inside) > 0.8
+    # 80 predictions in 10 pools that share their gain: the share itself is known to about 5 %.
+    assert np.mean(inside) > 0.85
 
 
-def test_relation_is_least_squares():
+def test_relation_of_one_model_is_plain_least_squares():
     rng = np.random.default_rng(0)
     x = rng.normal(size=40)
     z = 0.5 + 2.0 * x + 0.1 * rng.normal(size=40)
     design = np.stack([np.ones(40), x], axis=1)
     solution, residual, *_ = np.linalg.lstsq(design, z, rcond=None)
-    relation = fit_relation(x, z)
-    np.testing.assert_allclose([relation.intercept, relation.slope], solution)
+    relation = fit_relation(x, z, np.arange(40))
+    np.testing.assert_allclose([relation.level, relation.slope], solution)
     np.testing.assert_allclose(relation.spread, np.sqrt(residual[0] / 38))
+
+
+def test_relation_starts_from_the_level_of_the_last_epoch():
+    rng = np.random.default_rng(0)
+    epoch = np.repeat(np.arange(1, 6), 400)
+    x = rng.normal(size=2000)
+    drift = 0.3 * epoch
+    relation = fit_relation(x, 2.0 * x + drift + 0.1 * rng.normal(size=2000), epoch)
+    # Two thousand records with noise 0.1: standard errors below 0.01.
+    np.testing.assert_allclose(relation.slope, 2.0, atol=0.05)
+    np.testing.assert_allclose(relation.level, 1.5, atol=0.05)
+    np.testing.assert_allclose(relation.spread, 0.1, atol=0.01)
 
 
 def test_a_decreasing_relation_is_refused():
     x = np.arange(5.0)
-    assert fit_relation(x, -x) is None
-    assert fit_relation(x[:2], x[:2]) is None
-    assert fit_relation(np.ones(5), x) is None
+    epoch = np.arange(5)
+    assert fit_relation(x, -x, epoch) is None
+    assert fit_relation(x[:2], x[:2], epoch[:2]) is None
+    assert fit_relation(np.ones(5), x, epoch) is None
 
 
 @pytest.mark.parametrize("ratio", [0.2, 0.5, 0.75])

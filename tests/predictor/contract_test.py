@@ -48,6 +48,7 @@ def test_non_finite_values_are_flagged_and_never_raise(name, value):
         pool[1],
         validation_loss=value,
         train_loss=value,
+        running_loss=value,
         validation_accuracy=value,
         beta_eff=dict.fromkeys(("signed", "absolute", "squared", "total"), (value,)),
     )

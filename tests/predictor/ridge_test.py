@@ -160,3 +160,10 @@ def test_missing_beta_eff_is_flagged():
     answer = ridge_prediction(with_line([0.5, 0.6], [0.2, 0.1]), "signed", scaled=False)
     assert np.isnan(answer.mean)
     assert "no signed beta_eff" in answer.flag
+
+
+def test_ill_conditioned_epochs_are_flagged():
+    trajectory = with_line([0.5, 0.6, 0.7], [0.4, 0.3, 0.2])
+    shaky = with_last(trajectory, beta_eff_status={"absolute": ("ok", "ill_conditioned")})
+    assert "ill-conditioned" in ridge_prediction(shaky, "absolute", scaled=True).flag
+    assert "ill-conditioned" not in ridge_prediction(trajectory, "absolute", scaled=True).flag

@@ -1,0 +1,136 @@
+"""Learning-curve extrapolation: parametric families fitted to validation accuracy.
+
+Three families with three parameters each, over epochs t = 1..n, limit c in (0, 1), a, k > 0:
+
+    power        y(t) = c − a t^(−k)                                                        (E1)
+    exponential  y(t) = c − a exp(−k t)                                                     (E2)
+    log-power    y(t) = c / (1 + (a / t)^k)                                                 (E3)
+
+A few epochs do not determine three parameters, so each has a wide normal prior on an
+unconstrained scale (logit c, log a, log k) and the fit is the posterior mode, by SciPy's
+`least_squares` with observation noise `NOISE`. The prediction is y at epoch `HORIZON`; its
+variance comes from the Laplace approximation at the mode. Families are averaged with weights
+proportional to their Laplace evidence: weights by fit.
+
+Source: families of Domhan, Springenberg, Hutter, "Speeding up Automatic Hyperparameter
+Optimization of Deep Neural Networks by Extrapolation of Learning Curves", IJCAI 2015; Laplace
+evidence: MacKay (1992).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.special import expit, logit
+
+from ncap_jax.predictor.base import PoolFunction, accuracy_flag, no_prediction, per_model, trained
+from ncap_jax.types import Prediction, Trajectory
+
+# Standard deviation of one measured accuracy: about that of a thousand validation images.
+NOISE = 0.015
+# "Convergence": the epoch whose accuracy is predicted.
+HORIZON = 50.0
+
+Curve = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Family(NamedTuple):
+    """A curve y(t; θ) on unconstrained θ, with a normal prior on θ (mean, standard deviation)."""
+
+    curve: Curve
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def _power(theta: np.ndarray, t: np.ndarray) -> np.ndarray:
+    c, a, k = expit(theta[0]), np.exp(theta[1]), np.exp(theta[2])
+    return c - a * t**-k  # (E1)
+
+
+def _exponential(theta: np.ndarray, t: np.ndarray) -> np.ndarray:
+    c, a, k = expit(theta[0]), np.exp(theta[1]), np.exp(theta[2])
+    return c - a * np.exp(-k * t)  # (E2)
+
+
+def _log_power(theta: np.ndarray, t: np.ndarray) -> np.ndarray:
+    c, a, k = expit(theta[0]), np.exp(theta[1]), np.exp(theta[2])
+    return c / (1.0 + (a / t) ** k)  # (E3)
+
+
+# Priors: limits between about 0.3 and 0.99; most of the rise within the first ten epochs.
+FAMILIES: dict[str, Family] = {
+    "power": Family(_power, (1.5, np.log(0.4), np.log(0.8)), (1.5, 1.0, 0.6)),
+    "exponential": Family(_exponential, (1.5, np.log(0.5), np.log(0.4)), (1.5, 1.0, 0.8)),
+    "log_power": Family(_log_power, (1.5, np.log(0.8), np.log(1.0)), (1.5, 1.0, 0.6)),
+}
+
+
+class CurveFit(NamedTuple):
+    """y at the horizon with its standard deviation, and the log evidence of the family."""
+
+    mean: float
+    std: float
+    log_evidence: float
+
+
+def fit(family: Family, t: np.ndarray, y: np.ndarray) -> CurveFit:
+    """Posterior mode and Laplace approximation of one family.
+
+    Args:
+        family: which.
+        t: (n,) epochs, positive.
+        y: (n,) accuracies, finite.
+    """
+    mean, std = np.array(family.mean), np.array(family.std)
+
+    def residuals(theta: np.ndarray) -> np.ndarray:
+        return np.concatenate([(y - family.curve(theta, t)) / NOISE, (theta - mean) / std])
+
+    # The data say something of the limit before any fit; the rest starts at the prior.
+    start = np.array([logit(np.clip(np.max(y) + 0.02, 0.02, 0.98)), *mean[1:]])
+    # Far beyond any curve's range; keeps the exponentials finite on the way.
+    result = least_squares(residuals, start, bounds=(mean - 6 * std, mean + 6 * std))
+    # The prior's rows make JᵀJ positive definite, however few the epochs.
+    precision = result.jac.T @ result.jac
+    covariance = np.linalg.inv(precision)
+    at = np.array([HORIZON])
+    value = float(family.curve(result.x, at)[0])
+    gradient = np.array(
+        [
+            (family.curve(result.x + h, at)[0] - family.curve(result.x - h, at)[0]) / 2e-5
+            for h in 1e-5 * np.eye(3)
+        ]
+    )
+    variance = float(gradient @ covariance @ gradient) + NOISE**2
+    # Laplace: log posterior density at the mode + half the log volume of its peak. Terms that
+    # all families share are left out.
+    log_evidence = -result.cost - np.sum(np.log(std)) - np.linalg.slogdet(precision)[1] / 2
+    return CurveFit(value, float(np.sqrt(variance)), float(log_evidence))
+
+
+def extrapolation(families: Sequence[str]) -> PoolFunction:
+    """Evidence-weighted extrapolation by these families, as a method of the pool."""
+    chosen = [FAMILIES[name] for name in families]
+
+    def predict(trajectory: Trajectory) -> Prediction:
+        accuracy = trained(trajectory, "validation_accuracy")
+        keep = np.isfinite(accuracy)
+        if keep.sum() < 2:
+            return no_prediction(f"{keep.sum()} finite epoch(s), 2 needed")
+        t = np.arange(1.0, accuracy.size + 1)[keep]
+        fits = [fit(family, t, accuracy[keep]) for family in chosen]
+        evidence = np.array([f.log_evidence for f in fits])
+        weights = np.exp(evidence - evidence.max())
+        weights /= weights.sum()
+        means, variances = np.array([f.mean for f in fits]), np.array([f.std for f in fits]) ** 2
+        mean = float(weights @ means)
+        # Variance of a mixture: within the families and between them.
+        std = float(np.sqrt(weights @ (variances + (means - mean) ** 2)))
+        dropped = "" if keep.all() else "some validation accuracies are not finite"
+        flags = [accuracy_flag(mean, accuracy[keep]), dropped]
+        return Prediction(mean, std, "; ".join(flag for flag in flags if flag))
+
+    return per_model(predict)

@@ -1,0 +1,41 @@
+"""TransRate against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ncap_jax.predictor.transrate import EPSILON, transrate
+from tests.predictor.features_test import task
+
+
+def by_definition(features, labels, epsilon=EPSILON):
+    """Equation (T1) with d × d log-determinants."""
+
+    def rate(z):
+        n, d = z.shape
+        return 0.5 * np.linalg.slogdet(np.eye(d) + z.T @ z / (n * epsilon))[1]
+
+    z = features - features.mean(axis=0)
+    classes = np.unique(labels)
+    return rate(z) - np.mean([rate(z[labels == c]) for c in classes])
+
+
+@pytest.mark.parametrize(("n", "d", "classes"), [(100, 10, 4), (50, 30, 7), (20, 60, 3)])
+@pytest.mark.parametrize("epsilon", [EPSILON, 0.1])
+def test_equals_the_definition(n, d, classes, epsilon):
+    x, labels = task("features", n=n, width=d, classes=classes)
+    expected = by_definition(x, labels, epsilon)
+    np.testing.assert_allclose(transrate(x, labels, epsilon), expected, rtol=1e-8)
+
+
+def test_unbalanced_classes():
+    x, labels = task("features")
+    labels = np.where(np.arange(len(labels)) < 5, 1, 0)
+    np.testing.assert_allclose(transrate(x, labels), by_definition(x, labels), rtol=1e-8)
+
+
+def test_constant_features_carry_nothing():
+    x, labels = task("features")
+    assert transrate(np.ones_like(x), labels) == 0.0
+    np.testing.assert_allclose(transrate(x + 7.0, labels), transrate(x, labels), rtol=1e-9)
