@@ -10,15 +10,23 @@ The transferability scores, which look at features instead of trajectories, are 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 from ncap_jax import errors
 from ncap_jax.predictor import best_seen, curve, last_loss, last_seen, sotl
 from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.ridge import ridge
+from ncap_jax.types import Head
 
 # What `RankConfig.predictor = "default"` means; chosen by experiments/embedded_study.py.
-DEFAULT_PREDICTOR = "last_validation_loss"
+# What ranks when nobody chooses, per head: the method that ranked the embedded pool best against
+# full fine-tuning (experiments/embedded_study.py; docs/results.md holds its tables).
+DEFAULT_PREDICTORS: Mapping[Head, str] = {
+    "probe": "last_validation_loss",
+    "trainable_probe": "last_validation_loss",
+    "linear": "last_validation_loss",
+}
 
 _ALL = (
     Predictor("last_seen", last_seen.predict, "validation accuracy of the last epoch"),
@@ -82,14 +90,14 @@ _ALL = (
 PREDICTORS: dict[str, Predictor] = {predictor.name: predictor for predictor in _ALL}
 
 
-def get(name: str) -> Predictor:
-    """The predictor of that name; `default` is `DEFAULT_PREDICTOR`.
+def get(name: str, head: Head = "probe") -> Predictor:
+    """The predictor of that name; `default` is that of the head in `DEFAULT_PREDICTORS`.
 
     Raises:
         ConfigError: no such predictor.
     """
     if name == "default":
-        name = DEFAULT_PREDICTOR
+        name = DEFAULT_PREDICTORS[head]
     if name not in PREDICTORS:
         raise errors.ConfigError(*errors.unknown_name("predictor", name, PREDICTORS))
     return PREDICTORS[name]

@@ -8,9 +8,10 @@ Three families with three parameters each, over epochs t = 1..n, limit c in (0, 
 
 A few epochs do not determine three parameters, so each has a wide normal prior on an
 unconstrained scale (logit c, log a, log k) and the fit is the posterior mode, by SciPy's
-`least_squares` with observation noise `NOISE`. The prediction is y at epoch `HORIZON`; its
-variance comes from the Laplace approximation at the mode. Families are averaged with weights
-proportional to their Laplace evidence: weights by fit.
+`least_squares`. The noise is what the fit leaves over, at least `NOISE`: a curve that does not
+follow the family (a slow start, say) is predicted with that much more doubt. The prediction is y
+at epoch `HORIZON`; its variance comes from the Laplace approximation at the mode. Families are
+averaged with weights proportional to their Laplace evidence: weights by fit.
 
 Source: families of Domhan, Springenberg, Hutter, "Speeding up Automatic Hyperparameter
 Optimization of Deep Neural Networks by Extrapolation of Learning Curves", IJCAI 2015; Laplace
@@ -29,8 +30,10 @@ from scipy.special import expit, logit
 from ncap_jax.predictor.base import PoolFunction, accuracy_flag, no_prediction, per_model, trained
 from ncap_jax.types import Prediction, Trajectory
 
-# Standard deviation of one measured accuracy: about that of a thousand validation images.
+# Standard deviation of one measured accuracy, at least: about that of a thousand images.
 NOISE = 0.015
+# Rounds of fitting with the noise that the round before left over.
+_ROUNDS = 4
 # "Convergence": the epoch whose accuracy is predicted.
 HORIZON = 50.0
 
@@ -85,29 +88,41 @@ def fit(family: Family, t: np.ndarray, y: np.ndarray) -> CurveFit:
         y: (n,) accuracies, finite.
     """
     mean, std = np.array(family.mean), np.array(family.std)
-
-    def residuals(theta: np.ndarray) -> np.ndarray:
-        return np.concatenate([(y - family.curve(theta, t)) / NOISE, (theta - mean) / std])
-
     # The data say something of the limit before any fit; the rest starts at the prior.
-    start = np.array([logit(np.clip(np.max(y) + 0.02, 0.02, 0.98)), *mean[1:]])
+    theta = np.array([logit(np.clip(np.max(y) + 0.02, 0.02, 0.98)), *mean[1:]])
     # Far beyond any curve's range; keeps the exponentials finite on the way.
-    result = least_squares(residuals, start, bounds=(mean - 6 * std, mean + 6 * std))
+    bounds = mean - 6 * std, mean + 6 * std
+    noise = NOISE
+    for _ in range(_ROUNDS):
+
+        def residuals(theta: np.ndarray, noise: float = noise) -> np.ndarray:
+            return np.concatenate([(y - family.curve(theta, t)) / noise, (theta - mean) / std])
+
+        result = least_squares(residuals, theta, bounds=bounds)
+        theta, used = result.x, noise
+        noise = max(NOISE, float(np.sqrt(np.mean((y - family.curve(theta, t)) ** 2))))
+        if abs(noise - used) < 0.02 * used:
+            break
     # The prior's rows make JᵀJ positive definite, however few the epochs.
     precision = result.jac.T @ result.jac
     covariance = np.linalg.inv(precision)
     at = np.array([HORIZON])
-    value = float(family.curve(result.x, at)[0])
     gradient = np.array(
         [
-            (family.curve(result.x + h, at)[0] - family.curve(result.x - h, at)[0]) / 2e-5
+            (family.curve(theta + h, at)[0] - family.curve(theta - h, at)[0]) / 2e-5
             for h in 1e-5 * np.eye(3)
         ]
     )
-    variance = float(gradient @ covariance @ gradient) + NOISE**2
+    variance = float(gradient @ covariance @ gradient) + used**2
     # Laplace: log posterior density at the mode + half the log volume of its peak. Terms that
     # all families share are left out.
-    log_evidence = -result.cost - np.sum(np.log(std)) - np.linalg.slogdet(precision)[1] / 2
+    log_evidence = (
+        -result.cost
+        - y.size * np.log(used)
+        - np.sum(np.log(std))
+        - np.linalg.slogdet(precision)[1] / 2
+    )
+    value = float(family.curve(theta, at)[0])
     return CurveFit(value, float(np.sqrt(variance)), float(log_evidence))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ncap_jax import errors, predictor
-from ncap_jax.predictor import DEFAULT_PREDICTOR, PREDICTORS
-from ncap_jax.types import Prediction, Trajectory
+from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS
+from ncap_jax.types import HEADS, Prediction, Trajectory
 from tests.predictor.pool import make_pool, with_last
 
 each = pytest.mark.parametrize("name", sorted(PREDICTORS))
@@ -76,7 +76,8 @@ def test_input_is_left_alone(name):
 
 
 def test_default_is_a_named_predictor():
-    assert predictor.get("default") is PREDICTORS[DEFAULT_PREDICTOR]
+    for head in HEADS:
+        assert predictor.get("default", head) is PREDICTORS[DEFAULT_PREDICTORS[head]]
 
 
 def test_unknown_name_gets_near_matches():

@@ -69,6 +69,16 @@ def test_less_data_means_more_doubt():
     assert np.mean([p.std for p in few]) > np.mean([p.std for p in predict(pool)])
 
 
+def test_a_curve_of_no_family_is_predicted_with_doubt():
+    """A slow start followed by a steep rise: none of the families can follow."""
+    late = [0.10, 0.11, 0.12, 0.11, 0.13, 0.70, 0.88, 0.92, 0.93, 0.94]
+    smooth = FAMILIES["exponential"].curve(np.array(TRUTH["exponential"]), np.arange(1.0, 11.0))
+    predict = extrapolation(list(FAMILIES))
+    (odd,), (plain,) = predict([trajectory_of(late)]), predict([trajectory_of(smooth)])
+    assert odd.std > 0.08 > plain.std
+    assert abs(odd.mean - 0.94) < 2 * odd.std
+
+
 def test_a_missing_epoch_keeps_its_place():
     full = FAMILIES["power"].curve(np.array(TRUTH["power"]), np.arange(1.0, 9.0))
     holed = full.copy()
