@@ -153,7 +153,10 @@ def gather(images: Any, indices: np.ndarray) -> np.ndarray:
     """The images at `indices` as an array (len(indices), h, w, c) uint8, decoded if need be."""
     if not is_streamed(images):
         return images[indices]
-    return np.stack([images[int(index)] for index in indices])
+    pixels = np.empty((len(indices), *images.shape[1:]), np.uint8)
+    for place, index in enumerate(indices):
+        pixels[place] = images[int(index)]
+    return pixels
 
 
 def parallel(function: Callable[[int], T], count: int) -> Iterator[T]:
