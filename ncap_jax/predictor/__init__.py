@@ -25,7 +25,7 @@ from ncap_jax.types import Head
 DEFAULT_PREDICTORS: Mapping[Head, str] = {
     "probe": "last_validation_loss",
     "trainable_probe": "last_validation_loss",
-    "linear": "last_validation_loss",
+    "linear": "sotl",
 }
 
 _ALL = (

@@ -52,7 +52,7 @@ def check_config(config: RankConfig) -> None:
         ConfigError: the predictor is unknown, needs more epochs, or reads a beta_eff that the
             chosen head does not record.
     """
-    chosen = predictors.get(config.predictor)
+    chosen = predictors.get(config.predictor, config.head)
     chosen.check_epochs(config.epochs)
     if config.head == "linear" and chosen.strength not in (None, *NETWORK_STRENGTHS):
         raise errors.ConfigError(
@@ -85,7 +85,7 @@ def rank_trajectories(
         ModelError: two trajectories have the same model name.
     """
     config = config or RankConfig()
-    chosen = predictors.get(config.predictor)
+    chosen = predictors.get(config.predictor, config.head)
     _check_names(trajectories)
     rankable = [t for t in trajectories if t.status in _RANKABLE and t.epochs >= 1]
     finished = [t.epochs for t in rankable if t.status == "ok"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ncap_jax import errors
-from ncap_jax.predictor import DEFAULT_PREDICTOR, PREDICTORS
+from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS
 from ncap_jax.selection.ranking import TIE_PROBABILITY, check_config, rank_trajectories
 from ncap_jax.types import HEADS, RankConfig, Trajectory
 from tests.predictor.pool import make_pool, with_last
@@ -41,7 +41,7 @@ def test_rows_follow_the_predictor(name):
 
 def test_default_shows_an_accuracy_with_its_std():
     ranking = rank_trajectories(make_pool(), "synthetic")
-    assert ranking.predictor == DEFAULT_PREDICTOR
+    assert ranking.predictor == DEFAULT_PREDICTORS["probe"]
     for row in ranking.models:
         assert 0 < row.predicted_accuracy < 1
         assert row.std > 0
