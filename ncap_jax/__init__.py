@@ -14,6 +14,9 @@ _PUBLIC = {
     "rank_trajectories": "ncap_jax.selection.ranking",
     "load_trajectories": "ncap_jax.finetune.records",
     "load_model": "ncap_jax.zoo",
+    "from_module": "ncap_jax.zoo.adapters",
+    "from_linen": "ncap_jax.zoo.adapters",
+    "from_keras": "ncap_jax.zoo.keras_models",
     "MODELS": "ncap_jax.zoo",
     "ModelSpec": "ncap_jax.types",
     "Dataset": "ncap_jax.types",
@@ -24,6 +27,9 @@ _PUBLIC = {
     "NcapError": "ncap_jax.errors",
     "load_dataset": "ncap_jax.data",
     "mlp_beta_eff": "ncap_jax.capacitance.beta_eff",
+    "network_beta_eff": "ncap_jax.zoo.capacitance",
+    "edge_degrees": "ncap_jax.zoo.capacitance",
+    "CapacitanceMonitor": "ncap_jax.finetune.monitor",
 }
 
 __all__ = ["__version__", *_PUBLIC]
@@ -33,10 +39,14 @@ if TYPE_CHECKING:
     from ncap_jax.capacitance.beta_eff import mlp_beta_eff
     from ncap_jax.data import load_dataset
     from ncap_jax.errors import NcapError
+    from ncap_jax.finetune.monitor import CapacitanceMonitor
     from ncap_jax.finetune.records import load_trajectories
     from ncap_jax.selection.ranking import rank_trajectories
     from ncap_jax.types import DataConfig, Dataset, ModelSpec, RankConfig, Ranking, Trajectory
     from ncap_jax.zoo import MODELS, load_model
+    from ncap_jax.zoo.adapters import from_linen, from_module
+    from ncap_jax.zoo.capacitance import edge_degrees, network_beta_eff
+    from ncap_jax.zoo.keras_models import from_keras
 
 
 def __getattr__(name: str) -> Any:

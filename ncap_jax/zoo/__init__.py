@@ -61,10 +61,11 @@ MODELS: Mapping[str, ModelSpec] = _Registry()
 
 
 def find_model(model: str | ModelSpec) -> ModelSpec:
-    """A ModelSpec as it is, or the registry's by name.
+    """A ModelSpec as it is, the registry's by name, or one of the Hugging Face Hub (`hf://...`).
 
     Raises:
         ModelError: no model of that name; near matches are named.
+        WeightsError: the Hub's files cannot be had.
     """
     if isinstance(model, ModelSpec):
         # Names become file names in a run's folder.
@@ -74,6 +75,10 @@ def find_model(model: str | ModelSpec) -> ModelSpec:
                 "Use letters, digits and _ . + - and begin with a letter or digit",
             )
         return model
+    if model.startswith("hf://"):
+        from ncap_jax.zoo import hub
+
+        return hub.find(model)
     try:
         return MODELS[model]
     except KeyError:

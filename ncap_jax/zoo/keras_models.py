@@ -1,0 +1,116 @@
+"""Keras 3 models on the JAX backend as candidates."""
+
+from __future__ import annotations
+
+import random as python_random
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ncap_jax import errors
+from ncap_jax.types import ModelSpec
+from ncap_jax.zoo.adapters import Adapted, Apply, make_spec
+
+
+def from_keras(
+    model: Any,
+    *,
+    name: str | None = None,
+    input_size: int | None = None,
+    preprocessing: str = "unit",
+    layer: str | None = None,
+) -> ModelSpec:
+    """A Keras 3 model on the JAX backend, with the weights it has, as a candidate.
+
+    The model's own variables are copied and never trained. Layers with `trainable = False` stay
+    frozen. The compute dtype is that of the model's own dtype policy.
+
+    Args:
+        model: functional or sequential `keras.Model` of one image input, channels last.
+        name: in tables and file names; None: the model's.
+        input_size: side of the square input in pixels; None: the model's own.
+        preprocessing: how uint8 pixels become input, a key of `ncap_jax.zoo.preprocess.MODES`.
+        layer: name of the layer whose output are the features; None: the model's output. Name
+            the one below the classifier, or build the model with `include_top=False`.
+
+    Raises:
+        ModelError: not a Keras model, another backend, no such layer, no input size, nothing to
+            train, or an output of another shape.
+        ConfigError: unknown preprocessing.
+    """
+    import keras
+
+    if keras.backend.backend() != "jax":
+        raise errors.ModelError(
+            f"Keras runs on the backend {keras.backend.backend()!r}",
+            "Set KERAS_BACKEND=jax before Keras is imported",
+        )
+    if not isinstance(model, keras.Model):
+        raise errors.ModelError(f"{type(model).__name__} is no keras.Model", "Give a Keras 3 model")
+    body = _keras_body(keras, model, layer)
+    size = input_size or body.input_shape[1]
+    if size is None:
+        raise errors.ModelError(
+            f"the Keras model {model.name} takes images of any size", "Give input_size in pixels"
+        )
+    if not body.trainable_variables:
+        raise errors.ModelError(
+            f"the Keras model {model.name} has nothing to train", "Set model.trainable = True"
+        )
+
+    params, state = _keras_arrays(body)
+
+    def given(*, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Module:
+        return Adapted(_keras_apply(body), params, state, None)
+
+    def random(*, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Module:
+        seed = int(jax.random.bits(rngs.params()))
+        before = python_random.getstate()
+        python_random.seed(seed)  # where Keras's initialisers take their seeds from
+        try:
+            fresh = keras.models.clone_model(body)
+        finally:
+            python_random.setstate(before)
+        return Adapted(_keras_apply(body), *_keras_arrays(fresh), None)
+
+    return make_spec(name or model.name, random, given, size, preprocessing)
+
+
+def _keras_apply(model: Any) -> Apply:
+    def apply(params, state, x, key, training):  # Keras keeps its random streams in its state
+        y, changed = model.stateless_call(
+            [params[key] for key in sorted(params)],
+            [state[key] for key in sorted(state)],
+            x,
+            training=training,
+        )
+        return y, dict(zip(sorted(state), changed, strict=True))
+
+    return apply
+
+
+def _keras_arrays(model: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Copies of trainable and other arrays by number and path: paths may repeat."""
+
+    def named(variables):  # copies, for Keras's own fit() donates its arrays
+        return {f"{i:05d}:{v.path}": jnp.array(v.value) for i, v in enumerate(variables)}
+
+    return named(model.trainable_variables), named(model.non_trainable_variables)
+
+
+def _keras_body(keras: Any, model: Any, layer: str | None) -> Any:
+    """The model up to a layer, checked for one image input."""
+    shapes = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] != 3:
+        raise errors.ModelError(
+            f"the Keras model {model.name} has inputs of shapes {shapes}",
+            "Give a built model of one input (batch, height, width, 3)",
+        )
+    if layer is None:
+        return model
+    names = [each.name for each in model.layers]
+    if layer not in names:
+        raise errors.ModelError(*errors.unknown_name("layer", layer, names))
+    return keras.Model(model.inputs[0], model.get_layer(layer).output, name=model.name)

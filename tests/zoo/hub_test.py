@@ -1,0 +1,179 @@
+"""Checkpoints of the Hugging Face Hub, from a local server that speaks its protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import importlib.util
+import json
+import threading
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import ncap_jax as ncap
+from ncap_jax import errors
+from ncap_jax.types import ModelSpec
+from ncap_jax.zoo import find_models, hub, load_model
+from ncap_jax.zoo.weights import store
+
+needs_hub = pytest.mark.skipif(
+    importlib.util.find_spec("huggingface_hub") is None, reason="needs ncap_jax[hf]"
+)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """/<owner>/<repository>/resolve/<revision>/<file>, HEAD and GET."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+
+    def do_HEAD(self):
+        repository, _, rest = self.path.lstrip("/").partition("/resolve/")
+        content = self.files.get(f"{repository}/{rest.partition('/')[2]}")
+        self.send_response(200 if content is not None else 404)
+        content = content or b""
+        if not content:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        return content
+
+    def do_GET(self):
+        self.wfile.write(self.do_HEAD())
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def site(monkeypatch, tmp_path):
+    """Files of the hub: a dictionary `owner/repository/file` -> bytes."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    from huggingface_hub import constants
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        address + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("NCAP_OFFLINE", raising=False)
+    monkeypatch.setattr(Server, "files", {})
+    hub.find.cache_clear()
+    yield Server.files
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("hf://timm/vgg16.tv_in1k", ("timm/vgg16.tv_in1k", None, None)),
+        ("hf://a/b@v1.0", ("a/b", "v1.0", None)),
+        ("hf://a/b@main/sub/x.safetensors", ("a/b", "main", "sub/x.safetensors")),
+        ("hf://a/b/x.safetensors", ("a/b", None, "x.safetensors")),
+    ],
+)
+def test_names(name, parts):
+    assert hub.parse(name) == parts
+
+
+@pytest.mark.parametrize("name", ["hf://vgg16", "hf:/a/b", "hf://a/b@", "hf://a/b c", "a/b"])
+def test_other_names_are_refused(name):
+    with pytest.raises(errors.ModelError, match="Write hf://owner/repository"):
+        hub.parse(name)
+
+
+@needs_hub
+def test_our_own_weights_from_the_hub(site):
+    """A user's fine-tuned tiny model, as `save_module` wrote it."""
+    original = load_model("tiny_depthwise", weights=None, seed=9)
+    arrays = store.state_arrays(original)
+    site["me/mine/model.safetensors"] = safetensors.numpy.save(arrays)
+    loaded = store.state_arrays(load_model("tiny_depthwise", weights="hf://me/mine"))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(loaded[name], array)
+
+
+@needs_hub
+def test_a_file_is_fetched_once_and_then_offline(site, monkeypatch):
+    site["me/mine/model.safetensors"] = b"x" * 100
+    path = hub.fetch("hf://me/mine")
+    assert path.read_bytes() == b"x" * 100
+    site.clear()
+    monkeypatch.setenv("NCAP_OFFLINE", "1")
+    assert hub.fetch("hf://me/mine") == path
+    with pytest.raises(errors.WeightsError, match="NCAP_OFFLINE"):
+        hub.fetch("hf://me/other")
+
+
+@needs_hub
+def test_a_missing_file_is_named(site):
+    with pytest.raises(errors.WeightsError, match=r"model\.safetensors of me/mine"):
+        load_model("tiny_depthwise", weights="hf://me/mine")
+
+
+@needs_hub
+def test_an_architecture_that_is_not_in_the_zoo_is_named(site):
+    site["timm/tinynet_b.in1k/config.json"] = json.dumps({"architecture": "tinynet_b"}).encode()
+    with pytest.raises(errors.ModelError, match="no architecture 'tinynet_b'"):
+        ncap.rank_models(["hf://timm/tinynet_b.in1k"], "digits", show_progress=False)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(errors.WeightsError, match=r"ncap_jax\[hf\]"):
+        hub.fetch("hf://me/mine")
+
+
+@needs_hub
+def test_an_hf_name_stands_where_a_models_name_stands(site, shared_data):
+    """Real PyTorch weights in a repository of timm's form, found, renamed, and the same."""
+    content = (shared_data / "weights" / "cifar10_resnet20.safetensors").read_bytes()
+    config = {
+        "architecture": "cifar_resnet20",
+        "pretrained_cfg": {"input_size": [3, 40, 40], "mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    site["me/Mine.v2/model.safetensors"] = content
+    site["me/Mine.v2/config.json"] = json.dumps(config).encode()
+    (spec,) = find_models(["hf://me/Mine.v2", "hf://me/Mine.v2"])
+    assert (spec.name, spec.input_size, spec.preprocessing) == ("mine.v2", 40, "tf")
+    assert spec.sha256 == hashlib.sha256(content).hexdigest()
+    x = np.random.default_rng(0).normal(size=(2, 40, 40, 3)).astype(np.float32)
+    local = shared_data / "weights" / "cifar10_resnet20.safetensors"
+    expected = load_model("cifar_resnet20", weights=local).features(x)
+    np.testing.assert_array_equal(load_model(spec).features(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "mode"),
+    [
+        ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], "torch"),
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], "tf"),
+        ([0.5, 0.5, 0.5], [0.25, 0.25, 0.25], "unit"),
+        (None, None, "torch"),
+    ],
+)
+def test_normalisations(mean, std, mode):
+    pixels = {} if mean is None else {"mean": mean, "std": std}
+    base = ModelSpec("base", build=print, input_size=8, feature_width=4, preprocessing="torch")
+    assert hub._preprocessing(pixels, base, "a/b") == mode
+
+
+def test_an_unknown_normalisation_is_refused():
+    base = ModelSpec("base", build=print, input_size=8, feature_width=4)
+    clip = {
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    with pytest.raises(errors.ModelError, match=r"0\.48145466"):
+        hub._preprocessing(clip, base, "a/b")
