@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ncap_jax.capacitance import one_step
+from ncap_jax.capacitance import checks, one_step
 from ncap_jax.capacitance.bilinear import Weight
 from ncap_jax.capacitance.checks import MIN_HIDDEN_LAYERS
 from ncap_jax.capacitance.line_graph import SIGN, State, Sums
@@ -192,3 +192,21 @@ def update(
     strengths: Any = tuple(state.sums)
     batch = measure(apply, params, constants, inputs, labels, mask, strengths, every_edge)
     return jax.tree.map(jnp.add, state, batch)
+
+
+def check(apply: Apply, params: Any, constants: Any, inputs: Any, labels: Any) -> None:
+    """Looks at concrete values before anything is compiled; `measure` itself cannot.
+
+    Raises:
+        KernelError: an empty batch, inputs that are not finite floating point, labels that are
+            not (batch,) integers of the model's classes, or weights with NaN or infinity.
+    """
+    checks.check_inputs(inputs)
+    for name, leaf in zip(parameter_names(params), jax.tree.leaves(params), strict=True):
+        if is_float(leaf):
+            checks.check_finite(leaf, name, "The model diverged or was loaded damaged")
+    batch = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+    logits = jax.eval_shape(apply, params, constants, batch)
+    if getattr(logits, "ndim", None) != 2:
+        raise KernelError(f"the model returns {logits}", "Return only logits (batch, classes)")
+    checks.check_labels(labels, inputs.shape[0], logits.shape[1])

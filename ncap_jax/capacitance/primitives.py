@@ -62,12 +62,17 @@ def bind(eqn: jex.JaxprEqn, *primals: Any) -> list[Any]:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
-def where(eqn: jex.JaxprEqn) -> str:
-    """The module and line of the user's code that an equation comes from."""
-    traceback: Any = eqn.source_info.traceback
-    for frame in traceback.frames if traceback else ():
-        if not any(f"/{p}/" in frame.file_name for p in ("jax", "flax", "jaxlib")):
-            return f"{frame.function_name} ({frame.file_name}:{frame.line_num})"
+def where(*eqns: jex.JaxprEqn) -> str:
+    """The function and line of the user's code that an equation comes from.
+
+    Args:
+        eqns: the equation, then the calls that it is nested in, innermost first.
+    """
+    for eqn in eqns:
+        traceback: Any = eqn.source_info.traceback
+        for frame in traceback.frames if traceback else ():
+            if not any(f"/{p}/" in frame.file_name for p in ("jax", "flax", "jaxlib")):
+                return f"{frame.function_name} ({frame.file_name}:{frame.line_num})"
     return "the model"
 
 

@@ -90,6 +90,7 @@ class Trace:
         self.graph = Graph()
         self.tape: list[Entry] = []
         self.outputs: dict[Use, Value] = {}
+        self.calls: list[jex.JaxprEqn] = []  # what is being run inside of, outermost first
 
     def run(self, closed: jex.ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
         """Evaluates a jaxpr on values."""
@@ -114,10 +115,12 @@ class Trace:
             return [self._product(eqn, values)]
         if is_elementwise(eqn) and any(v.active for v in values):
             return [self._elementwise(eqn, values)]
-        if name in INLINE and interesting:
-            return self.run(inner_jaxpr(eqn), values)
-        if name in CONTROL and interesting:
-            return self._control(eqn, values)
+        if name in INLINE | CONTROL and interesting:
+            self.calls.append(eqn)
+            inside = self._control if name in CONTROL else self._inlined
+            outputs = inside(eqn, values)
+            self.calls.pop()
+            return outputs
         if name in REARRANGEMENTS and not any(v.data or v.mixed for v in values):
             made = _rearranged(eqn, values)
             if made is not None:
@@ -151,8 +154,8 @@ class Trace:
         """An operation that no stream passes."""
         if any(v.stream for v in values):
             raise KernelError(
-                f"{eqn.primitive.name!r} in {where(eqn)} lies between weight layers and is neither "
-                "elementwise nor a rearrangement, a sum, a pooling or a product",
+                f"{eqn.primitive.name!r} in {self._where(eqn)} lies between weight layers and is "
+                "neither elementwise nor a rearrangement, a sum, a pooling or a product",
                 "Measure a probe on the model's features instead, or stop its gradient",
             )
         outputs, pull, inputs = self._record(lambda *x: bind(eqn, *x), values)
@@ -223,7 +226,7 @@ class Trace:
             if one.mixed and (other.active or other.data):
                 raise KernelError(
                     f"the weight made of {', '.join(sorted(one.mixed))} is computed from its "
-                    f"parameters before it meets the data in {where(eqn)}",
+                    f"parameters before it meets the data in {self._where(eqn)}",
                     "Only parameters that enter as they are, or rearranged, have edges of their "
                     "own; merge the computed weight into one parameter first",
                 )
@@ -261,8 +264,8 @@ class Trace:
             side == 0 or eqn.params["batch_group_count"] != 1
         ):
             raise KernelError(
-                f"the convolution in {where(eqn)} uses {', '.join(weight.weight.keys)} in a way "
-                "that is not a layer's",
+                f"the convolution in {self._where(eqn)} does not use "
+                f"{', '.join(weight.weight.keys)} as a layer does",
                 "Let the parameter be the right operand, with batch_group_count 1",
             )
         name, params, full = eqn.primitive.name, dict(eqn.params), shape(eqn.outvars[0])
@@ -273,11 +276,17 @@ class Trace:
         self.outputs[use] = made
         return self._finish([made], pull, inputs)[0]
 
+    def _where(self, eqn: jex.JaxprEqn) -> str:
+        return where(eqn, *reversed(self.calls))
+
+    def _inlined(self, eqn: jex.JaxprEqn, values: list[Value]) -> list[Value]:
+        return self.run(inner_jaxpr(eqn), values)
+
     def _control(self, eqn: jex.JaxprEqn, values: list[Value]) -> list[Value]:
         """Unrolls a scan; other control flow has no fixed graph."""
         if eqn.primitive.name != "scan":
             raise KernelError(
-                f"{eqn.primitive.name!r} in {where(eqn)} has weights or their results inside",
+                f"{eqn.primitive.name!r} in {self._where(eqn)} has weights or their results inside",
                 "Write the layers out, or loop over them with scan",
             )
         consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]

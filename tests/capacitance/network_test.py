@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ncap_jax.capacitance import beta_eff, network
+from ncap_jax.capacitance import beta_eff, network, one_step
 from ncap_jax.capacitance.reference import beta_eff as dense_beta_eff
+from ncap_jax.errors import KernelError
 from tests.capacitance import brute_force
+from tests.capacitance.nets import random_net
 
 # docs/numerics.md: float64 against float64, Jacobians of a whole network.
 EXACT = 1e-10
@@ -242,3 +244,228 @@ def test_against_brute_force(x64, name):
         assert result.status == "ok"
         tolerance = EXACT * float(result.condition)
         np.testing.assert_allclose(result.value, dense_beta_eff(p), rtol=tolerance)
+
+
+WIDTHS = (4, 5, 4, 6, 3)
+
+
+def perceptron(params, constants, x):
+    """A plain MLP; the constant is an offset of its logits."""
+    for kernel, bias in params[:-1]:
+        x = jax.nn.relu(x @ kernel + bias[None, :])
+    kernel, bias = params[-1]
+    return x @ kernel + bias[None, :] + constants
+
+
+def mlp_case(seed=0, batch=9, dtype=np.float64):
+    data = random_net(seed, WIDTHS, batch)
+    params = [
+        (jnp.asarray(k, dtype), jnp.asarray(b, dtype)) for k, b in zip(data.kernels, data.biases)
+    ]
+    return params, jnp.zeros((1, 3), dtype), jnp.asarray(data.inputs, dtype), data.labels
+
+
+def test_of_an_mlp_is_the_probe_kernel(x64):
+    params, offset, inputs, labels = mlp_case()
+    state = jax.jit(partial(network.measure, perceptron))(params, offset, inputs, labels)
+    # Both degrees of the last hidden layer's kernel are formed, except where one is exactly 0.
+    assert sorted(state.sums["signed"].delta_in) == ["1/0"]
+    assert sorted(state.sums["absolute"].delta_in) == ["1/0", "2/0"]
+    kernels, biases = zip(*params)
+    for strength, result in beta_eff.from_state(state).items():
+        expected = beta_eff.mlp_beta_eff(kernels, biases, inputs, labels, strength)
+        np.testing.assert_allclose(result.value, expected.value, rtol=1e-11)
+
+
+def test_any_batching_gives_the_same(x64):
+    params, offset, inputs, labels = mlp_case()
+    whole = beta_eff.from_state(network.measure(perceptron, params, offset, inputs, labels))
+    state = network.init(perceptron, params, offset, inputs[:4])
+    for start in range(0, 9, 4):
+        mask = jnp.arange(4) < 9 - start
+        rows = np.minimum(start + np.arange(4), 8)
+        x = jnp.where(mask[:, None], inputs[rows], jnp.nan)
+        state = network.update(state, perceptron, params, offset, x, labels[rows], mask)
+    assert int(state.samples) == 9
+    for strength, result in beta_eff.from_state(state).items():
+        np.testing.assert_allclose(result.value, whole[strength].value, rtol=1e-12)
+
+
+def test_vmap_over_models_is_a_loop(x64):
+    cases = [mlp_case(seed)[0] for seed in range(3)]
+    _, offset, inputs, labels = mlp_case()
+
+    @jax.jit
+    def one(params):
+        return beta_eff.from_state(network.measure(perceptron, params, offset, inputs, labels))
+
+    batched = jax.jit(jax.vmap(one))(jax.tree.map(lambda *x: jnp.stack(x), *cases))
+    for index, params in enumerate(cases):
+        for strength, looped in one(params).items():
+            np.testing.assert_allclose(batched[strength].value[index], looped.value, rtol=1e-11)
+
+
+def test_scanned_and_rematerialised_blocks_are_loops(x64):
+    rng = np.random.default_rng(0)
+    stack = jnp.asarray(rng.normal(size=(3, 5, 5)))
+    ends = jnp.asarray(rng.normal(size=(4, 5))), jnp.asarray(rng.normal(size=(5, 3)))
+    inputs, labels = jnp.asarray(rng.normal(size=(6, 4))), jnp.arange(6) % 3
+
+    def block(x, kernel):
+        return x + jnp.tanh(x @ kernel), None
+
+    def scanned(params, constants, x):
+        x, _ = lax.scan(jax.checkpoint(block), x @ params["ends"][0], params["stack"])
+        return x @ params["ends"][1]
+
+    def looped(params, constants, x):
+        x = x @ params["ends"][0]
+        for kernel in params["stack"]:
+            x, _ = block(x, kernel)
+        return x @ params["ends"][1]
+
+    measure = partial(network.measure, every_edge=True)
+    first = measure(scanned, {"ends": ends, "stack": stack}, None, inputs, labels)
+    second = measure(looped, {"ends": ends, "stack": list(stack)}, None, inputs, labels)
+    for strength in network.STRENGTHS:
+        one, other = first.sums[strength], second.sums[strength]
+        for direction in ("delta_in", "delta_out"):
+            rows = [getattr(other, direction)[f"stack/{i}"] for i in range(3)]
+            np.testing.assert_allclose(
+                getattr(one, direction)["stack"], np.stack(rows), rtol=1e-12, atol=1e-12
+            )
+
+
+def test_a_layer_used_twice_has_one_set_of_edges(x64):
+    """Its degrees are the sums over its uses."""
+    params, _, inputs, labels = mlp_case()
+    (first, _), _, _, (last, _) = params
+    rng = np.random.default_rng(1)
+    middle = jnp.asarray(rng.normal(size=(5, 5)))
+    last = jnp.asarray(rng.normal(size=(5, 3)))
+
+    def net(params, constants, x):
+        x = jax.nn.relu(x @ params["first"])
+        for kernel in params["middle"]:
+            x = jax.nn.relu(x @ kernel)
+        return x @ params["last"]
+
+    def tied(params, constants, x):
+        return net({**params, "middle": [params["middle"]] * 3}, constants, x)
+
+    ends = {"first": first, "last": last}
+    measure = partial(network.measure, every_edge=True, strengths=("absolute",))
+    apart = measure(net, {**ends, "middle": [middle] * 3}, None, inputs, labels).sums["absolute"]
+    joined = measure(tied, {**ends, "middle": middle}, None, inputs, labels).sums["absolute"]
+    for one, many in ((joined.delta_in, apart.delta_in), (joined.delta_out, apart.delta_out)):
+        total = sum(many[f"middle/{i}"] for i in range(3))
+        np.testing.assert_allclose(one["middle"], total, rtol=1e-12)
+
+
+def test_the_true_gradient_passes_held_states(x64):
+    """G behind a soft-max attention map and a layer norm is autodiff's, not the held one."""
+    net, lins, weights, inputs, labels = example("two_head_attention")
+    apply = brute_force.apply(net, lins)
+    trace, logits = network._forward(apply, weights, None, inputs)
+    g = jax.nn.softmax(logits.primal) - jax.nn.one_hot(labels, 3, dtype=inputs.dtype)
+    found = one_step.cotangents(trace, logits, g)
+
+    def loss(weights):
+        log_p = jax.nn.log_softmax(apply(weights, None, inputs))
+        return -jnp.sum(jnp.take_along_axis(log_p, labels[:, None], axis=1))
+
+    expected = jax.grad(loss)(weights)
+    assert len(found) == len(weights)
+    for use, cotangent in found.items():
+        (key,) = use.weight.keys
+        gradient = use.weight_gradient(use.u, cotangent)
+        np.testing.assert_allclose(gradient, expected[key], rtol=1e-10, atol=1e-12)
+
+
+def test_float32_against_float64():
+    """The tolerance of docs/numerics.md, times the condition number."""
+    results = {}
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            dtype = np.float64 if x64 else np.float32
+            params, offset, inputs, labels = mlp_case(3, 64, dtype)
+            state = network.measure(perceptron, params, offset, inputs, labels)
+            results[x64] = beta_eff.from_state(state)
+    for strength, double in results[True].items():
+        single = results[False][strength]
+        assert single.value.dtype == jnp.float32
+        error = abs(float(single.value) / float(double.value) - 1)
+        assert error < 1e-5 * max(float(double.condition), 1)
+
+
+def with_middle(middle):
+    """An MLP with something between its second and third layer."""
+
+    def apply(params, constants, x):
+        (a, _), (b, _), (c, _), (d, _) = params
+        x = middle(jax.nn.relu(jax.nn.relu(x @ a) @ b), c)
+        return jax.nn.relu(x) @ d
+
+    return apply
+
+
+def standardised(x, kernel):
+    return x @ (kernel - kernel.mean(axis=0, keepdims=True))
+
+
+REFUSED = {
+    "sort": (with_middle(lambda x, c: jnp.sort(x, axis=1) @ c), "'sort' in .*network_test.py"),
+    "product": (with_middle(lambda x, c: jnp.cumprod(x, axis=1) @ c), "cumprod"),
+    "computed weight": (with_middle(standardised), "made of 2/0 is computed .*standardised"),
+    "while": (
+        with_middle(lambda x, c: lax.while_loop(lambda v: v.sum() > 1e9, lambda v: v / 2, x @ c)),
+        "'while' in",
+    ),
+    "branch": (
+        with_middle(lambda x, c: lax.cond(x.sum() > 0, lambda v: v @ c, lambda v: -(v @ c), x)),
+        "'cond' in",
+    ),
+    "three layers": (lambda p, _, x: x @ p[0][0] @ p[1][0] @ p[2][0], "3 weight layers .* 2/0"),
+    "no layer": (lambda p, _, x: x * p[0][1][None, :4], "no weight layer"),
+    "two results": (lambda p, _, x: (x, x), "Return only the logits"),
+    "a feature map": (lambda p, _, x: perceptron(p, 0.0, x)[None], "Return only the logits"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_treated_is_named(name):
+    apply, words = REFUSED[name]
+    params, _, inputs, labels = mlp_case(dtype=np.float32)
+    with pytest.raises(KernelError, match=words) as caught:
+        network.measure(apply, params, None, inputs, labels)
+    assert caught.value.remedy
+
+
+def test_held_operations_may_be_anything(x64):
+    """What no stream passes is evaluated as it stands: here a sort of a gate's copy."""
+    params, _, inputs, labels = mlp_case()
+
+    def gated(x, c):
+        gate = lax.stop_gradient(jnp.sort(lax.stop_gradient(x), axis=1))
+        return (x * gate) @ c
+
+    state = network.measure(with_middle(gated), params, None, inputs, labels)
+    assert beta_eff.from_state(state)["absolute"].status == "ok"
+
+
+BAD = {
+    "NaN weights": (lambda p, x, y: ([(p[0][0] * np.nan, p[0][1]), *p[1:]], x, y), "0/0 has 20"),
+    "empty batch": (lambda p, x, y: (p, x[:0], y[:0]), "empty"),
+    "integer inputs": (lambda p, x, y: (p, x.astype(jnp.int32), y), "floating point"),
+    "labels out of range": (lambda p, x, y: (p, x, y + 1), "Renumber"),
+    "labels missing": (lambda p, x, y: (p, x, y[1:]), "one label a sample"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused(name):
+    change, words = BAD[name]
+    params, offset, inputs, labels = mlp_case(dtype=np.float32)
+    params, inputs, labels = change(params, inputs, labels)
+    with pytest.raises(KernelError, match=words):
+        network.check(perceptron, params, offset, inputs, labels)
