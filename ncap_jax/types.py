@@ -240,11 +240,14 @@ class Prediction:
         std: standard deviation of the prediction in the unit of `mean`; NaN if the method
             has none.
         flag: empty, or why the number should not be trusted.
+        own_std: the part of `std` that is not common to all models of the pool, which decides
+            who is better; NaN: all of it.
     """
 
     mean: float
     std: float = float("nan")
     flag: str = ""
+    own_std: float = float("nan")
 
 
 @dataclass(frozen=True)

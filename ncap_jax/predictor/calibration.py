@@ -16,15 +16,20 @@ Three steps, all on the logit scale z = log(p / (1 − p)), all from the pool's 
 
        r = Σ_k d_k d_{k+1} / Σ_k d_k²,   d_k = z̄_{k+1} − z̄_k,   gain = d_last r / (1 − r)      (C2)
 
-   (Aitken's extrapolation, with r fitted and held in [0, 0.8].) The same gain for every model:
-   nothing in a few epochs says how the gains differ. Needs three epochs.
-3. Uncertainty. σ of (C1) and the gain itself, added in quadrature; mean and standard deviation
-   of the accuracy are those of the logit-normal, by Gauss-Hermite quadrature.
+   (Aitken's extrapolation, with r fitted and held in [0, 0.8].) Every model gains the same, so
+   growth keeps the order too. Needs three epochs.
+3. Uncertainty. Of the accuracy: σ of (C1) and the gain itself, added in quadrature. Of who is
+   better: σ and the spread of the models' own last steps, carried on in the same way (at most
+   the gain), for what all models share decides nothing between them:
+
+       std² = σ² + gain²,   own² = σ² + min(gain, sd_i(b Δlink(score_i)) r / (1 − r))²         (C3)
+
+   Mean and standard deviation of the accuracy are those of the logit-normal, by Gauss-Hermite
+   quadrature; `own` is carried to the accuracy scale by the derivative of that mean.
 
 That an extrapolation may be off by as much as it adds is a convention, not an estimate: it gives
 two-sigma intervals that cover about 95 % of the limits of the synthetic pool in the tests (half
-of it: about 80 %). Part of that doubt is common to all models; whoever compares models by
-independent normals with these deviations errs on the side of 'cannot be told apart'.
+of it: about 80 %).
 """
 
 from __future__ import annotations
@@ -101,8 +106,15 @@ def fit_relation(x: np.ndarray, z: np.ndarray, epoch: np.ndarray) -> Relation | 
     return Relation(float(level), float(slope), spread, int(x.size))
 
 
-def pool_gain(trajectories: Sequence[Trajectory]) -> float | None:
-    """What the mean logit accuracy will still gain, equation (C2); None below three epochs.
+class Growth(NamedTuple):
+    """What the pool's mean logit accuracy will still gain, and r/(1 − r) of (C2)."""
+
+    gain: float
+    factor: float
+
+
+def pool_growth(trajectories: Sequence[Trajectory]) -> Growth | None:
+    """Equation (C2); None below three epochs.
 
     Only models that ran as long as the longest, with finite accuracies, enter the mean curve.
     """
@@ -113,25 +125,41 @@ def pool_gain(trajectories: Sequence[Trajectory]) -> float | None:
         return None
     steps = np.diff(np.mean(full, axis=0))
     if steps[-1] <= 0:
-        return 0.0  # the pool has stopped rising
+        return Growth(0.0, 0.0)  # the pool has stopped rising
     ratio = float(np.sum(steps[1:] * steps[:-1]) / np.sum(steps[:-1] ** 2))
     ratio = min(max(ratio, 0.0), LARGEST_RATIO)
-    return float(steps[-1]) * ratio / (1.0 - ratio)
+    factor = ratio / (1.0 - ratio)
+    return Growth(float(steps[-1]) * factor, factor)
 
 
-def logit_normal(mean: float, std: float) -> tuple[float, float]:
-    """Mean and standard deviation of expit(Z), Z ~ N(mean, std²), by Gauss-Hermite quadrature."""
+def _spread_of_last_steps(predictor: Predictor, trajectories: Sequence[Trajectory]) -> float:
+    """Standard deviation over models of the last step of link(score); 0 for fewer than two."""
+    longest = max((t.epochs for t in trajectories), default=0)
+    full = [t for t in trajectories if t.epochs == longest]
+    now, before = predictor(full), predictor(full, longest - 1)
+    steps = [
+        predictor.link(b.mean) - predictor.link(a.mean)
+        for a, b in zip(before, now)
+        if np.isfinite(a.mean) and np.isfinite(b.mean)
+    ]
+    return float(np.std(steps, ddof=1)) if len(steps) > 1 else 0.0
+
+
+class Accuracy(NamedTuple):
+    """Moments of expit(Z), Z ~ N(m, s²): mean, standard deviation, and d mean / d m."""
+
+    mean: float
+    std: float
+    slope: float
+
+
+def logit_normal(mean: float, std: float) -> Accuracy:
+    """Moments of the logit-normal by Gauss-Hermite quadrature."""
     values = expit(mean + std * _NODES)
     weights = _WEIGHTS / np.sum(_WEIGHTS)
     center = float(np.sum(weights * values))
-    return center, float(np.sqrt(np.sum(weights * (values - center) ** 2)))
-
-
-def _last_seen(trajectory: Trajectory, reason: str) -> Prediction:
-    accuracy = trained(trajectory, "validation_accuracy")
-    if not np.isfinite(accuracy[-1]):
-        return no_prediction("the last validation accuracy is not finite")
-    return Prediction(float(accuracy[-1]), flag=reason)
+    spread = float(np.sqrt(np.sum(weights * (values - center) ** 2)))
+    return Accuracy(center, spread, float(np.sum(weights * values * (1.0 - values))))
 
 
 def calibrated(
@@ -151,21 +179,36 @@ def calibrated(
     pool = [truncate(t, epochs) for t in trajectories]
     scores = predictor(pool)
     relation = fit_relation(*_score_history(predictor, pool))
-    gain = pool_gain(pool)
+    growth = pool_growth(pool)
     flags = []
-    if relation is not None and relation.records < FEW_RECORDS:
-        flags.append(f"uncertainty from {relation.records} records only")
-    if gain is None:
+    if growth is None:
+        growth = Growth(0.0, 0.0)
         flags.append("fewer than 3 epochs: growth after the last epoch not included")
+    if relation is None:
+        return [_last_seen(t, score) for t, score in zip(pool, scores, strict=True)]
+    if relation.records < FEW_RECORDS:
+        flags.append(f"uncertainty from {relation.records} records only")
+    difference = relation.slope * _spread_of_last_steps(predictor, pool) * growth.factor
+    std = float(np.hypot(relation.spread, growth.gain))  # (C3)
+    own = float(np.hypot(relation.spread, min(growth.gain, difference)))  # (C3)
     answers = []
-    for trajectory, score in zip(pool, scores, strict=True):
+    for score in scores:
         if not np.isfinite(score.mean):
             answers.append(no_prediction(score.flag))
-        elif relation is None:
-            reason = "the scores do not explain the accuracies seen: last seen accuracy shown"
-            answers.append(_last_seen(trajectory, reason))
-        else:
-            z = relation.level + relation.slope * predictor.link(score.mean)
-            mean, std = logit_normal(z + (gain or 0.0), np.hypot(relation.spread, gain or 0.0))
-            answers.append(Prediction(mean, std, "; ".join([f for f in [score.flag] if f] + flags)))
+            continue
+        z = relation.level + relation.slope * predictor.link(score.mean)
+        accuracy = logit_normal(z + growth.gain, std)
+        flag = "; ".join(([score.flag] if score.flag else []) + flags)
+        answers.append(Prediction(accuracy.mean, accuracy.std, flag, own * accuracy.slope))
     return answers
+
+
+def _last_seen(trajectory: Trajectory, score: Prediction) -> Prediction:
+    """The answer where scores and accuracies have no increasing relation."""
+    if not np.isfinite(score.mean):
+        return no_prediction(score.flag)
+    accuracy = trained(trajectory, "validation_accuracy")
+    if not np.isfinite(accuracy[-1]):
+        return no_prediction("the last validation accuracy is not finite")
+    reason = "the scores do not explain the accuracies seen: last seen accuracy shown"
+    return Prediction(float(accuracy[-1]), flag=reason)

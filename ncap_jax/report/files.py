@@ -115,7 +115,7 @@ def _row_from_json(row: Mapping[str, Any]) -> RankedModel:
     for name in ("beta_eff", "validation_accuracy"):
         fields[name] = tuple(_number(value) for value in fields[name])
     fields["predictions"] = {
-        name: Prediction(_number(p["mean"]), _number(p["std"]), p["flag"])
+        name: Prediction(_number(p["mean"]), _number(p["std"]), p["flag"], _number(p["own_std"]))
         for name, p in fields["predictions"].items()
     }
     return RankedModel(**fields)

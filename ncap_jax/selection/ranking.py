@@ -5,9 +5,9 @@ models that a budget stopped, those with more epochs first, then by the predicto
 few epochs cannot be set against one after many. Diverged and failed models, and models for
 which the predictor has no answer, come last without a rank.
 
-P(best). Independent normals N(mean, std²) per contender are sampled; P(best) is the share of
-draws that a model wins. A model is `tied_with_best` when the chance that it is better than the
-model ranked first exceeds `TIE_PROBABILITY`.
+P(best). Independent normals N(mean, own_std²) per contender are sampled (std where a method does
+not split it); P(best) is the share of draws that a model wins. A model is `tied_with_best` when
+the chance that it is better than the model ranked first exceeds `TIE_PROBABILITY`.
 
 Contenders are the models that ran to the end, or, where there are none, those that were stopped
 after the most epochs. The rest have P(best) NaN.
@@ -175,7 +175,13 @@ def _contest(order: Sequence[_Entry], seed: int) -> tuple[dict[str, float], set[
         and (first.status == "ok" or e.trajectory.epochs == first.epochs)
     ]
     mean = np.array([e.accuracy.mean for e in contenders])
-    std = np.array([e.accuracy.std for e in contenders])
+    # What is common to the pool decides nothing between its models.
+    std = np.array(
+        [
+            e.accuracy.std if math.isnan(e.accuracy.own_std) else e.accuracy.own_std
+            for e in contenders
+        ]
+    )
     names = [e.trajectory.model for e in contenders]
     if len(contenders) == 1:
         return {names[0]: 1.0}, set()

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy.special import expit, logit
+from scipy.stats import norm
 
 from ncap_jax.predictor import PREDICTORS
 from ncap_jax.predictor.calibration import (
@@ -15,7 +16,7 @@ from ncap_jax.predictor.calibration import (
     calibrated,
     fit_relation,
     logit_normal,
-    pool_gain,
+    pool_growth,
 )
 from ncap_jax.types import EpochRecord, Trajectory
 from tests.predictor.pool import make_pool, with_last
@@ -90,24 +91,48 @@ def test_gain_of_a_geometric_curve_is_exact(ratio):
     limit, n = 1.5, 5
     z = limit - 2.0 * ratio ** np.arange(n + 1)
     pool = [curve("a", expit(z).tolist()), curve("b", expit(z - 0.3).tolist())]
-    np.testing.assert_allclose(pool_gain(pool), limit - z[-1], rtol=1e-9)
+    growth = pool_growth(pool)
+    np.testing.assert_allclose(growth.gain, limit - z[-1], rtol=1e-9)
+    np.testing.assert_allclose(growth.factor, ratio / (1 - ratio))
 
 
 def test_gain_is_bounded_and_never_negative():
     line = expit(np.linspace(-2, 1, 6))  # equal steps: ratio 1, no limit in sight
-    bounded = pool_gain([curve("a", line.tolist())])
+    bounded = pool_growth([curve("a", line.tolist())]).gain
     np.testing.assert_allclose(bounded, 0.6 * LARGEST_RATIO / (1 - LARGEST_RATIO))
-    assert pool_gain([curve("a", [0.1, 0.5, 0.7, 0.69])]) == 0.0
-    assert pool_gain([curve("a", [0.1, 0.5, 0.7])]) is None
-    assert pool_gain([]) is None
+    assert pool_growth([curve("a", [0.1, 0.5, 0.7, 0.69])]) == (0.0, 0.0)
+    assert pool_growth([curve("a", [0.1, 0.5, 0.7])]) is None
+    assert pool_growth([]) is None
 
 
 def test_logit_normal_moments_against_sampling():
     draws = expit(np.random.default_rng(0).normal(1.2, 0.8, 2_000_000))
-    mean, std = logit_normal(1.2, 0.8)
+    mean, std, slope = logit_normal(1.2, 0.8)
     # Two million draws: standard error about 1e-4.
     np.testing.assert_allclose([mean, std], [draws.mean(), draws.std()], atol=5e-4)
-    np.testing.assert_allclose(logit_normal(0.0, 0.0), (0.5, 0.0), atol=1e-12)
+    change = logit_normal(1.2 + 1e-5, 0.8).mean - logit_normal(1.2 - 1e-5, 0.8).mean
+    np.testing.assert_allclose(slope, change / 2e-5, rtol=1e-6)
+    np.testing.assert_allclose(logit_normal(0.0, 0.0), (0.5, 0.0, 0.25), atol=1e-12)
+
+
+def test_pairs_are_ordered_as_often_as_is_said():
+    """P(i better than j) from `own_std` against the known limits, over many pools."""
+    said, right = [], []
+    for seed in range(20):
+        pool = make_pool(epochs=4, seed=seed)  # made best first
+        answers = calibrated(LOSS, pool)
+        for i, a in enumerate(answers):
+            for b in answers[i + 1 :]:
+                p = norm.cdf((a.mean - b.mean) / np.hypot(a.own_std, b.own_std))
+                said.append(max(p, 1 - p))
+                right.append(p > 0.5)
+    # 560 pairs in 20 pools: the share that is right is known to about 3 %.
+    assert abs(np.mean(said) - np.mean(right)) < 0.08
+
+
+def test_what_all_models_share_does_not_blur_who_is_better():
+    for answer in calibrated(LOSS, make_pool(epochs=3)):
+        assert 0 < answer.own_std < answer.std
 
 
 def test_without_a_relation_the_last_seen_accuracy_is_shown():

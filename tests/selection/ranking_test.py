@@ -10,6 +10,7 @@ import pytest
 
 from ncap_jax import errors
 from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS
+from ncap_jax.predictor.calibration import calibrated
 from ncap_jax.selection.ranking import TIE_PROBABILITY, check_config, rank_trajectories
 from ncap_jax.types import HEADS, RankConfig, Trajectory
 from tests.predictor.pool import make_pool, with_last
@@ -75,9 +76,10 @@ def test_same_seed_same_ranking_in_any_order_of_input():
 def test_p_best_against_the_closed_form_for_two():
     from scipy.stats import norm
 
-    ranking = rank_trajectories(make_pool(models=2), "synthetic")
-    a, b = ranking.models
-    expected = norm.cdf((a.predicted_accuracy - b.predicted_accuracy) / np.hypot(a.std, b.std))
+    pool = make_pool(models=2)
+    a, b = rank_trajectories(pool, "synthetic").models
+    own = [p.own_std for p in calibrated(PREDICTORS[DEFAULT_PREDICTORS["probe"]], pool)]
+    expected = norm.cdf((a.predicted_accuracy - b.predicted_accuracy) / np.hypot(*own))
     # 20,000 draws: standard error at most 0.0035.
     np.testing.assert_allclose([a.p_best, b.p_best], [expected, 1 - expected], atol=0.015)
     assert b.tied_with_best == (1 - expected > TIE_PROBABILITY)
