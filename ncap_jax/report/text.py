@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from ncap_jax.types import RankedModel, Ranking
 
+# More names than this make no sentence.
+_NAMED = 4
+
 
 def percent(value: float, digits: int = 1) -> str:
     """A fraction as percent, a dash where there is none."""
@@ -55,6 +58,8 @@ def answer(ranking: Ranking) -> str:
         text += f", best with probability {percent(best.p_best, 0)}"
     text += "."
     tied = [row.name for row in ranked if row.tied_with_best]
+    if len(tied) > _NAMED:
+        tied = [*tied[: _NAMED - 1], f"{len(tied) - _NAMED + 1} more"]
     if tied:
         text += f" {listed(tied)} cannot be told apart from it."
     return text

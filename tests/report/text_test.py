@@ -1,0 +1,69 @@
+"""Words and numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from ncap_jax.report import text
+from ncap_jax.selection.ranking import rank_trajectories
+from tests.predictor.pool import make_pool
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (4.21, "4.2 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (185.2, "3 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (7800.0, "2 h 10 min"),
+        (math.nan, "–"),
+        (-1.0, "–"),
+    ],
+)
+def test_duration(seconds, words):
+    assert text.duration(seconds) == words
+
+
+def test_numbers():
+    assert text.percent(0.9123) == "91.2 %"
+    assert text.percent(math.nan) == "–"
+    assert text.with_std(0.9123, 0.008) == "91.2 ± 0.8 %"
+    assert text.with_std(0.9123, math.nan) == "91.2 %"
+    assert text.with_std(math.nan, 0.1) == "–"
+    assert text.number(-1.23456e-5) == "-1.23e-05"
+
+
+def test_lists():
+    assert text.listed([]) == ""
+    assert text.listed(["a"]) == "a"
+    assert text.listed(["a", "b", "c"]) == "a, b and c"
+
+
+@pytest.mark.parametrize(
+    ("twins", "words"),
+    [
+        (0, None),
+        (1, "t0 cannot be told apart from it."),
+        (4, "t0, t1, t2 and t3 cannot be told apart from it."),
+        (6, "t0, t1, t2 and 3 more cannot be told apart from it."),
+    ],
+)
+def test_answer_names_a_few_that_are_tied(twins, words):
+    good, *_, bad = make_pool(epochs=8)
+    pool = [dataclasses.replace(good, model="a"), bad]
+    pool += [dataclasses.replace(good, model=f"t{i}") for i in range(twins)]
+    answer = text.answer(rank_trajectories(pool, "x"))
+    assert answer.startswith("Fine-tune a: predicted ")
+    assert words is None or answer.endswith(words)
+    assert ("told apart" in answer) == (twins > 0)
+
+
+def test_a_flag_that_all_share_is_said_once():
+    ranking = rank_trajectories(make_pool(models=3, epochs=2), "x")
+    (line,) = text.warnings(ranking)
+    assert line.startswith("all models: fewer than 3 epochs")
