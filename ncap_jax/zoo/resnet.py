@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -62,8 +62,9 @@ class PreactBottleneck(nnx.Module):
         def norm(name, width):
             return BatchNorm(width, epsilon=EPSILON, name=f"{prefix}_{name}_bn", **options)
 
-        def conv(number, *shape, **more):
-            return Conv(*shape, name=f"{prefix}_{number}_conv", **more, **options)
+        def conv(number: int, *shape: int, **more: Any) -> Conv:
+            more = {"name": f"{prefix}_{number}_conv", **more, **options}
+            return Conv(*shape, **more)
 
         self.preact = norm("preact", inputs)
         self.shortcut = conv(0, inputs, 4 * width, 1, stride, bias=True) if project else None
@@ -158,7 +159,7 @@ def _through(stacks: nnx.List, stages: dict[str, jax.Array]) -> dict[str, jax.Ar
 
 
 def _spec(
-    name: str, build: type[Backbone], depths: tuple[int, ...], parameters: int, md5: str
+    name: str, build: Callable[..., Backbone], depths: tuple[int, ...], parameters: int, md5: str
 ) -> ModelSpec:
     v2 = build is ResNetV2
     return keras_spec(
