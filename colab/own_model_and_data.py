@@ -1,0 +1,203 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Your own model and your own data
+#
+# Everything that `ncap_jax` ranks is a `ModelSpec`, and everything it ranks on is a `Dataset`.
+# This notebook makes both: images from a folder and from arrays; models in Flax NNX, Flax Linen,
+# Keras 3 and from the Hugging Face Hub. The last part measures β_eff in a training loop of your
+# own.
+
+# %%
+import importlib.util
+import subprocess
+import sys
+
+REPOSITORY = "git+https://github.com/OWNER/ncap_jax"  # the address of this repository
+if importlib.util.find_spec("ncap_jax") is None:  # on Colab; takes about a minute
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", REPOSITORY], check=True)
+
+# %% tags=["parameters"]
+EPOCHS = 3
+TRAIN, VALIDATION = 500, 500  # images of the digits used here
+PROBE_WIDTHS = (256, 128, 64)
+WITH_KERAS = True
+
+# %%
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # before Keras is imported; it is used below
+
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen, nnx
+from PIL import Image
+
+import ncap_jax as ncap
+
+# %% [markdown]
+# ## Data
+#
+# **Arrays**: uint8 images (n, height, width, channels) and labels. What is wrong with labels is
+# said or mapped, never guessed; a validation part is split off where there is none.
+
+# %%
+digits = ncap.load_dataset("digits", max_train=TRAIN, max_validation=VALIDATION)
+names = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+arrays = ncap.Dataset(images=digits.images, labels=names[digits.labels], name="digits in words")
+checked = ncap.load_dataset(arrays)
+print(checked.images.shape, checked.validation_images.shape, checked.class_names)
+
+# %% [markdown]
+# **A folder** with a subfolder for each class, `train/<class>/*` and `validation/<class>/*`, or
+# just `<class>/*`. Here one is written first; give the path of yours instead. On Colab,
+# `from google.colab import drive; drive.mount("/content/drive")` reaches a folder of your Drive.
+
+# %%
+folder = pathlib.Path(tempfile.mkdtemp()) / "photos"
+for number, (image, label) in enumerate(zip(digits.images, digits.labels)):
+    path = folder / names[label] / f"{number}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+photos = ncap.load_dataset(folder, validation_fraction=0.4)
+print(photos.images.shape, photos.validation_images.shape, photos.name)
+
+# %% [markdown]
+# ## Models
+#
+# **Flax NNX.** Any module with `features(x)`: preprocessed images (batch, height, width, 3) to
+# (batch, width). With a `build` function it can also be drawn at random.
+
+
+# %%
+class Small(nnx.Module):
+    """Two strided convolutions."""
+
+    def __init__(self, width=32, *, rngs, dtype=None):
+        self.one = nnx.Conv(3, 16, (3, 3), strides=2, dtype=dtype, rngs=rngs)
+        self.two = nnx.Conv(16, width, (3, 3), strides=2, dtype=dtype, rngs=rngs)
+        self.norm = nnx.BatchNorm(width, momentum=0.9, dtype=dtype, rngs=rngs)
+
+    def features(self, x):
+        x = nnx.relu(self.two(nnx.relu(self.one(x))))
+        return jnp.mean(self.norm(x), axis=(1, 2))
+
+
+# A model in memory, with the weights it has now. To rank weights from a file, use
+# ncap.ModelSpec(name, build, input_size, feature_width, weights="mine.safetensors").
+mine = ncap.from_module(Small(rngs=nnx.Rngs(0)), name="my_nnx", input_size=32)
+mine
+
+# %% [markdown]
+# **Flax Linen.** Give the module and its variables; `method` names what gives the features, so
+# that the classifier is left out.
+
+
+# %%
+class LinenNet(linen.Module):
+    """A small network with a classifier."""
+
+    def setup(self):
+        self.conv = linen.Conv(24, (4, 4), strides=4)
+        self.norm = linen.BatchNorm(momentum=0.9)
+        self.classifier = linen.Dense(1000)
+
+    def features(self, x, train: bool):
+        return linen.relu(self.norm(self.conv(x), use_running_average=not train))
+
+    def __call__(self, x, train: bool = False):
+        return self.classifier(self.features(x, train).mean(axis=(1, 2)))
+
+
+network = LinenNet()
+variables = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+from_linen = ncap.from_linen(network, variables, name="my_linen", input_size=32, method="features")
+
+# %% [markdown]
+# **Keras 3** on the JAX backend. `layer` names the layer whose output are the features.
+
+# %%
+models = [mine, from_linen, "tiny_depthwise"]
+if WITH_KERAS:
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            keras.layers.Conv2D(24, 4, strides=4),
+            keras.layers.BatchNormalization(momentum=0.9),
+            keras.layers.ReLU(),
+            keras.layers.GlobalAveragePooling2D(name="features"),
+            keras.layers.Dense(1000),
+        ]
+    )
+    models.append(ncap.from_keras(model, name="my_keras", layer="features"))
+
+# %% [markdown]
+# **Hugging Face Hub.** Where the architecture is in the zoo, a checkpoint's name is enough:
+# `"hf://timm/<repository>"` in place of a model's name (needs `pip install ncap_jax[hf]`).
+#
+# ## Ranking
+#
+# Your models have random weights here, and only `tiny_depthwise` has seen images before: it
+# should come out first.
+
+# %%
+ranking = ncap.rank_models(
+    models,
+    dataset=photos,
+    config=ncap.RankConfig(epochs=EPOCHS, probe_widths=PROBE_WIDTHS),
+)
+ranking
+
+# %% [markdown]
+# ## β_eff in your own training loop
+#
+# `CapacitanceMonitor` measures a model on the same samples whenever you call it. It changes
+# nothing in the model, and takes anything that maps a batch to features. `log` is called as
+# TensorBoard's `add_scalar`.
+
+# %%
+backbone = Small(rngs=nnx.Rngs(1))
+head = nnx.Linear(32, 10, rngs=nnx.Rngs(2))
+x = jnp.asarray(digits.images[:200], jnp.float32) / 127.5 - 1
+y = jnp.asarray(digits.labels[:200])
+monitor = ncap.CapacitanceMonitor(
+    x, y, probe_widths=PROBE_WIDTHS, strengths=["absolute"], log=lambda *entry: print(*entry)
+)
+optimizer = nnx.Optimizer((backbone, head), optax.adam(3e-3), wrt=nnx.Param)
+
+
+@nnx.jit
+def train_step(models, optimizer):
+    def loss_of(models):
+        backbone, head = models
+        logits = head(backbone.features(x))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    loss, gradients = nnx.value_and_grad(loss_of)(models)
+    optimizer.update(models, gradients)
+    return loss
+
+
+for epoch in range(EPOCHS):
+    for _ in range(10):
+        loss = train_step((backbone, head), optimizer)
+    monitor(backbone, epoch)
+print(f"loss {loss:.3f}; β_eff", [round(m.values["absolute"], 3) for m in monitor.history])
