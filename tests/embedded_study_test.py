@@ -1,0 +1,47 @@
+"""The study behind the default predictor: its runs, its tables, what the documents quote."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from experiments import embedded_study as study
+from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS
+from ncap_jax.zoo import tiny
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return study.read(ROOT / "experiments" / "corpus" / "embedded_digits.jsonl")
+
+
+def test_the_corpus_is_complete(corpus):
+    wanted = {(s.name, h, seed) for s in tiny.SPECS for h in study.HEADS for seed in study.SEEDS}
+    assert {(r["model"], r["head"], r["seed"]) for r in corpus} == wanted
+    assert len(corpus) == len(wanted)
+
+
+def test_the_documents_quote_what_the_study_prints(corpus, capsys):
+    study.compare(corpus)
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    results = (ROOT / "docs" / "results.md").read_text().splitlines()
+    assert len(printed) > 30
+    assert [line for line in printed if line not in results] == []
+
+
+def test_the_defaults_are_the_best_of_the_study(corpus):
+    truths = study.final_accuracy(corpus, "linear")
+    truth = {model: float(values.mean()) for model, values in truths.items()}
+    for head in study.HEADS:
+        mean = {
+            name: np.mean(
+                [study.score(method, corpus, head, truth, n).tau.mean() for n in study.EARLY]
+            )
+            for name, method in PREDICTORS.items()
+            if method.min_epochs == 1
+        }
+        assert max(mean, key=mean.__getitem__) == DEFAULT_PREDICTORS[head]
