@@ -8,7 +8,7 @@ import numpy as np
 
 from ncap_jax import errors
 from ncap_jax.data.images import is_streamed, take
-from ncap_jax.data.labels import map_labels
+from ncap_jax.data.labels import check_parts, map_labels
 from ncap_jax.data.split import stratified_split, stratified_subset
 from ncap_jax.types import Dataset
 
@@ -60,23 +60,31 @@ def check_dataset(
         [labels for _, labels in parts.values()], dataset.class_names, remap=remap_labels
     )
     info.update(done)
-    # Indices into (part, sample) until the end: pixels are copied once.
+    # Which samples of each part stay. Pixels are copied once, at the end.
     left = [np.arange(len(part)) for part in numbers]
     if len(parts) == 1:
         left, info["validation"] = _split(numbers[0], validation_fraction, seed)
         images, numbers = images * 2, numbers * 2
     info.setdefault("validation", "given")
+    if max_train is not None and max_train < len(class_names):
+        raise errors.ConfigError(
+            f"max_train is {max_train} but there are {len(class_names)} classes",
+            "Keep at least one training sample of each",
+        )
     for number, limit in enumerate((max_train, max_validation)):
         if limit is not None and limit < (size := len(left[number])):
             keep = stratified_subset(numbers[number][left[number]], limit, seed)
             left[number] = left[number][keep]
             part = ("training", "validation")[number]
             info["subset_of"] = {**info.get("subset_of", {}), part: size}
+    final = [part[kept] for part, kept in zip(numbers, left)]
+    info.pop("classes_without_validation", None)
+    info.update(check_parts(final, class_names))
     return Dataset(
         images=_keep(images[0], left[0]),
-        labels=numbers[0][left[0]],
+        labels=final[0],
         validation_images=_keep(images[1], left[1]),
-        validation_labels=numbers[1][left[1]],
+        validation_labels=final[1],
         class_names=class_names,
         name=dataset.name,
         info=info,

@@ -196,7 +196,7 @@ def _decode_all(
         for note, files in sorted(notes.items())
     }
     info = {
-        **checked.info,
+        **{k: v for k, v in checked.info.items() if k != "classes_without_validation"},
         **summary("skipped", broken),
         **({"converted": converted} if converted else {}),
         **lacking,

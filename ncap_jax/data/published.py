@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,8 +15,6 @@ import numpy as np
 from ncap_jax import errors
 from ncap_jax.data.listing import Listing
 
-# The target sets of the published experiment (caltech_birds2011 for its birds).
-NAMES = ("cifar10", "cifar100", "svhn_cropped", "fashion_mnist", "caltech_birds2011")
 # Records are read for their labels so many at a time.
 _CHUNK = 1024
 
@@ -123,7 +122,8 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         (path.parent for path in (root / name).glob("*/dataset_info.json")), key=_version
     )
     if prepared:
-        return tfds.builder_from_directory(prepared[-1])
+        with _damage_named(prepared[-1]):
+            return tfds.builder_from_directory(prepared[-1])
     if name not in (known := known_names(data_dir)):
         raise errors.DataError(*errors.unknown_name("data set", name, ["digits", *known]))
     raise errors.DataError(
@@ -147,10 +147,11 @@ def _records(builder: Any, split: str) -> tuple[Records, np.ndarray]:
 
     features = builder.info.features.items()
     pictures = [name for name, feature in features if isinstance(feature, tfds.features.Image)]
+    decoders = {name: tfds.decode.SkipDecoding() for name in pictures}
     try:
-        records = builder.as_data_source(
-            split=split, decoders={name: tfds.decode.SkipDecoding() for name in pictures}
-        )
+        with _damage_named(builder.data_dir):
+            records = builder.as_data_source(split=split, decoders=decoders)
+            labels = _labels(records)
     except NotImplementedError:
         root = pathlib.Path(builder.data_dir).parents[1]
         raise errors.DataError(
@@ -158,9 +159,31 @@ def _records(builder: Any, split: str) -> tuple[Records, np.ndarray]:
             "Prepare it in another data_dir, which takes TensorFlow: pip install "
             f"'ncap_jax[tf]' && {_build_command(builder.name, root / 'array_record')}",
         ) from None
+    return Records(records, split), labels
+
+
+def _labels(records: Any) -> np.ndarray:
+    """The labels (n,) int64 of all records, which reads each of them once."""
     labels = [
         example["label"]
         for start in range(0, len(records), _CHUNK)
         for example in records.__getitems__(range(start, min(start + _CHUNK, len(records))))
     ]
-    return Records(records, split), np.array(labels, np.int64)
+    return np.array(labels, np.int64)
+
+
+@contextlib.contextmanager
+def _damage_named(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the readers of damaged files raise into an error that names the folder."""
+    import google.protobuf.json_format
+
+    try:
+        yield
+    # RuntimeError: the ArrayRecord reader, in C++. The others: the JSON files beside it.
+    except (RuntimeError, ValueError, google.protobuf.json_format.Error, OSError) as error:
+        if isinstance(error, NotImplementedError):  # another file format, no damage
+            raise
+        raise errors.DataError(
+            f"the data set in {os.fspath(folder)} cannot be read: {error}",
+            "It seems damaged: delete the folder and prepare it again",
+        ) from None

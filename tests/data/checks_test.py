@@ -134,3 +134,20 @@ def test_parts_that_do_not_fit(digits_arrays):
                 validation_labels=digits_arrays.labels,
             )
         )
+
+
+def test_subsets_keep_every_class(digits_arrays):
+    checked = check_dataset(digits_arrays, max_train=10, max_validation=4)
+    assert sorted(checked.labels.tolist()) == list(range(10))
+    assert len(checked.info["classes_without_validation"]) == 6
+    with pytest.raises(errors.ConfigError, match="max_train is 9 but there are 10 classes"):
+        check_dataset(digits_arrays, max_train=9)
+    with pytest.raises(errors.ConfigError, match="at least 1"):
+        check_dataset(digits_arrays, max_validation=0)
+
+
+def test_classes_too_small_to_be_split_are_recorded():
+    images = np.zeros((7, 4, 4, 1), np.uint8)
+    checked = check_dataset(Dataset(images, np.array([0, 0, 0, 1, 1, 1, 2])))
+    assert checked.info["classes_without_validation"] == ["2"]
+    assert sorted(checked.validation_labels.tolist()) == [0, 1]

@@ -222,6 +222,23 @@ def test_other_file_formats_say_what_to_do(tmp_path):
     assert "--file_format=array_record" in caught.value.remedy
 
 
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "json"])
+def test_damaged_files_are_named(tmp_path, damage):
+    labels = np.arange(10).tolist() * 40
+    prepare("svhn_cropped", tmp_path, {"train": labels})
+    pattern = "*/*/dataset_info.json" if damage == "json" else "*/*/*train.array_record*"
+    (path,) = tmp_path.glob(pattern)
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 3] ^= 255
+    else:
+        content = content[: {"cut": len(content) // 2, "empty": 0, "json": 20}[damage]]
+    path.write_bytes(content)
+    with pytest.raises(errors.DataError, match="cannot be read") as caught:
+        load_dataset("svhn_cropped", data_dir=tmp_path)
+    assert str(path.parent) in caught.value.cause
+
+
 def test_unknown_name_offers_near_matches(tmp_path):
     with pytest.raises(errors.DataError, match=r"'ciffar10'\. Did you mean cifar10"):
         load_dataset("ciffar10", data_dir=tmp_path)
