@@ -99,6 +99,7 @@ def quotient(sums: Sums) -> BetaEff:
     return BetaEff(value, code, jnp.where(converged, 0, condition))
 
 
+@jax.jit
 def from_state(state: line_graph.State) -> dict[str, BetaEff]:
     """beta_eff of every strength in a `line_graph` accumulator, for alpha = 1."""
     return {name: quotient(sums) for name, sums in line_graph.finalise(state).items()}

@@ -34,6 +34,7 @@ def layers_of(net: Net, dtype=jnp.float64) -> list[line_graph.Layer]:
     ]
 
 
+@jax.jit
 def measure(layers, inputs, labels, mask=None):
     state = line_graph.init(layers, STRENGTHS)
     return line_graph.update(state, layers, jnp.asarray(inputs), jnp.asarray(labels), mask)
@@ -52,7 +53,7 @@ def test_against_the_dense_oracle(x64, widths, batch, plain, strength):
     net = random_net(sum(widths), widths, batch, plain=plain)
     adjacency = oracle(net, strength)
     state = measure(layers_of(net), net.inputs, net.labels)
-    sums = line_graph.finalise(state)[strength]
+    sums = jax.jit(line_graph.finalise)(state)[strength]
     rows, columns = adjacency.sum(axis=1), adjacency.sum(axis=0)
     scale = np.abs(adjacency).sum() + 1e-300
     starts = np.cumsum([0, *(k.size for k in net.kernels)])
@@ -72,7 +73,7 @@ def test_against_the_dense_oracle(x64, widths, batch, plain, strength):
 
 def test_magnitude_is_the_absolute_strength(x64):
     net = random_net(3, (4, 5, 4, 3, 3), 6, plain=False)
-    sums = line_graph.finalise(measure(layers_of(net), net.inputs, net.labels))
+    sums = jax.jit(line_graph.finalise)(measure(layers_of(net), net.inputs, net.labels))
     signed, absolute = oracle(net, "signed"), oracle(net, "absolute")
     # In the signed form layer L-1's edges cancel within each sample and are left out.
     edges = sum(k.size for k in net.kernels[:2])
@@ -140,9 +141,8 @@ def test_states_of_two_devices_add(x64):
 def test_batch_statistics_are_those_of_the_inputs(x64):
     net = random_net(8, (4, 6, 5, 4, 3), 9, plain=False)
     gammas, betas = [jnp.asarray(v) for v in net.scales], [jnp.asarray(v) for v in net.shifts]
-    layers = line_graph.with_batch_statistics(
-        layers_of(net), gammas, betas, jnp.asarray(net.inputs), 1e-3
-    )
+    with_statistics = jax.jit(line_graph.with_batch_statistics)
+    layers = with_statistics(layers_of(net), gammas, betas, jnp.asarray(net.inputs), 1e-3)
     z = net.inputs
     for index in range(3):
         a = z @ net.kernels[index] + net.biases[index]

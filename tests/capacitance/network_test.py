@@ -265,9 +265,15 @@ def mlp_case(seed=0, batch=9, dtype=np.float64):
     return params, jnp.zeros((1, 3), dtype), jnp.asarray(data.inputs, dtype), data.labels
 
 
+@partial(jax.jit, static_argnames=("apply", "strengths", "every_edge"))
+def measured(apply, params, constants, inputs, labels, **options):
+    """Jitted: evaluated one by one, the operations' compilations would take most of the time."""
+    return network.measure(apply, params, constants, inputs, labels, **options)
+
+
 def test_of_an_mlp_is_the_probe_kernel(x64):
     params, offset, inputs, labels = mlp_case()
-    state = jax.jit(partial(network.measure, perceptron))(params, offset, inputs, labels)
+    state = measured(perceptron, params, offset, inputs, labels)
     # Both degrees of the last hidden layer's kernel are formed, except where one is exactly 0.
     assert sorted(state.sums["signed"].delta_in) == ["1/0"]
     assert sorted(state.sums["absolute"].delta_in) == ["1/0", "2/0"]
@@ -279,7 +285,7 @@ def test_of_an_mlp_is_the_probe_kernel(x64):
 
 def test_any_batching_gives_the_same(x64):
     params, offset, inputs, labels = mlp_case()
-    whole = beta_eff.from_state(network.measure(perceptron, params, offset, inputs, labels))
+    whole = beta_eff.from_state(measured(perceptron, params, offset, inputs, labels))
     state = network.init(perceptron, params, offset, inputs[:4])
     for start in range(0, 9, 4):
         mask = jnp.arange(4) < 9 - start
@@ -324,7 +330,7 @@ def test_scanned_and_rematerialised_blocks_are_loops(x64):
             x, _ = block(x, kernel)
         return x @ params["ends"][1]
 
-    measure = partial(network.measure, every_edge=True)
+    measure = partial(measured, every_edge=True)
     first = measure(scanned, {"ends": ends, "stack": stack}, None, inputs, labels)
     second = measure(looped, {"ends": ends, "stack": list(stack)}, None, inputs, labels)
     for strength in network.STRENGTHS:
@@ -354,7 +360,7 @@ def test_a_layer_used_twice_has_one_set_of_edges(x64):
         return net({**params, "middle": [params["middle"]] * 3}, constants, x)
 
     ends = {"first": first, "last": last}
-    measure = partial(network.measure, every_edge=True, strengths=("absolute",))
+    measure = partial(measured, every_edge=True, strengths=("absolute",))
     apart = measure(net, {**ends, "middle": [middle] * 3}, None, inputs, labels).sums["absolute"]
     joined = measure(tied, {**ends, "middle": middle}, None, inputs, labels).sums["absolute"]
     for one, many in ((joined.delta_in, apart.delta_in), (joined.delta_out, apart.delta_out)):
@@ -366,19 +372,21 @@ def test_the_true_gradient_passes_held_states(x64):
     """G behind a soft-max attention map and a layer norm is autodiff's, not the held one."""
     net, lins, weights, inputs, labels = example("two_head_attention")
     apply = brute_force.apply(net, lins)
-    trace, logits = network._forward(apply, weights, None, inputs)
-    g = jax.nn.softmax(logits.primal) - jax.nn.one_hot(labels, 3, dtype=inputs.dtype)
-    found = one_step.cotangents(trace, logits, g)
+
+    @jax.jit
+    def gradients(weights):
+        trace, logits = network._forward(apply, weights, None, inputs)
+        g = jax.nn.softmax(logits.primal) - jax.nn.one_hot(labels, 3, dtype=inputs.dtype)
+        found = one_step.cotangents(trace, logits, g)
+        return {use.weight.keys[0]: use.weight_gradient(use.u, h) for use, h in found.items()}
 
     def loss(weights):
         log_p = jax.nn.log_softmax(apply(weights, None, inputs))
         return -jnp.sum(jnp.take_along_axis(log_p, labels[:, None], axis=1))
 
-    expected = jax.grad(loss)(weights)
-    assert len(found) == len(weights)
-    for use, cotangent in found.items():
-        (key,) = use.weight.keys
-        gradient = use.weight_gradient(use.u, cotangent)
+    found, expected = gradients(weights), jax.jit(jax.grad(loss))(weights)
+    assert set(found) == set(weights)
+    for key, gradient in found.items():
         np.testing.assert_allclose(gradient, expected[key], rtol=1e-10, atol=1e-12)
 
 
@@ -389,7 +397,7 @@ def test_float32_against_float64():
         with jax.enable_x64(x64):
             dtype = np.float64 if x64 else np.float32
             params, offset, inputs, labels = mlp_case(3, 64, dtype)
-            state = network.measure(perceptron, params, offset, inputs, labels)
+            state = measured(perceptron, params, offset, inputs, labels)
             results[x64] = beta_eff.from_state(state)
     for strength, double in results[True].items():
         single = results[False][strength]
@@ -449,7 +457,7 @@ def test_held_operations_may_be_anything(x64):
         gate = lax.stop_gradient(jnp.sort(lax.stop_gradient(x), axis=1))
         return (x * gate) @ c
 
-    state = network.measure(with_middle(gated), params, None, inputs, labels)
+    state = measured(with_middle(gated), params, None, inputs, labels)
     assert beta_eff.from_state(state)["absolute"].status == "ok"
 
 
