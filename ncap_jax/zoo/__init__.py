@@ -8,10 +8,13 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ncap_jax import errors
 from ncap_jax.types import ModelSpec
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 # One file a family; each holds a tuple SPECS. Imported when the registry is first looked at.
 FAMILIES = (
@@ -119,7 +122,7 @@ def load_model(
     weights_dir: str | os.PathLike | None = None,
     seed: int = 0,
     dtype: Any = None,
-):
+) -> nnx.Module:
     """Build a model and fill it with weights.
 
     Args:
