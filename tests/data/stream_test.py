@@ -166,3 +166,26 @@ def test_resident_feed_is_one_chunk(held):
 def test_gather_from_arrays_and_stores(held, streamed):
     chosen = np.array([5, 1, 1])
     np.testing.assert_array_equal(gather(streamed.images, chosen), gather(held.images, chosen))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="accelerators reorder the sums of a gradient"
+)
+def test_training_does_not_notice(folder):
+    """Fine-tuning from memory and from a stream: the same losses to the last bit."""
+    from ncap_jax import rank_models
+    from ncap_jax.types import DataConfig, RankConfig
+
+    seen = []
+    for streaming in (False, True):
+        ranking = rank_models(
+            ["tiny_inverted"],
+            folder,
+            RankConfig(epochs=2, batch_size=16),
+            data_config=DataConfig(stream=streaming),
+            show_progress=False,
+        )
+        records = ranking.trajectories[0].records
+        seen.append([(r.train_loss, r.running_loss, r.validation_loss) for r in records])
+    assert seen[0] == seen[1]
