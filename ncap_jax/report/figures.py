@@ -134,13 +134,16 @@ def accuracy_curves(ranking: Ranking) -> str:
             accuracy = trajectory.series("validation_accuracy")
             axes.plot(np.arange(accuracy.size), 100 * accuracy, **style)
             if math.isfinite(row.predicted_accuracy) and row.rank is not None:
+                mean = 100 * row.predicted_accuracy
                 spread = 0.0 if math.isnan(row.std) else 200 * row.std
+                # No accuracy lies beyond 0 or 100, whatever the normal distribution says.
+                down, up = min(spread, max(mean, 0.0)), min(spread, max(100.0 - mean, 0.0))
                 # Spread out sideways, so that bars do not hide one another.
                 x = last + 0.7 + 0.6 * position / max(len(pairs) - 1, 1)
                 axes.errorbar(
                     [x],
-                    [100 * row.predicted_accuracy],
-                    yerr=[spread],
+                    [mean],
+                    yerr=[[down], [up]],
                     color=style["color"],
                     marker=style["marker"] or ".",
                     capsize=2,
@@ -163,13 +166,13 @@ def beta_curves(ranking: Ranking, strength: Strength) -> str:
     pairs = in_rank_order(ranking)
     name = "beta"
     with _figure(name, (4.8, 3.3)) as (figure, axes):
-        positive = True
+        seen = []
         for position, (_, trajectory) in reversed(list(enumerate(pairs))):
             beta = trajectory.beta_eff(strength)
             axes.plot(np.arange(beta.size), beta, **style_of(position))
-            finite = beta[np.isfinite(beta)]
-            positive = positive and bool(np.all(finite > 0))
-        if positive:
+            seen.append(beta[np.isfinite(beta)])
+        values = np.concatenate(seen) if seen else np.zeros(0)
+        if values.size and values.min() > 0 and values.max() > 10 * values.min():
             axes.set_yscale("log")
         last = max((t.epochs for _, t in pairs), default=0)
         axes.set_xticks(_epoch_ticks(last))

@@ -22,6 +22,7 @@ from typing import Any
 from ncap_jax import predictor as predictors
 from ncap_jax.report import figures, text
 from ncap_jax.report.cost import cost
+from ncap_jax.selection.ranking import TIE_PROBABILITY
 from ncap_jax.types import RankedModel, Ranking
 
 
@@ -60,6 +61,7 @@ def render(ranking: Ranking) -> str:
         methods=_methods(ranking),
         description=_description(ranking),
         cost=cost(ranking),
+        tie_probability=TIE_PROBABILITY,
         config={k: _plain(v) for k, v in dataclasses.asdict(ranking.config).items()},
         info=ranking.info,
         contact_sheet=_base64(ranking.info.get("contact_sheet_png")),
