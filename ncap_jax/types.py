@@ -107,7 +107,7 @@ class RankConfig:
         optimizer: `adam` or `sgd` (momentum 0.9).
         learning_rate: of the optimizer, constant.
         measure_size: at most this many training samples measure the training loss and the
-            probe's beta_eff; a whole network's takes a twentieth of the training part.
+            probe's beta_eff; a whole network's takes a fortieth of the training part.
         probe_widths: hidden widths of the probe, three at least.
         num_probes: independent probes over one backbone; their losses are averaged.
         predictor: the method that ranks, a key of `ncap_jax.predictor.PREDICTORS`.

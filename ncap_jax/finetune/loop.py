@@ -28,7 +28,8 @@ class Candidate(NamedTuple):
     """A model ready to be fine-tuned: static parts, compiled functions, arrays.
 
     `measurement` holds the training samples that measure the training loss and the probe's
-    beta_eff, `network_measurement` those that measure the whole network's (none: not measured).
+    beta_eff, `network_measurement` those that measure the whole network's, which starts from
+    `network_sums` (None: not measured).
     """
 
     network: steps.Network
@@ -37,6 +38,7 @@ class Candidate(NamedTuple):
     features: Callable
     measurement: np.ndarray
     network_measurement: np.ndarray
+    network_sums: Any = None
 
 
 def prepare(
@@ -88,13 +90,13 @@ def prepare(
     epoch = steps.make_epoch(step, scan=jax.default_backend() != "cpu")
     features = steps.make_features(network)
     subset = batching.measurement_subset(feed.labels, config.measure_size, config.seed)
-    few = subset[:0]
+    few, empty = subset[:0], None
     if config.head == "linear":
         shape = feed.subset(subset[:1])[0].shape[1:]
-        if measure.can_measure_network(network, train_state, shape, spec.name):
-            size = measure.network_samples(len(feed.labels), config.measure_size)
-            few = batching.measurement_subset(feed.labels, size, config.seed)
-    return Candidate(network, train_state, epoch, features, subset, few)
+        size = measure.network_samples(len(feed.labels), config.measure_size)
+        few = batching.measurement_subset(feed.labels, size, config.seed)
+        empty = measure.empty_network_sums(network, train_state, shape, spec.name)
+    return Candidate(network, train_state, epoch, features, subset, few, empty)
 
 
 def run(
@@ -197,9 +199,11 @@ def observe(
     status: measure.Statuses = {}
     if config.head != "linear":
         beta_eff, status = measure.of_probes(train_state.params["head"], features, labels)
-    elif len(candidate.network_measurement):
+    elif candidate.network_sums is not None:
         few = feed.subset(candidate.network_measurement)
-        beta_eff, status = measure.of_network(candidate.network, train_state, *few)
+        beta_eff, status = measure.of_network(
+            candidate.network, train_state, *few, candidate.network_sums
+        )
     return EpochRecord(
         epoch=0,
         train_loss=_mean(train.loss, train.samples),

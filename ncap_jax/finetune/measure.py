@@ -6,6 +6,7 @@ import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,12 +25,12 @@ from ncap_jax.zoo import probe as probes
 Values = dict[str, tuple[float, ...]]
 Statuses = dict[str, tuple[str, ...]]
 
-# A batch of a whole network's measurement costs about as much as a training step of that size
-# per strength (docs/results.md), so a twentieth of the samples in two strengths is a tenth of
-# an epoch's training. Below a batch of 32 a mean over samples says little.
-NETWORK_SHARE = 20
+# A batch of a whole network's measurement costs 1.0 to 1.4 training steps of that size for each
+# strength, so a fortieth of the samples in two strengths stays under a tenth of an epoch's time.
+# Below a batch of 16 a mean over samples says nothing.
+NETWORK_SHARE = 40
+NETWORK_MINIMUM = 16
 NETWORK_BATCH = 64
-NETWORK_MINIMUM = 32
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,11 @@ def of_probes(params: Any, features: jax.Array, labels: jax.Array) -> tuple[Valu
 
 
 def of_network(
-    network: steps.Network, train_state: steps.TrainState, images: jax.Array, labels: jax.Array
+    network: steps.Network,
+    train_state: steps.TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    empty: whole.State,
 ) -> tuple[Values, Statuses]:
     """beta_eff of backbone and linear head together, in `NETWORK_STRENGTHS`.
 
@@ -78,32 +83,33 @@ def of_network(
         train_state: the model as it stands.
         images: (n, height, width, channels) uint8.
         labels: (n,) int32.
+        empty: from `empty_network_sums`.
     """
     apply, params, state = _whole(network, train_state)
     size = min(NETWORK_BATCH, len(labels))
-    sums = whole.init(apply, params, state, _inputs(network, images[:size]), NETWORK_STRENGTHS)
+    sums = jax.tree.map(jnp.zeros_like, empty)  # a copy, for `update` consumes it
     for indices, mask in zip(*batching.padded_batches(len(labels), size)):
         batch = _inputs(network, images[indices])
         sums = whole.update(sums, apply, params, state, batch, labels[indices], mask)
     return _as_records(kernels.from_state(sums))
 
 
-def can_measure_network(
+def empty_network_sums(
     network: steps.Network, train_state: steps.TrainState, image_shape: tuple[int, ...], name: str
-) -> bool:
-    """Whether the kernel can treat the model; if not, a warning says why.
+) -> whole.State | None:
+    """The empty accumulator of a whole network's measurement; traced once for a run.
 
-    The fine-tuning itself needs no beta_eff and goes on without it.
+    None, with a warning that says why, where the kernel cannot treat the model: the fine-tuning
+    itself needs no beta_eff and goes on without it.
     """
     apply, params, state = _whole(network, train_state)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
     try:
-        inputs = jax.eval_shape(network.preprocess, images)
-        whole.init(apply, params, state, inputs, NETWORK_STRENGTHS)
+        inputs = jax.eval_shape(partial(_inputs, network), images)
+        return whole.init(apply, params, state, inputs, NETWORK_STRENGTHS)
     except errors.KernelError as error:
         warnings.warn(f"{name}: no whole-network beta_eff: {error}", stacklevel=2)
-        return False
-    return True
+        return None
 
 
 def _whole(
