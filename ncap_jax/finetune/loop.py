@@ -194,6 +194,8 @@ def observe(
     head_arrays = train_state.params["head"], train_state.state["head"]
     train = steps.head_sums(head, *head_arrays, features, labels, jnp.ones(len(labels)))
     validation = evaluate(candidate, train_state, feed)
+    # Dispatch is asynchronous: what is still being evaluated must not count as measurement.
+    jax.block_until_ready((train, validation, features))
     start = time.perf_counter()
     beta_eff: measure.Values = {}
     status: measure.Statuses = {}

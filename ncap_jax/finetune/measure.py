@@ -27,9 +27,9 @@ Statuses = dict[str, tuple[str, ...]]
 
 # A batch of a whole network's measurement costs 1.0 to 1.4 training steps of that size for each
 # strength, so a fortieth of the samples in two strengths stays under a tenth of an epoch's time.
-# Below a batch of 16 a mean over samples says nothing.
+# Below a batch of 32 a mean over samples says nothing.
 NETWORK_SHARE = 40
-NETWORK_MINIMUM = 16
+NETWORK_MINIMUM = 32
 NETWORK_BATCH = 64
 
 

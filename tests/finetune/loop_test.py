@@ -178,7 +178,7 @@ def test_ordinary_fine_tuning_records_the_whole_network(digits):
     spec = ModelSpec("deep", Deep, input_size=8, feature_width=8)
     config = small_config(head="linear", epochs=1)
     candidate = loop.prepare(spec, digits, config)
-    assert len(candidate.network_measurement) == 16
+    assert len(candidate.network_measurement) == 32
     record = loop.observe(candidate, candidate.train_state, digits, config)
     params, state = candidate.train_state[:2]
     first = jax.tree.map(lambda leaf: leaf[0], params["head"])
@@ -204,7 +204,7 @@ def test_a_network_that_is_too_short_is_fine_tuned_all_the_same(digits):
 
 @pytest.mark.parametrize(
     ("num_train", "measure_size", "samples"),
-    [(10, 2048, 10), (500, 2048, 16), (10_000, 2048, 250), (90_000, 2048, 2048)],
+    [(10, 2048, 10), (500, 2048, 32), (10_000, 2048, 250), (90_000, 2048, 2048)],
 )
 def test_how_many_samples_measure_a_network(num_train, measure_size, samples):
     assert measure.network_samples(num_train, measure_size) == samples
