@@ -15,8 +15,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ncap_jax.types import ModelSpec
-from ncap_jax.zoo.layers import Backbone, Conv, DepthwiseConv, relu6
+from ncap_jax.zoo.layers import Backbone, Conv, DepthwiseConv, he_uniform, relu6
 from ncap_jax.zoo.mobilenet import INVERTED, SEPARABLE, divisible_by_8
+
+# Without batch norm the initialisation itself must keep the signal alive.
+CONV: dict[str, Any] = {"bias": True, "kernel_init": he_uniform}
 
 
 class FoldedMobileNet(Backbone):
@@ -29,7 +32,7 @@ class FoldedMobileNet(Backbone):
     """
 
     def __init__(self, alpha: float = 1.0, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
-        options: dict[str, Any] = {"bias": True, "dtype": dtype, "rngs": rngs}
+        options: dict[str, Any] = {**CONV, "dtype": dtype, "rngs": rngs}
         width = int(32 * alpha)
         self.stem = Conv(3, width, 3, 2, name="Conv2d_0", **options)
         depthwise, pointwise = [], []
@@ -80,7 +83,7 @@ class FoldedMobileNetV2(Backbone):
     """
 
     def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
-        options: dict[str, Any] = {"bias": True, "dtype": dtype, "rngs": rngs}
+        options: dict[str, Any] = {**CONV, "dtype": dtype, "rngs": rngs}
         self.stem = Conv(3, 32, 3, 2, name="Conv", **options)
         blocks, width = [], 32
         for number, (channels, stride, expansion) in enumerate(INVERTED):

@@ -38,6 +38,11 @@ def symmetric_uniform(key: jax.Array, shape: Sequence[int], limit: float, dtype:
     return jnp.asarray(np.random.default_rng(seed).uniform(-limit, limit, shape).astype(dtype))
 
 
+def he_uniform(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32):
+    """Keeps the variance through ReLU: U(-a, a), a = sqrt(6 / fan_in)."""
+    return symmetric_uniform(key, shape, math.sqrt(6 / math.prod(shape[:-1])), dtype)
+
+
 zeros = nnx.initializers.zeros_init()
 
 
