@@ -60,14 +60,14 @@ WIDTHS = [2, 3, 3, 3, 2]
 
 
 def random_net(widths, seed=0):
-    """Kernels (n_in, n_out) with He's scale, and biases."""
+    """Kernels (n_in, n_out) with He's scale, and positive biases."""
     rng = np.random.default_rng(seed)
     pairs = list(itertools.pairwise(widths))
     kernels = [rng.normal(size=pair) * np.sqrt(2 / pair[0]) for pair in pairs]
-    return kernels, [rng.normal(size=n_out) * 0.5 for _, n_out in pairs]
+    return kernels, [rng.uniform(0, 1, size=n_out) for _, n_out in pairs]  # few dead units
 
 
-kernels, biases = random_net(WIDTHS, seed=3)
+kernels, biases = random_net(WIDTHS, seed=2)
 inputs, labels = rng.normal(size=(8, 2)), np.arange(8) % 2
 
 network = nx.DiGraph()
@@ -109,13 +109,14 @@ nx.draw_networkx_edges(network, place, ax=left, edge_color="#999999", node_size=
 place = nx.multipartite_layout(line_graph, subset_key="layer")
 strength = np.array([P[order[e], order[f]] for e, f in line_graph.edges])
 nx.draw_networkx_nodes(line_graph, place, ax=right, node_color="#444444", node_size=60)
+nx.draw_networkx_edges(line_graph, place, ax=right, arrows=False, edge_color="#dddddd")
 nx.draw_networkx_edges(
     line_graph,
     place,
     ax=right,
-    width=6 * np.abs(strength) / np.abs(strength).max(),
+    arrows=False,
+    width=8 * np.abs(strength) / np.abs(strength).max(),
     edge_color=np.where(strength < 0, "#0072b2", "#d55e00"),
-    node_size=60,
 )
 left.set_title("network: units and weights")
 right.set_title("line graph: weights and their influence")
