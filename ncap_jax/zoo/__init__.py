@@ -30,6 +30,8 @@ FAMILIES = (
     "cifar_resnet",
     "squeezenet",
     "folded",
+    "vit",
+    "convnext",
 )
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -41,6 +42,15 @@ def symmetric_uniform(key: jax.Array, shape: Sequence[int], limit: float, dtype:
 def he_uniform(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32):
     """Keeps the variance through ReLU: U(-a, a), a = sqrt(6 / fan_in)."""
     return symmetric_uniform(key, shape, math.sqrt(6 / math.prod(shape[:-1])), dtype)
+
+
+def truncated_normal(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32):
+    """N(0, 0.02^2) cut at two standard deviations, as transformers are initialised."""
+    if isinstance(key, jax.core.Tracer):
+        return 0.02 * jax.random.truncated_normal(key, -2, 2, shape, dtype)
+    tail = scipy.special.ndtr(-2.0)
+    uniform = np.asarray(symmetric_uniform(key, shape, 0.5 - tail, jnp.float32))
+    return jnp.asarray((0.02 * scipy.special.ndtri(0.5 + uniform)).astype(dtype))
 
 
 zeros = nnx.initializers.zeros_init()
@@ -211,7 +221,7 @@ class BatchNorm(nnx.BatchNorm):
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer normalisation over the channels, in float32 at least.
+    """Layer normalisation over the channels; mean and variance are taken in float32 at least.
 
     Args:
         width: number of channels.

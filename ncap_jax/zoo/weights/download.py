@@ -55,9 +55,9 @@ def fetch(url: str, target: pathlib.Path, checks: Mapping[str, str | None]) -> s
         raise errors.WeightsError(f"{url} is not an https address", "Use https or a local file")
     if caching.offline():
         raise errors.WeightsError(
-            f"{file_name(url)} is not on this machine and NCAP_OFFLINE forbids downloads",
-            f"Get {url} elsewhere and put it into the folder given by weights_dir "
-            "(NCAP_WEIGHTS_DIR), or unset NCAP_OFFLINE",
+            f"{target.name} is not on this machine and NCAP_OFFLINE forbids downloads",
+            f"Get {url} elsewhere and put it under that name into the folder given by "
+            "weights_dir (NCAP_WEIGHTS_DIR), or unset NCAP_OFFLINE",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     for pause in (*PAUSES, None):
@@ -69,7 +69,7 @@ def fetch(url: str, target: pathlib.Path, checks: Mapping[str, str | None]) -> s
             if permanent or pause is None:
                 raise errors.WeightsError(
                     f"cannot download {url}: {error}",
-                    f"Check the connection, or put {file_name(url)} into the folder given by "
+                    f"Check the connection, or put {target.name} into the folder given by "
                     "weights_dir (NCAP_WEIGHTS_DIR)",
                 ) from error
             time.sleep(pause)

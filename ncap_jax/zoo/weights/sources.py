@@ -60,7 +60,7 @@ def fill(
             "Give a file, or ask for random weights (weights=None)",
         )
     elif local := find_local(spec, weights_dir):
-        if local.name == download.file_name(spec.weights):
+        if local.name == published_name(spec):
             download.check_file(local, stated_digests(spec))
         readers.fill_from_file(module, spec, local)
     elif "://" in spec.weights:
@@ -82,9 +82,15 @@ def find_local(
         return None
     if "://" not in spec.weights and pathlib.Path(spec.weights).is_file():
         return pathlib.Path(spec.weights)
-    names = (download.file_name(spec.weights), *spec.extra.get("files", ()))
+    names = (published_name(spec), *spec.extra.get("files", ()))
     candidates = (folder / name for folder in _folders(weights_dir) for name in names)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def published_name(spec: ModelSpec) -> str:
+    """What the model's file is called in `weights_dir`: as published, unless that says nothing."""
+    assert spec.weights is not None
+    return spec.extra.get("file") or download.file_name(spec.weights)
 
 
 def digest(spec: ModelSpec, weights_dir: str | os.PathLike | None = None) -> str | None:
@@ -154,7 +160,7 @@ def _download(module: nnx.Module, spec: ModelSpec) -> None:
     """Fetch, convert and describe a model's file; the original is not kept."""
     weights, description = cache_paths(spec)
     assert spec.weights is not None
-    original = weights.parent / download.file_name(spec.weights)
+    original = weights.parent / published_name(spec)
     try:
         source_sha256 = download.fetch(spec.weights, original, stated_digests(spec))
         readers.fill_from_file(module, spec, original)

@@ -1,0 +1,136 @@
+"""Vision transformers against PyTorch's own encoder layers; published names and other sizes."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ncap_jax.zoo import MODELS
+from ncap_jax.zoo.vit import DEPTH, GRID, ViT
+from ncap_jax.zoo.weights import keymap, readers, store
+
+WIDTH = 192
+
+
+@functools.cache
+def published() -> dict[str, np.ndarray]:
+    """Random weights under the published names and in the published layout, classifier too."""
+    rng = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, WIDTH),
+        "pos_embed": (1, 1 + GRID**2, WIDTH),
+        "patch_embed.proj.weight": (WIDTH, 3, 16, 16),
+        "patch_embed.proj.bias": (WIDTH,),
+        "norm.weight": (WIDTH,),
+        "norm.bias": (WIDTH,),
+        "head.weight": (1000, WIDTH),
+        "head.bias": (1000,),
+    }
+    for i in range(DEPTH):
+        for layer, outputs, inputs in (
+            ("attn.qkv", 3 * WIDTH, WIDTH),
+            ("attn.proj", WIDTH, WIDTH),
+            ("mlp.fc1", 4 * WIDTH, WIDTH),
+            ("mlp.fc2", WIDTH, 4 * WIDTH),
+        ):
+            shapes[f"blocks.{i}.{layer}.weight"] = (outputs, inputs)
+            shapes[f"blocks.{i}.{layer}.bias"] = (outputs,)
+        for norm in ("norm1", "norm2"):
+            shapes[f"blocks.{i}.{norm}.weight"] = shapes[f"blocks.{i}.{norm}.bias"] = (WIDTH,)
+    return {
+        name: rng.normal("norm" in name and "weight" in name, 0.05, shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def model():
+    module = ViT(WIDTH, rngs=nnx.Rngs(0))
+    arrays = keymap.rename(module, published(), "torch", MODELS["vit_ti16"].extra["classifier"])
+    store.assign(module, arrays, "random weights")
+    module.eval()
+    return module
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(1).normal(0.3, 1, (2, 224, 224, 3)).astype(np.float32)
+
+
+@pytest.mark.slow
+def test_stages_and_features_equal_pytorch(model, x):
+    torch = pytest.importorskip("torch", reason="the oracle: the extra [torch]")
+    arrays = {k: torch.from_numpy(v) for k, v in published().items()}
+    functional = torch.nn.functional
+    y = functional.conv2d(
+        torch.from_numpy(x).permute(0, 3, 1, 2),
+        arrays["patch_embed.proj.weight"],
+        arrays["patch_embed.proj.bias"],
+        stride=16,
+    )
+    y = y.flatten(2).transpose(1, 2)
+    y = torch.cat([arrays["cls_token"].expand(2, 1, WIDTH), y], dim=1) + arrays["pos_embed"]
+    ours = jax.jit(lambda x: model.stages(x))(x)
+    with torch.no_grad():
+        for i in range(DEPTH):
+            y = _torch_block(torch, arrays, i)(y)
+            expected = y.numpy()
+            error = np.abs(ours[f"blocks.{i}"] - expected).max() / np.abs(expected).max()
+            assert error <= 1e-4
+    weight, bias = arrays["norm.weight"], arrays["norm.bias"]
+    expected = functional.layer_norm(y, (WIDTH,), weight, bias, 1e-6)[:, 0].numpy()
+    features = jax.jit(lambda x: model.features(x))(x)
+    assert np.abs(features - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def _torch_block(torch, arrays, i):
+    """PyTorch's pre-norm encoder layer with the published weights of block i."""
+    layer = torch.nn.TransformerEncoderLayer(
+        WIDTH, 3, 4 * WIDTH, 0.0, "gelu", 1e-6, batch_first=True, norm_first=True
+    )
+    names = {
+        "self_attn.in_proj_weight": "attn.qkv.weight",
+        "self_attn.in_proj_bias": "attn.qkv.bias",
+        "self_attn.out_proj.weight": "attn.proj.weight",
+        "self_attn.out_proj.bias": "attn.proj.bias",
+        **{f"linear{n}.{k}": f"mlp.fc{n}.{k}" for n in (1, 2) for k in ("weight", "bias")},
+        **{f"norm{n}.{k}": f"norm{n}.{k}" for n in (1, 2) for k in ("weight", "bias")},
+    }
+    layer.load_state_dict({ours: arrays[f"blocks.{i}.{key}"] for ours, key in names.items()})
+    return layer.eval()
+
+
+def test_published_safetensors_load_with_their_classifier(tmp_path, model):
+    import safetensors.numpy
+
+    safetensors.numpy.save_file(published(), tmp_path / "model.safetensors")
+    again = ViT(WIDTH, rngs=nnx.Rngs(1))
+    readers.fill_from_file(again, MODELS["vit_ti16"], tmp_path / "model.safetensors")
+    ours, theirs = store.state_arrays(again), store.state_arrays(model)
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value)
+
+
+def test_positions_are_resized_as_a_grid(model):
+    assert model.positions(GRID, GRID) is not None
+    np.testing.assert_array_equal(model.positions(GRID, GRID), model.pos_embed[...])
+    resized = model.positions(7, 10)
+    assert resized.shape == (1, 71, WIDTH)
+    np.testing.assert_array_equal(resized[:, 0], model.pos_embed[...][:, 0])
+    # A grid that is linear in row and column stays so under resizing, away from the edge.
+    rows = jnp.broadcast_to(jnp.arange(GRID, dtype=jnp.float32)[:, None, None], (GRID, GRID, WIDTH))
+    grid = jnp.concatenate([jnp.zeros((1, WIDTH)), rows.reshape(-1, WIDTH)])[None]
+    linear = ViT(WIDTH, rngs=nnx.Rngs(0))
+    linear.pos_embed.set_value(grid)
+    got = linear.positions(2 * GRID, GRID)[0, 1:, 0].reshape(2 * GRID, GRID)[4:-4, 0]
+    np.testing.assert_allclose(got, (np.arange(4, 2 * GRID - 4) + 0.5) / 2 - 0.5, atol=1e-5)
+
+
+def test_other_sizes(model):
+    features = jax.eval_shape(lambda x: model.features(x), jnp.zeros((1, 64, 96, 3)))
+    assert features.shape == (1, WIDTH)
