@@ -62,11 +62,11 @@ def format_models(specs: Sequence[ModelSpec], width: int | None = None) -> str:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", overflow="fold")
+    table.add_column("model", no_wrap=True)
     for column in ("input", "features", "parameters"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
-    table.add_column("description", overflow="fold")
+    table.add_column("weights", overflow="fold")
+    table.add_column("description", overflow="fold", ratio=1)
     for spec in specs:
         parameters = "–" if spec.parameters is None else f"{spec.parameters:,}"
         sizes = f"{spec.input_size} px", str(spec.feature_width), parameters

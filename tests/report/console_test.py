@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 from rich.cells import cell_len
 
-from ncap_jax.report import format_ranking
+from ncap_jax.report import console, format_ranking
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import RankConfig, Trajectory
+from ncap_jax.zoo import MODELS
 from tests.predictor.pool import make_pool, with_last
 
 
@@ -78,3 +79,14 @@ def test_a_notebook_shows_the_table_escaped():
     shown = rank_trajectories(pool, "digits")._repr_html_()
     assert "model_0&lt;b&gt;" in shown
     assert "<b>" not in shown
+
+
+def test_the_registry_is_readable_at_any_width():
+    """Long licence texts wrap; names and numbers stay whole."""
+    specs = list(MODELS.values())
+    for width in (80, 100, 140):
+        text = console.format_models(specs, width=width)
+        assert max(map(len, text.splitlines())) <= width
+        for spec in specs:
+            assert f"{spec.name} " in text
+            assert f" {spec.parameters:,} " in text
