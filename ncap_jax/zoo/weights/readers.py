@@ -46,10 +46,12 @@ def read(path: str | os.PathLike, sha256: str | None = None) -> dict[str, np.nda
     start = _first_bytes(path)
     if start.startswith(keras_h5.SIGNATURE):
         return keras_h5.read(path)
+    # safetensors: eight bytes of length, then a header in JSON. Before the pickles, for a length
+    # may begin with any byte, theirs (0x80) too.
+    if start[8:9] == b"{":
+        return store.read_safetensors(path, sha256)
     if start.startswith(torch_files.SIGNATURES):
         return torch_files.read(path)
-    if start[8:9] == b"{":  # eight bytes of length, then a header in JSON
-        return store.read_safetensors(path, sha256)
     kind = "a web page" if start.lstrip()[:1] == b"<" else f"no weights file (it starts {start!r})"
     raise errors.WeightsError(
         f"{path} is {kind}",
