@@ -1,0 +1,85 @@
+"""Fair timing on a busy machine, and peak memory of one call."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+
+def take_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, dict]:
+    """Milliseconds of each function, the fastest of some calls, all functions taking turns.
+
+    Args:
+        functions: name -> call; what it returns is waited for. The first call, which may
+            compile, does not count.
+        repeats: calls of each.
+
+    Returns:
+        name -> {"wall_ms", "cpu_ms"}. CPU time counts all threads of this process and is the
+        fairer figure where other processes share the cores; on an accelerator only wall time
+        means anything.
+    """
+    for function in functions.values():
+        jax.block_until_ready(function())
+    best = {name: [float("inf"), float("inf")] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            jax.block_until_ready(function())
+            spent = time.perf_counter() - wall, time.process_time() - cpu
+            best[name] = [min(a, b) for a, b in zip(best[name], spent)]
+    return {n: {"wall_ms": 1e3 * w, "cpu_ms": 1e3 * c} for n, (w, c) in best.items()}
+
+
+def relative(times: Mapping[str, Mapping[str, float]], unit: str) -> dict[str, dict[str, float]]:
+    """Each time as a multiple of the one named `unit`."""
+    return {n: {k: t[k] / times[unit][k] for k in t} for n, t in times.items()}
+
+
+def compiled_memory(compiled: Any) -> dict[str, float]:
+    """What XLA's buffer assignment says a compiled function needs, in MB."""
+    analysis = compiled.memory_analysis()
+    return {
+        "temporary_mb": analysis.temp_size_in_bytes / 1e6,
+        "output_mb": analysis.output_size_in_bytes / 1e6,
+        "argument_mb": analysis.argument_size_in_bytes / 1e6,
+    }
+
+
+def peak_growth(function: Callable[[], Any]) -> float:
+    """MB by which one call raises the peak of the memory in use; call it in a fresh process.
+
+    On the CPU: resident memory of the process, after a reset of its peak (Linux). Elsewhere:
+    the allocator's peak minus what was in use before.
+    """
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        before = device.memory_stats()["bytes_in_use"]
+        jax.block_until_ready(function())
+        return (device.memory_stats()["peak_bytes_in_use"] - before) / 1e6
+    before = _status("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    jax.block_until_ready(function())
+    return (_status("VmHWM") - before) / 1e3
+
+
+def _status(key: str) -> float:
+    """A field of /proc/self/status in kB."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return float(line.split()[1])
+    raise RuntimeError(f"{key} is not in /proc/self/status")
+
+
+def in_subprocess(module: str, arguments: Sequence[str]) -> Any:
+    """Runs `python -m module arguments` and reads the JSON on its last line."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
