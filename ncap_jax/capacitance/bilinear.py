@@ -83,13 +83,15 @@ class Use:
         return apply(self.name, self.params, *pair)
 
     def ones(self, u: Array) -> Array:
-        """Lin(1, u), in the shape of the output."""
+        """Lin(1, u), in the shape of the output, float32 at least."""
+        u = u.astype(accumulator(u.dtype))
         if self.name == "dot_general":
             return _ones_dot(u, 1 - self.side, self.params["dimension_numbers"], self.shape)
         return _ones_conv(u, self.operand.shape, self.shape, self.params)
 
     def ones_transpose(self, g: Array) -> Array:
         """Lin(1, .) transposed, in the shape of the activation."""
+        g = g.astype(accumulator(g.dtype))
         (h,) = jax.linear_transpose(self.ones, jax.ShapeDtypeStruct(self.u.shape, g.dtype))(g)
         return h
 

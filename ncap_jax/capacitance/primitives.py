@@ -24,7 +24,7 @@ REARRANGEMENTS = frozenset((
     "expand_dims", "gather", "pad", "reshape", "rev", "slice", "split", "squeeze", "transpose",
 ))
 REDUCTIONS = frozenset(("reduce_sum", "reduce_max", "reduce_min"))
-LINEAR = REARRANGEMENTS | REDUCTIONS | {"cumsum", "reduce_window_sum", "reduce_window_max"}
+LINEAR = REARRANGEMENTS | REDUCTIONS | {"reduce_window_sum", "reduce_window_max"}
 INLINE = frozenset((
     "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
     "custom_vjp_call", "custom_vjp_call_jaxpr",

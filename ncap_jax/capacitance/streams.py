@@ -45,12 +45,14 @@ class Stream:
     def forward(self, f: Map, tangent: Array) -> Array:
         """A tangent of the node becomes one of the value."""
         carried = tangent.astype(self.dtype)
-        return carried if self.diagonal is None else f(self.diagonal) * carried
+        return carried if self.diagonal is None else f(self.diagonal).astype(self.dtype) * carried
 
     def backward(self, f: Map, cotangent: Array) -> Array:
         """A cotangent of the value becomes one of the node."""
-        carried = cotangent if self.diagonal is None else f(self.diagonal) * cotangent
-        return carried.astype(self.node.shape.dtype)
+        carried = cotangent.astype(self.node.shape.dtype)
+        return (
+            carried if self.diagonal is None else f(self.diagonal).astype(carried.dtype) * carried
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import jax
@@ -477,3 +478,89 @@ def test_bad_input_is_refused(name):
     params, inputs, labels = change(params, inputs, labels)
     with pytest.raises(KernelError, match=words):
         network.check(perceptron, params, offset, inputs, labels)
+
+
+def test_nothing_widens_to_float64(x64):
+    """float32 arguments stay float32 where float64 is enabled."""
+    params, offset, inputs, labels = mlp_case(dtype=np.float32)
+    kernels, biases = zip(*params)
+    gammas, betas = biases[:-1], biases[:-1]
+    whole = partial(network.measure, perceptron)
+    probe = beta_eff.probe_beta_eff
+    for function, arguments in (
+        (whole, (params, offset, inputs, labels)),
+        (probe, (kernels, biases, gammas, betas, inputs, labels)),
+    ):
+        program = str(jax.make_jaxpr(function)(*arguments))
+        assert "f32[" in program
+        assert not re.search(r"f64\[\d", program)  # Python's own scalars are cast and folded
+
+
+def shuffled(x):
+    """A permutation of six units, in every way that JAX knows: flip, split, take, slice, roll."""
+    x = jnp.flip(x, axis=1)
+    x, y = jnp.split(x, 2, axis=1)
+    x = jnp.concatenate([y, x], axis=1)[:, jnp.array([2, 0, 1, 5, 4, 3])]
+    x = lax.dynamic_slice(jnp.pad(x, ((0, 0), (1, 1))), (0, 1), x.shape)
+    return jnp.roll(x.T, 1, axis=0).T[:, :, None].squeeze(2)
+
+
+def test_rearrangements_only_rename_units(x64):
+    """Permuted units are those of a net whose next kernel has permuted rows."""
+    params, _, inputs, labels = mlp_case()
+    order = np.asarray(shuffled(jnp.arange(6.0)[None])[0], int)
+    (a, _), (b, _), (c, _), (d, _) = params
+
+    def plain(params, constants, x):
+        for kernel in params[:-1]:
+            x = jax.nn.relu(x @ kernel)
+        return x @ params[-1]
+
+    def permuted(params, constants, x):
+        x = jax.nn.relu(jax.nn.relu(jax.nn.relu(x @ params[0]) @ params[1]) @ params[2])
+        return shuffled(x) @ params[3]
+
+    last = jnp.zeros_like(d).at[:].set(d[order])
+    one = beta_eff.from_state(measured(permuted, (a, b, c, last), None, inputs, labels))
+    other = beta_eff.from_state(measured(plain, (a, b, c, d), None, inputs, labels))
+    for strength, result in one.items():
+        np.testing.assert_allclose(result.value, other[strength].value, rtol=1e-11)
+
+
+@jax.custom_vjp
+def straight_through(x):
+    return jnp.round(x)
+
+
+straight_through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+
+
+def test_custom_derivatives_are_obeyed(x64):
+    """A rounding that passes gradients straight through is an identity with other states."""
+    params, _, inputs, labels = mlp_case()
+    inputs, labels = 10 * inputs, jnp.asarray(labels)
+    rounded = with_middle(lambda x, c: straight_through(x) @ c)
+    held = with_middle(lambda x, c: (x + lax.stop_gradient(jnp.round(x) - x)) @ c)
+    one = beta_eff.from_state(measured(rounded, params, None, inputs, labels))
+    other = beta_eff.from_state(measured(held, params, None, inputs, labels))
+    for strength, result in one.items():
+        assert abs(float(result.value)) > 0
+        np.testing.assert_allclose(result.value, other[strength].value, rtol=1e-11)
+
+
+def test_a_bfloat16_model_is_measured_in_its_own_states():
+    """Sums are float32; the states carry bfloat16's eight bits."""
+    params, offset, inputs, labels = mlp_case(3, 64, np.float32)
+
+    def narrow(params, constants, x):
+        x = x.astype(jnp.bfloat16)
+        for kernel, bias in params:
+            x = x @ kernel.astype(jnp.bfloat16) + bias.astype(jnp.bfloat16)[None, :]
+            x = jax.nn.relu(x) if kernel is not params[-1][0] else x
+        return x.astype(jnp.float32)
+
+    one = beta_eff.from_state(measured(narrow, params, offset, inputs, labels))
+    other = beta_eff.from_state(measured(perceptron, params, offset, inputs, labels))
+    for strength in ("absolute", "squared"):
+        assert one[strength].value.dtype == jnp.float32
+        np.testing.assert_allclose(one[strength].value, other[strength].value, rtol=0.05)
