@@ -4,21 +4,22 @@
 
 1. `in_memory`: drawing an epoch's order, sending its indices to the device and gathering a batch
    of uint8 images there, as a share of one training step (forward, backward, Adam; batch 64) of
-   the smallest model in the zoo. Wall time, minimum over repeats, device synchronised.
-2. `streaming`: JPEG files through `train_stream` against the same files opened, converted,
-   resized and turned into arrays by Pillow alone, one after the other. Per-core figures are CPU
-   time (all threads) per image, which a busy machine does not distort as it does wall time.
+   the smallest model in the zoo.
+2. `streaming`: JPEG files through `train_stream` with one thread, against the same files opened,
+   converted, resized and turned into arrays by Pillow alone, per image. `batching` is the same
+   stream from an array in memory: threads, assembling batches and the transfer to the device, with
+   nothing to decode. It is part of `stream` and is taken off for `decode_over_pillow`.
 
-The photographs are the two that scikit-learn ships, cut into pieces.
+Shares are of CPU time (all threads) on the CPU, of wall time on an accelerator. The photographs
+are the two that scikit-learn ships, cut into pieces.
 """
 
 from __future__ import annotations
 
-import functools
 import json
+import os
 import pathlib
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,33 +30,21 @@ import optax
 from absl import app, flags
 from PIL import Image
 
+from benchmarks import timing
 from ncap_jax import environment
 from ncap_jax.data import batching, load_dataset, stream
 from ncap_jax.data.images import WORKERS
 from ncap_jax.zoo import MODELS, functional, load_model, preprocess
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats; the minimum counts.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 15, "Repeats; the minimum counts.", lower_bound=1)
 
 BATCH_SIZE = 64
 SAMPLES = 8192  # images on the device, 32×32×3: a small set such as CIFAR-10's subset
 EPOCHS = 10  # orders drawn per repeat
-FILES = 200
-
-
-def best(
-    function: Callable[[], Any],
-    clock: Callable[[], float] = time.perf_counter,
-    repeats: int | None = None,
-) -> float:
-    """Seconds of the fastest of some calls; the first one, which may compile, does not count."""
-    jax.block_until_ready(function())
-    seconds = []
-    for _ in range(repeats or _REPEATS.value):
-        start = clock()
-        jax.block_until_ready(function())
-        seconds.append(clock() - start)
-    return min(seconds)
+GATHERS = 50  # per repeat, so that the call's own overhead, which a jitted step hides, overlaps
+FILES = 256
+STREAM_BATCH = 32
 
 
 def training_step() -> tuple[str, Callable[[], Any]]:
@@ -84,39 +73,40 @@ def training_step() -> tuple[str, Callable[[], Any]]:
 
 
 def in_memory() -> dict[str, Any]:
-    """Microseconds of batching per step beside those of the step itself."""
+    """Milliseconds of batching per step beside those of the step itself."""
     images = jnp.zeros((SAMPLES, 32, 32, 3), jnp.uint8)
     labels = jnp.zeros(SAMPLES, jnp.int32)
-    steps = batching.steps_per_epoch(SAMPLES, BATCH_SIZE)
     take = jax.jit(lambda indices: (images[indices], labels[indices]))
     indices = jnp.asarray(batching.epoch_batches(0, 0, SAMPLES, BATCH_SIZE)[0])
 
-    def orders():
-        for epoch in range(EPOCHS):
-            yield jnp.asarray(batching.epoch_batches(0, epoch, SAMPLES, BATCH_SIZE))
+    def draw() -> list[jax.Array]:
+        orders = (batching.epoch_batches(0, e, SAMPLES, BATCH_SIZE) for e in range(EPOCHS))
+        return [jnp.asarray(order) for order in orders]
 
-    order = best(lambda: list(orders())) / (EPOCHS * steps)
-    # Many at once, so that the call's own overhead, which a jitted step does not have, is hidden.
-    gather = best(lambda: [take(indices) for _ in range(50)]) / 50
     model, step = training_step()
-    seconds = best(lambda: [step() for _ in range(5)]) / 5
+    times = timing.take_turns(
+        {"order": draw, "gather": lambda: [take(indices) for _ in range(GATHERS)], "step": step},
+        _REPEATS.value,
+    )
+    steps = EPOCHS * batching.steps_per_epoch(SAMPLES, BATCH_SIZE)
+    counts = {"order": steps, "gather": GATHERS, "step": 1}
+    per_step = {n: {k: v / counts[n] for k, v in times[n].items()} for n in times}
+    key = "cpu_ms" if jax.default_backend() == "cpu" else "wall_ms"
+    batch = per_step["order"][key] + per_step["gather"][key]
     return {
         "model": model,
         "batch_size": BATCH_SIZE,
         "samples": SAMPLES,
-        "order_us": order * 1e6,
-        "gather_us": gather * 1e6,
-        "step_us": seconds * 1e6,
-        "share_of_step": (order + gather) / seconds,
+        "per_step": per_step,
+        "share_of_step": batch / per_step["step"][key],
     }
 
 
-def write_photos(folder: pathlib.Path, side: int) -> list[pathlib.Path]:
+def write_photos(folder: pathlib.Path, side: int) -> None:
     """`FILES` JPEG pieces of two real photographs, `side` pixels square, in two classes."""
     from sklearn import datasets
 
     photos = {name: datasets.load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
-    paths = []
     rng = np.random.default_rng(0)
     for number in range(FILES):
         name, photo = list(photos.items())[number % 2]
@@ -124,11 +114,9 @@ def write_photos(folder: pathlib.Path, side: int) -> list[pathlib.Path]:
         path = folder / name / f"{number}.jpg"
         path.parent.mkdir(exist_ok=True, parents=True)
         Image.fromarray(photo[y : y + side, x : x + side]).save(path, quality=90)
-        paths.append(path)
-    return paths
 
 
-def pillow_alone(paths: list[pathlib.Path], size: int) -> None:
+def pillow_alone(paths: list[str], size: int) -> None:
     """What any loader must do at least, one file after the other."""
     for path in paths:
         with Image.open(path) as image:
@@ -137,47 +125,45 @@ def pillow_alone(paths: list[pathlib.Path], size: int) -> None:
 
 
 def streaming(side: int, size: int) -> dict[str, Any]:
-    """CPU time and throughput of JPEGs of `side` pixels, stored at `size`."""
+    """Microseconds per image of JPEGs of `side` pixels, stored at `size`."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_photos(pathlib.Path(folder), side)
-        loaded = load_dataset(folder, image_size=size, stream=True, validation_fraction=0.01)
-        # The same number of files: what is streamed is the training part.
-        paths = paths[: len(loaded.labels)]
+        write_photos(pathlib.Path(folder), side)
+        # A quarter validates, so that the training part fills its batches exactly.
+        loaded = load_dataset(folder, image_size=size, stream=True, validation_fraction=0.25)
+        store: Any = loaded.images
+        count = len(store)
+        assert count % STREAM_BATCH == 0
+        paths = [store.source.paths[index] for index in store.indices]
+        held = np.asarray(store)
 
-        def run(workers: int) -> None:
+        def run(images: Any, workers: int = 1) -> None:
             batches = stream.train_stream(
-                loaded.images,
-                loaded.labels,
-                seed=0,
-                epoch=0,
-                batch_size=len(paths) // 6,
-                workers=workers,
+                images, loaded.labels, seed=0, epoch=0, batch_size=STREAM_BATCH, workers=workers
             )
             for batch in batches:
                 jax.block_until_ready(batch)
 
-        decoded = len(batching.epoch_batches(0, 0, len(paths), len(paths) // 6).ravel())
-        # In turns, so that both meet the machine in the same moods.
-        pairs = [
-            (
-                best(lambda: pillow_alone(paths, size), time.process_time, repeats=1) / len(paths),
-                best(lambda: run(1), time.process_time, repeats=1) / decoded,
-            )
-            for _ in range(2 * _REPEATS.value)
-        ]
-        alone, single = (min(column) for column in zip(*pairs))
-        wall = {
-            workers: best(functools.partial(run, workers)) / decoded
-            for workers in sorted({1, WORKERS})
-        }
-        return {
-            "jpeg_side": side,
-            "stored_size": size,
-            "pillow_cpu_us": alone * 1e6,
-            "stream_cpu_us": single * 1e6,
-            "stream_over_pillow": single / alone,
-            "images_per_second_by_workers": {str(w): 1 / seconds for w, seconds in wall.items()},
-        }
+        times = timing.take_turns(
+            {
+                "pillow": lambda: pillow_alone(paths, size),
+                "stream": lambda: run(store),
+                "batching": lambda: run(held),
+                f"stream, {WORKERS} threads": lambda: run(store, WORKERS),
+            },
+            _REPEATS.value,
+        )
+    per_image = {
+        name: {key.replace("ms", "us"): 1e3 * value / count for key, value in row.items()}
+        for name, row in times.items()
+    }
+    cpu = {name: row["cpu_us"] for name, row in per_image.items()}
+    return {
+        "jpeg_side": side,
+        "stored_size": size,
+        "per_image": per_image,
+        "decode_over_pillow": (cpu["stream"] - cpu["batching"]) / cpu["pillow"],
+        "stream_over_pillow": cpu["stream"] / cpu["pillow"],
+    }
 
 
 def main(argv: list[str]) -> None:
@@ -185,6 +171,8 @@ def main(argv: list[str]) -> None:
     del argv
     result = {
         "environment": environment.describe(),
+        # More than the number of cores: the machine was busy, and wall times are worth little.
+        "load_average": os.getloadavg()[0],
         "in_memory": in_memory(),
         "streaming": [streaming(96, 96), streaming(256, 224), streaming(400, 128)],
     }
