@@ -13,7 +13,6 @@ import pytest
 from ncap_jax.zoo import MODELS
 from tests.zoo import keras_parity
 
-
 # Keras's own way of turning its variables into NumPy arrays.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
