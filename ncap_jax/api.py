@@ -11,9 +11,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from ncap_jax import caching, data, environment, errors, report
 from ncap_jax.data.augment import Augmentation, recommended
 from ncap_jax.data.feed import Feed, make_feed
+from ncap_jax.data.images import gather
+from ncap_jax.data.split import stratified_subset
 from ncap_jax.finetune import config as finetune_config
 from ncap_jax.finetune import loop
 from ncap_jax.report.progress import Progress
@@ -28,7 +33,7 @@ from ncap_jax.types import (
     Ranking,
     Trajectory,
 )
-from ncap_jax.zoo import find_models
+from ncap_jax.zoo import find_models, preprocess
 
 # What XLA says when the device's memory does not suffice.
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
@@ -81,7 +86,7 @@ def rank_models(
         if output_dir is not None:
             folder = stack.enter_context(RunFolder(output_dir, facts))
         trajectories = finetune_all(specs, checked, config, folder, show_progress)
-        info = report_info(facts, checked, command, time.perf_counter() - start)
+        info = report_info(specs, config, facts, checked, command, time.perf_counter() - start)
         ranking = selection.rank_trajectories(trajectories, checked.name, config, info=info)
         if folder is not None:
             report.write(ranking, folder.path)
@@ -168,12 +173,16 @@ def finetune_one(
 
 
 def report_info(
-    run: dict[str, Any], dataset: Dataset, command: str | None, seconds: float
+    specs: Sequence[ModelSpec],
+    config: RankConfig,
+    run: dict[str, Any],
+    dataset: Dataset,
+    command: str | None,
+    seconds: float,
 ) -> dict[str, Any]:
     """The run's facts in the words and order of the report."""
     facts = run["data"]
     height, width, channels = facts["image_shape"]
-    sheet = data.contact_sheet(dataset.images, dataset.labels, class_names=dataset.class_names)
     return {
         "versions": run["versions"],
         "device": run["device"],
@@ -187,10 +196,19 @@ def report_info(
             **{key.replace("_", " "): in_words(value) for key, value in dataset.info.items()},
         },
         "class_names": list(dataset.class_names or ()),
-        "contact_sheet_png": sheet,
+        "contact_sheet_png": sample_sheet(specs[0], dataset, config),
         "seconds": seconds,
         **({"command": command} if command else {}),
     }
+
+
+def sample_sheet(spec: ModelSpec, dataset: Dataset, config: RankConfig, n: int = 24) -> bytes:
+    """A PNG of training samples as this model's input shows them: resized, scaled, its channels."""
+    chosen = stratified_subset(dataset.labels, n, config.seed)
+    images = jnp.asarray(gather(dataset.images, chosen))
+    size = config.input_size or spec.input_size
+    pixels = np.asarray(preprocess.preprocess(images, spec.preprocessing, size))
+    return data.contact_sheet(pixels, dataset.labels[chosen], n, class_names=dataset.class_names)
 
 
 def in_words(value: Any, limit: int = 160) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 import ncap_jax as ncap
 from ncap_jax import api, environment, errors
@@ -115,6 +117,30 @@ def test_the_command_repeats_the_run():
     assert environment.command(
         specs, "a set/x", RankConfig(), DataConfig("y", stream=False)
     ).endswith("'--dataset=a set/x' --data_dir=y --stream=False")
+
+
+def test_the_contact_sheet_shows_what_the_model_sees(digits):
+    """At the model's size, and with its channel order: a red image is blue to a BGR network."""
+    red = np.zeros_like(digits.images)
+    red[..., 0] = 200
+    dataset = dataclasses.replace(digits, images=red)
+    sheets = {
+        mode: np.asarray(
+            Image.open(
+                io.BytesIO(
+                    api.sample_sheet(
+                        dataclasses.replace(POOL[0], preprocessing=mode, input_size=16),
+                        dataset,
+                        small_config(),
+                    )
+                )
+            ).convert("RGB")
+        )
+        for mode in ("unit", "caffe")
+    }
+    corner = {mode: sheet[2, 2].astype(int) for mode, sheet in sheets.items()}
+    assert corner["unit"][0] > corner["unit"][2]
+    assert corner["caffe"][2] > corner["caffe"][0]
 
 
 def test_notes_of_the_data_stage_become_one_line():
