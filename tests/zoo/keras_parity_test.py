@@ -90,7 +90,10 @@ def test_inference_float32(name, tmp_path):
     check(name, "float32", tmp_path, train=False)
 
 
-@pytest.mark.parametrize("name", models(ALL, ("mobilenet_025",)))
+# Slow throughout: in float32 an activation within rounding of a ReLU's kink can fall to its other
+# side when the threads split the sums differently, and the gradient jumps (seen: 1.5e-3, once in
+# three full runs). The default suite compares training in float64, at 1e-9, where it does not.
+@pytest.mark.parametrize("name", models(ALL))
 def test_training_float32(name, tmp_path):
     check(name, "float32", tmp_path, train=True)
 
