@@ -42,6 +42,7 @@ flags.DEFINE_integer("size", 128, "Side of the input of the probed models in pix
 flags.DEFINE_integer("samples", 1000, "Training and test images of a probe.")
 flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 
+Arrays = tuple[np.ndarray, np.ndarray]
 BATCH = 50
 # Inverse of the L2 penalty: with as many features as samples the default of 1 overfits.
 STRENGTH = 0.01
@@ -49,19 +50,18 @@ STRENGTH = 0.01
 
 def main(_) -> None:
     """Print one line a model."""
+    folder = FLAGS.weights_dir
     images, labels = data.load_test_split("cifar10", FLAGS.data_dir)
-    dataset = data.load_dataset("cifar10", data_dir=FLAGS.data_dir, validation_fraction=0.2)
-    train = dataset.images[: FLAGS.samples], dataset.labels[: FLAGS.samples]
-    test = images[: FLAGS.samples], labels[: FLAGS.samples]
+    train, test = samples(FLAGS.data_dir, FLAGS.samples)
     rows = []
     for spec in _models():
         if spec.family == "cifar_resnet":
-            row = {"model": spec.name, "accuracy": accuracy(spec, images, labels)}
+            row = {"model": spec.name, "accuracy": accuracy(spec, images, labels, folder)}
         else:
             row = {
                 "model": spec.name,
-                "probe": probe(spec, train, test, "pretrained"),
-                "random": probe(spec, train, test, None),
+                "probe": probe(spec, train, test, "pretrained", folder, FLAGS.size),
+                "random": probe(spec, train, test, None, folder, FLAGS.size),
             }
         print(json.dumps(row), flush=True)
         rows.append(row)
@@ -76,19 +76,29 @@ def _models() -> list[ModelSpec]:
     return [MODELS[name] for name in chosen if local[name] is not None]
 
 
-def probe(spec: ModelSpec, train, test, weights: str | None) -> float:
+def samples(data_dir: str, number: int) -> tuple[Arrays, Arrays]:
+    """The first images and labels of the training and of the test part."""
+    dataset = data.load_dataset("cifar10", data_dir=data_dir, validation_fraction=0.2)
+    images, labels = data.load_test_split("cifar10", data_dir)
+    train = np.asarray(dataset.images[:number]), np.asarray(dataset.labels[:number])
+    return train, (images[:number], labels[:number])
+
+
+def probe(
+    spec: ModelSpec, train: Arrays, test: Arrays, weights: str | None, weights_dir: str, size: int
+) -> float:
     """Accuracy of logistic regression on a model's standardised features."""
-    module = load_model(spec, weights, weights_dir=FLAGS.weights_dir)
-    features = extractor(module, spec, FLAGS.size)
+    module = load_model(spec, weights, weights_dir=weights_dir)
+    features = extractor(module, spec, size)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
     classifier.fit(features(train[0]), train[1])
     return float(classifier.score(features(test[0]), test[1]))
 
 
-def accuracy(spec: ModelSpec, images: np.ndarray, labels: np.ndarray) -> float:
+def accuracy(spec: ModelSpec, images: np.ndarray, labels: np.ndarray, weights_dir: str) -> float:
     """Accuracy of a network as published, its classifier read from the same file."""
-    module = load_model(spec, weights_dir=FLAGS.weights_dir)
-    path = sources.find_local(spec, FLAGS.weights_dir)
+    module = load_model(spec, weights_dir=weights_dir)
+    path = sources.find_local(spec, weights_dir)
     assert path is not None
     arrays = readers.read(path)
     (name,) = spec.extra["classifier"]
