@@ -68,12 +68,14 @@ class ImageStore:
         indices: (n,) which images of the source, in which order.
         size: (height, width) all are decoded to.
         channels: 1 (grey) or 3 (RGB).
+        threads: that decode, where all images are wanted at once.
     """
 
     source: Source
     indices: np.ndarray
     size: tuple[int, int]
     channels: int = 3
+    threads: int = WORKERS
 
     dtype = np.dtype(np.uint8)
     ndim = 4
@@ -134,7 +136,7 @@ class ImageStore:
         if copy is False:
             raise ValueError("images that are still encoded become an array only by decoding")
         pixels = np.empty(self.shape, np.uint8)
-        for index, image in enumerate(parallel(self.__getitem__, len(self))):
+        for index, image in enumerate(parallel(self.__getitem__, len(self), self.threads)):
             pixels[index] = image
         return pixels if dtype is None else pixels.astype(dtype)
 
@@ -159,14 +161,17 @@ def gather(images: Any, indices: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def parallel(function: Callable[[int], T], count: int) -> Iterator[T]:
+def parallel(function: Callable[[int], T], count: int, threads: int = WORKERS) -> Iterator[T]:
     """function(0) ... function(count - 1), in order, computed by threads a few chunks ahead."""
+    if threads == 1:
+        yield from map(function, range(count))
+        return
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     pending: collections.deque[concurrent.futures.Future[list[T]]] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for chunk in chunks:
             pending.append(pool.submit(lambda chunk: [function(i) for i in chunk], chunk))
-            if len(pending) > 2 * WORKERS:
+            if len(pending) > 2 * threads:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()

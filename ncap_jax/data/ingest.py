@@ -14,7 +14,7 @@ import numpy as np
 from ncap_jax import errors
 from ncap_jax.data import decode
 from ncap_jax.data.checks import check_dataset
-from ncap_jax.data.images import ImageStore, Source, parallel
+from ncap_jax.data.images import WORKERS, ImageStore, Source, parallel
 from ncap_jax.data.labels import check_parts, map_labels
 from ncap_jax.data.listing import MAX_NAMED, Listing, summary
 from ncap_jax.types import Dataset
@@ -22,6 +22,9 @@ from ncap_jax.types import Dataset
 # Larger sides are not stored: few models take more than 299 pixels.
 MAX_STORED_SIDE = 256
 MAX_IMAGE_SIZE = 4096
+# Images of fewer pixels are decoded by one thread: most of the work is then done in Python, whose
+# lock the threads would only hand to and fro.
+SMALL_PIXELS = 64 * 64
 # Decoded images up to this many bytes are held in memory (and on the device) as a whole.
 IN_MEMORY_BYTES = 2 * 2**30
 
@@ -139,10 +142,11 @@ def _stores(
     kept = {part: np.arange(len(source)) for part, (source, _) in chosen.items()}
     if listing.shape is not None:
         sizes, channels = [listing.shape[:2]], listing.shape[2]
+        threads = 1 if listing.shape[0] * listing.shape[1] < SMALL_PIXELS else WORKERS
     else:
         scans = {part: _scan(source, broken) for part, (source, _) in chosen.items()}
         kept = {part: indices for part, (indices, _) in scans.items()}
-        sizes, channels = scans["train"][1], 3
+        sizes, channels, threads = scans["train"][1], 3, WORKERS
     if not sizes:
         first = ": ".join(next(iter(broken.items()), ("", "")))
         raise errors.DataError(
@@ -151,7 +155,8 @@ def _stores(
         )
     size = stored_size(sizes, image_size)
     stores = {
-        part: ImageStore(source, kept[part], size, channels) for part, (source, _) in chosen.items()
+        part: ImageStore(source, kept[part], size, channels, threads)
+        for part, (source, _) in chosen.items()
     }
     labels = {part: np.asarray(given)[kept[part]] for part, (_, given) in chosen.items()}
     return stores, labels, broken
@@ -226,7 +231,7 @@ def _decode_part(
 
     pixels = np.empty(store.shape if keep else (0, *store.shape[1:]), np.uint8)
     kept: list[int] = []
-    for index, result in enumerate(parallel(attempt, len(store))):
+    for index, result in enumerate(parallel(attempt, len(store), store.threads)):
         if isinstance(result, decode.BrokenImageError):
             broken[store.name(index)] = result.cause
             continue

@@ -38,7 +38,7 @@ def test_real_sets(shared_data, name, shape, digest):
     source, labels = listing.parts["train"]
     assert np.bincount(labels).tolist() == [1000] * 10
     # The files hold PNG: every decoder gives the same pixels.
-    store = ImageStore(source, np.arange(len(labels)), shape[:2], shape[2])
+    store = ImageStore(source, np.arange(len(labels)), shape[:2], shape[2], threads=1)
     assert hashlib.sha256(np.asarray(store).tobytes()).hexdigest() == digest
     images, labels = load_test_split(name, shared_data / "tfds")
     assert images.shape == (2_000, *shape)
@@ -67,7 +67,7 @@ def test_tfds_decodes_the_same(shared_data):
         )
         source, labels = published.list_published(name, shared_data / "tfds").parts["train"]
         shape = theirs[0]["image"].shape
-        ours = np.asarray(ImageStore(source, np.arange(100), shape[:2], shape[2]))
+        ours = np.asarray(ImageStore(source, np.arange(100), shape[:2], shape[2], threads=1))
         np.testing.assert_array_equal(ours, np.stack([theirs[i]["image"] for i in range(100)]))
         assert labels[:100].tolist() == [int(theirs[i]["label"]) for i in range(100)]
 
