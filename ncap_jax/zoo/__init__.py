@@ -90,15 +90,17 @@ def find_model(model: str | ModelSpec) -> ModelSpec:
         raise errors.ModelError(*errors.unknown_name("model", model, MODELS)) from None
 
 
-def find_models(models: Sequence[str | ModelSpec]) -> tuple[ModelSpec, ...]:
+def find_models(models: str | ModelSpec | Sequence[str | ModelSpec]) -> tuple[ModelSpec, ...]:
     """ModelSpecs of names, shell patterns (`tiny_*`) and specs, in order, each once.
+
+    One of them need not stand in a list.
 
     Raises:
         ModelError: an unknown name, a pattern that matches nothing, two different models of one
             name, or no model at all.
     """
     found: dict[str, ModelSpec] = {}
-    for model in models:
+    for model in [models] if isinstance(models, str | ModelSpec) else models:
         if isinstance(model, str) and any(mark in model for mark in "*?["):
             matches = [MODELS[name] for name in fnmatch.filter(MODELS, model)]
             if not matches:

@@ -40,8 +40,12 @@ def from_keras(
             train, or an output of another shape.
         ConfigError: unknown preprocessing.
     """
-    import keras
-
+    try:
+        import keras
+    except ImportError as error:
+        raise errors.ModelError(
+            "Keras is not installed", "pip install 'ncap_jax[keras]'"
+        ) from error
     if keras.backend.backend() != "jax":
         raise errors.ModelError(
             f"Keras runs on the backend {keras.backend.backend()!r}",

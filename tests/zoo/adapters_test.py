@@ -14,7 +14,7 @@ from flax import linen, nnx
 import ncap_jax as ncap
 from ncap_jax import errors
 from ncap_jax.types import ModelSpec
-from ncap_jax.zoo import functional, load_model
+from ncap_jax.zoo import find_models, functional, load_model
 from ncap_jax.zoo.weights import store
 from tests.small import SmallNet, small_config, small_digits
 
@@ -186,3 +186,10 @@ def test_what_was_saved_is_loaded(variables, x, tmp_path):
     store.save_module(load_model(spec), tmp_path / "linen.safetensors")
     again = load_model(spec, weights=tmp_path / "linen.safetensors")
     np.testing.assert_array_equal(again.features(x), load_model(spec).features(x))
+
+
+def test_a_single_model_need_not_stand_in_a_list():
+    spec = ncap.from_module(SmallNet(rngs=nnx.Rngs(0)), name="mine", input_size=8)
+    assert find_models(spec) == (spec,)
+    assert find_models("tiny_plain") == find_models(["tiny_plain"])
+    assert len(find_models("tiny_plain*")) > 1

@@ -177,3 +177,16 @@ def test_an_unknown_normalisation_is_refused():
     }
     with pytest.raises(errors.ModelError, match=r"0\.48145466"):
         hub._preprocessing(clip, base, "a/b")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("vit_tiny_patch16_224", "vit_ti16"),
+        ("vit_base_patch16_224", "vit_b16"),
+        ("convnext_tiny", "convnext_tiny"),
+        ("cifar_resnet56", "cifar_resnet56"),
+    ],
+)
+def test_timms_architectures_that_the_zoo_has(architecture, name):
+    assert hub._architecture({"architecture": architecture}, "a/b").name == name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -124,3 +126,9 @@ def test_another_backend_is_refused(model, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(errors.ModelError, match="KERAS_BACKEND=jax"):
         ncap.from_keras(model)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(errors.ModelError, match=r"ncap_jax\[keras\]"):
+        ncap.from_keras("resnet50")
