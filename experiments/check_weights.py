@@ -35,17 +35,21 @@ from ncap_jax.zoo import MODELS, load_model, preprocess
 from ncap_jax.zoo.weights import readers, sources
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("weights_dir", "../shared/data/weights", "Folder with the published files.")
-flags.DEFINE_string("data_dir", "../shared/data/tfds", "TFDS folder with cifar10.")
-flags.DEFINE_multi_string("models", [], "Which models; none: all whose weights are there.")
-flags.DEFINE_integer("size", 128, "Side of the input of the probed models in pixels.")
-flags.DEFINE_integer("samples", 1000, "Training and test images of a probe.")
-flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 
 Arrays = tuple[np.ndarray, np.ndarray]
 BATCH = 50
 # Inverse of the L2 penalty: with as many features as samples the default of 1 overfits.
 STRENGTH = 0.01
+
+
+def define_flags() -> None:
+    """Called by the script alone: tests import several studies into one process."""
+    flags.DEFINE_string("weights_dir", "../shared/data/weights", "Folder with the published files.")
+    flags.DEFINE_string("data_dir", "../shared/data/tfds", "TFDS folder with cifar10.")
+    flags.DEFINE_multi_string("models", [], "Which models; none: all whose weights are there.")
+    flags.DEFINE_integer("size", 128, "Side of the input of the probed models in pixels.")
+    flags.DEFINE_integer("samples", 1000, "Training and test images of a probe.")
+    flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 
 
 def main(_) -> None:
@@ -125,4 +129,5 @@ def extractor(module: nnx.Module, spec: ModelSpec, size: int) -> Callable:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -36,8 +36,6 @@ from ncap_jax.types import EpochRecord, Head, ModelSpec, RankConfig, Trajectory
 from ncap_jax.zoo import find_models
 
 FLAGS = flags.FLAGS
-flags.DEFINE_bool("build", False, "Make the runs that are missing, then compare.")
-flags.DEFINE_string("corpus", "experiments/corpus/embedded_digits.jsonl", "One line a run.")
 
 FULL_EPOCHS = 30
 SEEDS = (0, 1, 2)
@@ -226,6 +224,12 @@ def spread(values: np.ndarray) -> str:
     return f"{mean} ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else mean
 
 
+def define_flags() -> None:
+    """Called by the script alone: tests import several studies into one process."""
+    flags.DEFINE_bool("build", False, "Make the runs that are missing, then compare.")
+    flags.DEFINE_string("corpus", "experiments/corpus/embedded_digits.jsonl", "One line a run.")
+
+
 def main(argv: list[str]) -> None:
     """Build what is missing if asked to, then compare."""
     del argv
@@ -236,4 +240,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -35,11 +35,6 @@ from ncap_jax.zoo import functional, preprocess, probe, tiny
 from ncap_jax.zoo.weights import store
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("data_dir", "../shared/data/tfds", "TFDS folder with cifar10.")
-flags.DEFINE_string("output_dir", "ncap_jax/zoo/weights", "Where the weights are written.")
-flags.DEFINE_list("models", [], "Which models; empty: all.")
-flags.DEFINE_integer("epochs", 12, "Epochs of the ordinary models.")
-flags.DEFINE_integer("seed", 0, "Seed of initialisation and order.")
 
 BATCH = 64
 PEAK_RATE = 4e-3
@@ -114,6 +109,15 @@ def build(spec: ModelSpec, optimizer: optax.GradientTransformation, seed: int) -
     )
 
 
+def define_flags() -> None:
+    """Called by the script alone: tests import several studies into one process."""
+    flags.DEFINE_string("data_dir", "../shared/data/tfds", "TFDS folder with cifar10.")
+    flags.DEFINE_string("output_dir", "ncap_jax/zoo/weights", "Where the weights are written.")
+    flags.DEFINE_list("models", [], "Which models; empty: all.")
+    flags.DEFINE_integer("epochs", 12, "Epochs of the ordinary models.")
+    flags.DEFINE_integer("seed", 0, "Seed of initialisation and order.")
+
+
 def main(argv: list[str]) -> None:
     """Pretrain the chosen models and update the manifest."""
     del argv
@@ -138,4 +142,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

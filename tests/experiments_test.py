@@ -1,0 +1,36 @@
+"""The studies: importable side by side and beside the main program, each with its command."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import experiments
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STUDIES = sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
+
+
+def test_studies_and_main_program_share_a_process():
+    """absl keeps one table of flags a process: modules that are imported must define none twice."""
+    importlib.import_module("ncap_jax.__main__")
+    for name in STUDIES:
+        importlib.import_module(f"experiments.{name}")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_prints_its_flags(name):
+    help_text = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", "--helpshort"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"-m experiments.{name}" in help_text.stdout, help_text.stderr
+    assert "--" in help_text.stdout.split("flags:")[-1]
