@@ -111,6 +111,15 @@ def squeeze_and_excite(layer, hold, x):
     return layer("e", x)
 
 
+def other_norms(layer, hold, x):
+    """Root mean square, and a softmax over units: statistics of their own source, held."""
+    x = layer("a", x)
+    x = layer("b", x * lax.rsqrt(hold(jnp.square(x).mean(axis=1, keepdims=True)) + 1e-3))
+    x = jnp.exp(x - hold(x.max(axis=1, keepdims=True)))
+    x = layer("c", x / hold(x.sum(axis=1, keepdims=True)))
+    return layer("e", jax.nn.tanh(layer("d", x)))
+
+
 def two_head_attention(layer, hold, x):
     x = layer("in", x) + 0.1 * jnp.arange(x.shape[1], dtype=x.dtype)[None, :, None]
     y = layer_norm(x, hold)
@@ -135,6 +144,11 @@ NETS = {
     "mlp": (
         mlp,
         {n: (dense, s) for n, s in zip("abcde", [(3, 4), (4, 3), (3, 5), (5, 3), (3, 4)])},
+        (3,),
+    ),
+    "other_norms": (
+        other_norms,
+        {n: (dense, s) for n, s in zip("abcde", [(3, 4), (4, 3), (3, 5), (5, 3), (3, 3)])},
         (3,),
     ),
     "two_convolutions_and_a_skip": (

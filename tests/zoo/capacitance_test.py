@@ -216,6 +216,11 @@ def test_attention_as_flax_computes_it():
         expected = network_beta_eff(exact, inputs, labels, strength)
         tolerance = 1e-5 * float(expected.condition)
         np.testing.assert_allclose(float(found), float(expected), rtol=tolerance)
+    # With equal gains the signed value of a pre-norm transformer is 0 (docs/numerics.md).
+    for norm in exact.norms:
+        norm.scale[...] = jnp.ones(4)
+    signed, absolute = (network_beta_eff(exact, inputs, labels, s) for s in network.STRENGTHS[:2])
+    assert abs(float(signed)) < 1e-5 * float(absolute)
 
 
 class Perceptron(nnx.Module):
