@@ -17,7 +17,7 @@ STUDIES = sorted(module.name for module in pkgutil.iter_modules(experiments.__pa
 
 
 def test_studies_and_main_program_share_a_process():
-    """absl keeps one table of flags a process: modules that are imported must define none twice."""
+    """Absl keeps one table of flags a process: modules that are imported must define none twice."""
     importlib.import_module("ncap_jax.__main__")
     for name in STUDIES:
         importlib.import_module(f"experiments.{name}")
