@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import os
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from ncap_jax import caching, data, environment, errors, report
-from ncap_jax.data.augment import Augmentation, recommended
-from ncap_jax.data.feed import Feed, make_feed
+from ncap_jax import caching, candidates, data, environment, report
 from ncap_jax.data.images import gather
 from ncap_jax.data.split import stratified_subset
 from ncap_jax.finetune import config as finetune_config
-from ncap_jax.finetune import loop
-from ncap_jax.report.progress import Progress
 from ncap_jax.run_folder import RunFolder
 from ncap_jax.selection import ranking as selection
 from ncap_jax.types import (
     DataConfig,
     Dataset,
-    EpochRecord,
     ModelSpec,
     RankConfig,
     Ranking,
-    Trajectory,
 )
 from ncap_jax.zoo import find_models, preprocess
-
-# What XLA says when the device's memory does not suffice.
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 
 
 def rank_models(
@@ -85,91 +74,12 @@ def rank_models(
         folder = None
         if output_dir is not None:
             folder = stack.enter_context(RunFolder(output_dir, facts))
-        trajectories = finetune_all(specs, checked, config, folder, show_progress)
+        trajectories = candidates.finetune_all(specs, checked, config, folder, show_progress)
         info = report_info(specs, config, facts, checked, command, time.perf_counter() - start)
         ranking = selection.rank_trajectories(trajectories, checked.name, config, info=info)
         if folder is not None:
             report.write(ranking, folder.path)
     return ranking
-
-
-def finetune_all(
-    specs: Sequence[ModelSpec],
-    dataset: Dataset,
-    config: RankConfig,
-    folder: RunFolder | None,
-    show_progress: bool,
-) -> tuple[Trajectory, ...]:
-    """Fine-tune every candidate in turn; those that are finished in the folder are taken as is."""
-    feed = make_feed(dataset)
-    augment = None
-    if config.augment == "recommended":
-        augment = recommended(dataset.name, min(dataset.images.shape[1:3]))
-    done = folder.finished(config.head) if folder is not None else {}
-    names = [spec.name for spec in specs]
-    with Progress(names, config.epochs, None if show_progress else io.StringIO()) as progress:
-        for spec in specs:
-            if spec.name not in done:
-                trajectory = finetune_one(spec, feed, config, augment, folder, progress)
-                if folder is not None:
-                    folder.finish(trajectory)
-                done[spec.name] = trajectory
-            progress.finished(done[spec.name])
-    return tuple(done[name] for name in names)
-
-
-def finetune_one(
-    spec: ModelSpec,
-    feed: Feed,
-    config: RankConfig,
-    augment: Augmentation | None,
-    folder: RunFolder | None,
-    progress: Progress,
-) -> Trajectory:
-    """Fine-tune one candidate; its own failure becomes a status, not an exception."""
-    seen: list[EpochRecord] = []
-
-    def on_record(record: EpochRecord) -> None:
-        seen.append(record)
-        if folder is not None:
-            folder.append(spec.name, record)
-        progress.epoch(spec.name, record)
-
-    def attempt() -> Trajectory:
-        seen[:] = folder.resume_point(spec.name) if folder is not None else ()
-        return loop.finetune(
-            spec,
-            feed,
-            config,
-            augment=augment,
-            on_record=on_record,
-            checkpoints=folder.checkpoints(spec.name) if folder is not None else None,
-            seen=tuple(seen),
-        )
-
-    start = time.perf_counter()
-    try:
-        try:
-            return attempt()
-        except errors.CheckpointError as error:
-            assert folder is not None
-            warnings.warn(f"{spec.name} starts again: {error}", stacklevel=2)
-            folder.start_again(spec.name)
-            return attempt()
-    except (errors.OutputError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        # Whatever breaks inside one candidate must not cost the others their hours.
-        text = f"{type(error).__name__}: {error}"
-        memory = any(mark in text for mark in OUT_OF_MEMORY)
-        return Trajectory(
-            spec.name,
-            config.head,
-            tuple(seen),
-            status="out_of_memory" if memory else "failed",
-            message=str(error) if isinstance(error, errors.NcapError) else text[:500],
-            seconds=time.perf_counter() - start,
-        )
 
 
 def report_info(

@@ -85,7 +85,7 @@ def test_resumed_equals_uninterrupted(digits, whole, tmp_path, monkeypatch, meth
 
 def test_finished_models_are_never_redone(digits, whole, tmp_path, monkeypatch):
     ncap.rank_models(POOL, digits, CONFIG, tmp_path, show_progress=False)
-    monkeypatch.setattr("ncap_jax.api.finetune_one", None)
+    monkeypatch.setattr("ncap_jax.candidates.finetune_one", None)
     again = ncap.rank_models(POOL, digits, CONFIG, tmp_path, show_progress=False)
     assert timeless(again) == whole
 
