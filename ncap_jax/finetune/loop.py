@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
 
     `measurement` holds the training samples that measure the training loss and the probe's
     beta_eff, `network_measurement` those that measure the whole network's, which starts from
-    `network_sums` (None: not measured).
+    `network_sums` (None: not measured). `micro_batches`: parts that a batch is taken in.
     """
 
     network: steps.Network
@@ -39,6 +39,12 @@ class Candidate(NamedTuple):
     measurement: np.ndarray
     network_measurement: np.ndarray
     network_sums: Any = None
+    micro_batches: int = 1
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Samples at a time in inference mode; the results do not depend on it."""
+        return max(1, EVALUATION_BATCH // self.micro_batches)
 
 
 def prepare(
@@ -46,6 +52,7 @@ def prepare(
     feed: Feed,
     config: RankConfig,
     augment: steps.Augment | None = None,
+    micro_batches: int = 1,
 ) -> Candidate:
     """Build a candidate: backbone with weights, head, optimizer, compiled functions.
 
@@ -54,6 +61,7 @@ def prepare(
         feed: the data, on the device or streamed to it.
         config: of the run, checked.
         augment: (key, uint8 batch) -> uint8 batch, applied in training only.
+        micro_batches: parts that a batch is taken in (`steps.accumulated`), to save memory.
 
     Raises:
         WeightsError: the weights are missing, damaged or of another architecture.
@@ -86,7 +94,7 @@ def prepare(
     train_state = steps.TrainState(all_params, {"backbone": state, "head": head_state}, moments)
     # Donation frees the caller's buffers, and equal leaves may share one: give each its own.
     train_state = jax.tree.map(jnp.array, train_state)
-    step = steps.make_train_step(network, optimizer, augment)
+    step = steps.make_train_step(network, optimizer, augment, micro_batches)
     epoch = steps.make_epoch(step, scan=jax.default_backend() != "cpu")
     features = steps.make_features(network)
     subset = batching.measurement_subset(feed.labels, config.measure_size, config.seed)
@@ -96,7 +104,7 @@ def prepare(
         size = measure.network_samples(len(feed.labels), config.measure_size)
         few = batching.measurement_subset(feed.labels, size, config.seed)
         empty = measure.empty_network_sums(network, train_state, shape, spec.name)
-    return Candidate(network, train_state, epoch, features, subset, few, empty)
+    return Candidate(network, train_state, epoch, features, subset, few, empty, micro_batches)
 
 
 def run(
@@ -223,7 +231,7 @@ def evaluate(candidate: Candidate, train_state: steps.TrainState, feed: Feed) ->
     head = candidate.network.head
     head_arrays = train_state.params["head"], train_state.state["head"]
     total: Any = None
-    for chunk in feed.validation(EVALUATION_BATCH):
+    for chunk in feed.validation(candidate.evaluation_batch):
         for indices, mask in zip(chunk.indices, chunk.mask):
             features = candidate.features(*train_state[:2], jnp.take(chunk.images, indices, axis=0))
             labels = jnp.take(chunk.labels, indices)
@@ -237,7 +245,7 @@ def subset_features(
 ) -> tuple[jax.Array, jax.Array]:
     """Features (n, width) float32 and labels (n,) of the measurement subset, inference mode."""
     size = len(candidate.measurement)
-    batches, _ = batching.padded_batches(size, EVALUATION_BATCH)
+    batches, _ = batching.padded_batches(size, candidate.evaluation_batch)
     images, labels = feed.subset(candidate.measurement)
     parts = [
         candidate.features(*train_state[:2], jnp.take(images, jnp.asarray(indices), axis=0))
@@ -263,6 +271,7 @@ def finetune(
     on_record: Callable[[EpochRecord], None] = lambda record: None,
     checkpoints: Checkpoints | None = None,
     seen: Sequence[EpochRecord] = (),
+    micro_batches: int = 1,
 ) -> Trajectory:
     """Fine-tune one candidate for `config.epochs` epochs.
 
@@ -274,6 +283,7 @@ def finetune(
         on_record: called with each record as it is made.
         checkpoints: see `run`.
         seen: the records of an interrupted run, which goes on from the last one's checkpoint.
+        micro_batches: see `prepare`.
 
     Returns:
         The trajectory, with status `ok`, or `diverged` if a loss stopped being finite.
@@ -283,7 +293,7 @@ def finetune(
         OutputError: a checkpoint cannot be written or read.
     """
     start = time.perf_counter() - sum(record.seconds for record in seen)
-    candidate = prepare(spec, feed, config, augment)
+    candidate = prepare(spec, feed, config, augment, micro_batches)
     records = list(seen)
     after = records[-1].epoch if records else None
     for record in run(candidate, feed, config, checkpoints=checkpoints, after=after):

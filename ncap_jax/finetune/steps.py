@@ -7,9 +7,9 @@ and updates parameters, batch statistics and optimizer state.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -106,7 +106,10 @@ def forward(
 
 
 def make_train_step(
-    network: Network, optimizer: optax.GradientTransformation, augment: Augment | None = None
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    augment: Augment | None = None,
+    micro_batches: int = 1,
 ) -> Callable:
     """Build `step(train_state, images, labels, indices, key) -> (train_state, loss)`, not jitted.
 
@@ -116,6 +119,7 @@ def make_train_step(
         network: static parts.
         optimizer: applied to the trained parameters.
         augment: (key, uint8 batch) -> uint8 batch, or None.
+        micro_batches: parts that the batch is taken in, one after the other (`accumulated`).
     """
 
     def loss_of(trained, frozen, state, images, labels):
@@ -129,14 +133,50 @@ def make_train_step(
             batch = augment(key, batch)
         trained = {part: train_state.params[part] for part in network.trained}
         frozen = {k: v for k, v in train_state.params.items() if k not in trained}
-        (loss, state), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            trained, frozen, train_state.state, batch, jnp.take(labels, indices)
+        gradient = partial(jax.value_and_grad(loss_of, has_aux=True), trained, frozen)
+        (loss, state), gradients = accumulated(
+            gradient, train_state.state, batch, jnp.take(labels, indices), micro_batches
         )
         updates, moments = optimizer.update(gradients, train_state.optimizer, trained)
         trained = optax.apply_updates(trained, updates)
         return TrainState({**frozen, **trained}, state, moments), loss
 
     return step
+
+
+def accumulated(
+    gradient: Callable, state: Arrays, images: jax.Array, labels: jax.Array, micro_batches: int
+) -> tuple[tuple[jax.Array, Arrays], Arrays]:
+    """`gradient` of a batch, taken in parts one after the other, in that much less memory.
+
+    A mean over n samples is the sum of the parts' means, each times its share n_m / n: the update
+    is the whole batch's up to rounding. Not so where samples see one another: batch norm takes
+    its statistics from a part, and moves its running ones once a part.
+
+    Args:
+        gradient: (state, images, labels) -> ((mean loss, state), gradients of it).
+        state: before the batch.
+        images: (batch, height, width, channels).
+        labels: (batch,).
+        micro_batches: parts; as equal as the batch's size allows.
+
+    Returns:
+        ((loss, state after the last part), gradients).
+    """
+    if micro_batches == 1:
+        return gradient(state, images, labels)
+    total: Any = None
+    parts = zip(*(jnp.array_split(array, micro_batches) for array in (images, labels)))
+    for x, y in parts:
+        if total is not None:
+            # Without the barrier a compiler may run the parts side by side, in the whole memory.
+            total, state, x = jax.lax.optimization_barrier((total, state, x))
+        (loss, state), gradients = gradient(state, x, y)
+        share = len(y) / len(labels)
+        part = jax.tree.map(lambda leaf, share=share: leaf * share, (loss, gradients))
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+    loss, gradients = total
+    return (loss, state), gradients
 
 
 def make_epoch(step: Callable, *, scan: bool) -> Callable:
@@ -195,7 +235,7 @@ def make_features(network: Network) -> Callable:
     return features
 
 
-@functools.partial(jax.jit, static_argnames="head")
+@partial(jax.jit, static_argnames="head")
 def head_sums(
     head: functional.Functional,
     params: Arrays,

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from ncap_jax.data import batching
 from ncap_jax.data.feed import make_feed
 from ncap_jax.finetune import loop, steps
 from ncap_jax.finetune.config import make_optimizer
+from ncap_jax.types import ModelSpec
 from tests.small import small_config, small_digits, small_spec
 
 
@@ -120,11 +122,67 @@ def test_evaluation_counts_every_sample_once(digits, monkeypatch, batch):
         train=False,
     )
     whole = steps.sums(logits, labels, jnp.ones(len(labels)))
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", batch)
+    monkeypatch.setattr(loop, "EVALUATION_BATCH", 2 * batch)
+    candidate = candidate._replace(micro_batches=2)
     sums = loop.evaluate(candidate, candidate.train_state, digits)
     assert float(sums.samples) == len(labels) == 70
     np.testing.assert_array_equal(sums.correct, whole.correct)
     np.testing.assert_allclose(sums.loss, whole.loss, rtol=1e-5)
+
+
+class NormFree(nnx.Module):
+    """Samples do not see one another."""
+
+    def __init__(self, *, rngs, dtype=None):
+        self.conv = nnx.Conv(3, 6, (4, 4), strides=4, param_dtype=jnp.float64, rngs=rngs)
+        self.dropout = nnx.Dropout(0.0, rngs=rngs)  # random streams are part of the state
+
+    def features(self, x):
+        return self.dropout(jnp.mean(nnx.gelu(self.conv(x)), axis=(1, 2)))
+
+
+@pytest.mark.parametrize(("batch", "micro_batches"), [(32, 2), (33, 2)])
+def test_accumulated_step_equals_the_plain_one(train, batch, micro_batches):
+    """For a model without batch norm, of any batch size, with augmentation."""
+    config = small_config(head="linear", optimizer="sgd", learning_rate=1.0)
+
+    def flip(key, images):
+        mirrored = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
+        return jnp.where(mirrored, images[:, :, ::-1], images)
+
+    with jax.enable_x64(True):
+        candidate = loop.prepare(
+            ModelSpec("free", NormFree, 8, 6), make_feed(small_digits()), config
+        )
+        before = candidate.train_state
+        results = []
+        for parts in (1, micro_batches):
+            optimizer = make_optimizer(config)
+            step = steps.make_train_step(candidate.network, optimizer, flip, parts)
+            after, loss = jax.jit(step)(before, *train, jnp.arange(batch), jax.random.key(0))
+            results.append((after.params, loss))
+    assert results[0][0]["backbone"]["conv"]["kernel"].dtype == np.float64
+    # The cross-entropy is float32 by design: its rounding, 1e-7, is all that remains.
+    chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
+    moved = jax.tree.map(lambda a, b: np.max(np.abs(a - b)), before.params, results[1][0])
+    assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_batch_statistics_of_an_accumulated_step_are_the_parts(train, digits):
+    """The running mean moves once a part: m² s + m (1 - m) mean_1 + (1 - m) mean_2."""
+    config = small_config()
+    candidate = loop.prepare(small_spec(), digits, config, micro_batches=2)
+    step = steps.make_train_step(candidate.network, make_optimizer(config), None, 2)
+    after, _ = jax.jit(step)(candidate.train_state, *train, jnp.arange(32), jax.random.key(0))
+    images = candidate.network.preprocess(train[0][:32])
+    kernel = candidate.train_state.params["backbone"]["conv"]["kernel"]
+    outputs = jax.lax.conv_general_dilated(
+        images, kernel, (4, 4), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    one, two = (jnp.mean(part, axis=(0, 1, 2)) for part in jnp.split(outputs, 2))
+    expected = 0.9 * 0.1 * one + 0.1 * two
+    found = after.state["backbone"]["norm"]["mean"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_masked_samples_do_not_count_even_if_not_finite():
