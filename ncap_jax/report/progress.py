@@ -10,13 +10,41 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from ncap_jax.report import text
+from ncap_jax.report.pace import Pace
 from ncap_jax.types import EpochRecord, Trajectory
 
 if TYPE_CHECKING:
     from rich import progress
+
+
+class Watcher(Protocol):
+    """What is told of a run while it goes on."""
+
+    def epoch(self, model: str, record: EpochRecord) -> None:
+        """After every epoch of a model, epoch 0 included."""
+
+    def finished(self, trajectory: Trajectory) -> None:
+        """When a model is done, however it ended."""
+
+
+class Watchers:
+    """Several watchers as one."""
+
+    def __init__(self, watchers: Sequence[Watcher]):
+        self._watchers = tuple(watchers)
+
+    def epoch(self, model: str, record: EpochRecord) -> None:
+        """Tell every watcher."""
+        for watcher in self._watchers:
+            watcher.epoch(model, record)
+
+    def finished(self, trajectory: Trajectory) -> None:
+        """Tell every watcher."""
+        for watcher in self._watchers:
+            watcher.finished(trajectory)
 
 
 class Progress:
@@ -41,6 +69,8 @@ class Progress:
         self._done: dict[str, int] = dict.fromkeys(models, 0)
         self._finished = 0
         self._best: tuple[float, str] | None = None
+        self._begun: set[str] = set()
+        self._pace = Pace()
         self._start = time.monotonic()
         self._console = Console(
             file=sys.stderr if file is None else file,
@@ -73,11 +103,10 @@ class Progress:
                 progress.BarColumn(),
                 progress.TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
                 progress.TimeElapsedColumn(),
-                progress.TextColumn("left"),
-                progress.TimeRemainingColumn(),
+                progress.TextColumn("left {task.fields[left]}"),
                 console=self._console,
             )
-            self._task = bar.add_task(self._headline(), total=self._total)
+            self._task = bar.add_task(self._headline(), total=self._total, left="–")
             bar.start()
         return self
 
@@ -93,6 +122,8 @@ class Progress:
     def epoch(self, model: str, record: EpochRecord) -> None:
         """Show one epoch of one model."""
         self._done[model] = record.epoch
+        self._begun.add(model)
+        self._pace.epoch(model, record)
         accuracy = record.validation_accuracy
         if math.isfinite(accuracy) and (self._best is None or accuracy > self._best[0]):
             self._best = (accuracy, model)
@@ -110,6 +141,7 @@ class Progress:
         """Show how a model ended; what it did not run counts as done."""
         self._finished += 1
         self._done[trajectory.model] = self._epochs
+        self._begun.add(trajectory.model)
         message = f": {trajectory.message}" if trajectory.message else ""
         line = (
             f"{trajectory.model}: {trajectory.status.replace('_', ' ')} after "
@@ -121,11 +153,12 @@ class Progress:
         self._line(line)
 
     def seconds_left(self) -> float:
-        """Estimate from the mean time of the epochs done; NaN before the first."""
-        done = sum(self._done.values())
-        if done == 0:
-            return math.nan
-        return (time.monotonic() - self._start) / done * (self._total - done)
+        """Estimated from the epochs and starts so far; NaN before the first trained epoch."""
+        return self._pace.left(
+            time.monotonic() - self._start,
+            epochs_left=self._total - sum(self._done.values()),
+            models_left=self._models - len(self._begun),
+        )
 
     def _headline(self) -> str:
         best = ""
@@ -136,7 +169,10 @@ class Progress:
     def _update(self) -> None:
         assert self._bar is not None
         self._bar.update(
-            self._task, completed=sum(self._done.values()), description=self._headline()
+            self._task,
+            completed=sum(self._done.values()),
+            description=self._headline(),
+            left=text.duration(self.seconds_left()),
         )
 
     def _line(self, line: str) -> None:

@@ -1,0 +1,51 @@
+"""How long a run will still take, when a model's start costs more than its epochs."""
+
+from __future__ import annotations
+
+import math
+
+from ncap_jax.types import EpochRecord
+
+
+class Pace:
+    """Splits the time so far into starts (compilation, first measurement) and epochs.
+
+    A model's first epoch compiles its program and can take ten times as long as the next ones:
+    the mean over epochs would promise hours where minutes are left.
+    """
+
+    def __init__(self) -> None:
+        self._fastest: dict[str, float] = {}  # seconds of each model's fastest epoch
+        self._started: set[str] = set()  # in this process
+        self._trained = 0  # epochs, in this process
+
+    def epoch(self, model: str, record: EpochRecord) -> None:
+        """Take an epoch into account; epoch 0 trains nothing."""
+        self._started.add(model)
+        if record.epoch > 0:
+            self._trained += 1
+            fastest = min(self._fastest.get(model, math.inf), record.seconds)
+            self._fastest[model] = fastest
+
+    def left(self, elapsed: float, epochs_left: int, models_left: int) -> float:
+        """Seconds left.
+
+        Args:
+            elapsed: seconds since the run began in this process.
+            epochs_left: over all models.
+            models_left: that have not begun.
+
+        Returns:
+            NaN before the first epoch, 0 when nothing is left.
+        """
+        if epochs_left == 0:
+            return 0.0
+        if not self._fastest:
+            return math.nan
+        steady = sum(self._fastest.values()) / len(self._fastest)
+        trained = self._trained * steady
+        start = max(0.0, elapsed - trained) / len(self._started)
+        done = len(self._started) * start + trained
+        # Models that run side by side do more than a second's work in a second.
+        speed = done / elapsed if elapsed > 0 and done > 0 else 1.0
+        return (epochs_left * steady + models_left * start) / speed
