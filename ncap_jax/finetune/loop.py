@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, MutableMapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ncap_jax.data.feed import Feed
 from ncap_jax.finetune import measure, steps
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.finetune.config import make_optimizer
-from ncap_jax.types import EpochRecord, ModelSpec, RankConfig, Trajectory
+from ncap_jax.types import EpochRecord, ModelSpec, RankConfig, Status, Trajectory
 from ncap_jax.zoo import functional, load_model, preprocess, probe
 
 EVALUATION_BATCH = 256
@@ -115,6 +115,8 @@ def run(
     *,
     checkpoints: Checkpoints | None = None,
     after: int | None = None,
+    until: int | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Iterator[EpochRecord]:
     """Fine-tune, yielding a record before training (epoch 0) and after every epoch.
 
@@ -127,6 +129,9 @@ def run(
         observed: only these epochs are measured and yielded; None: all.
         checkpoints: where the state is kept after each epoch, once its record has been taken.
         after: go on from the checkpoint of this epoch; None: from the start.
+        until: pause after this epoch; None: `config.epochs`.
+        check: called between steps and between batches of measurement; what it raises ends the
+            run (`steps.make_epoch`).
     """
     if after is not None:
         assert checkpoints is not None, "going on needs the checkpoints"
@@ -135,14 +140,17 @@ def run(
         train_state = calibrated(candidate, candidate.train_state, feed)
     else:
         train_state = candidate.train_state
-    for epoch in range(0 if after is None else after + 1, config.epochs + 1):
+    last = config.epochs if until is None else min(until, config.epochs)
+    for epoch in range(0 if after is None else after + 1, last + 1):
         start = time.perf_counter()
         running_loss = None
         if epoch:
-            train_state, running_loss = train_epoch(candidate, train_state, feed, config, epoch)
+            train_state, running_loss = train_epoch(
+                candidate, train_state, feed, config, epoch, check
+            )
         if observed is not None and epoch not in observed:
             continue
-        record = observe(candidate, train_state, feed, config)
+        record = observe(candidate, train_state, feed, config, check)
         seconds = time.perf_counter() - start
         record = dataclasses.replace(
             record, epoch=epoch, running_loss=running_loss, seconds=seconds
@@ -173,8 +181,11 @@ def train_epoch(
     feed: Feed,
     config: RankConfig,
     epoch: int,
+    check: Callable[[], None] | None = None,
 ) -> tuple[steps.TrainState, float]:
     """One epoch of training; the batches' order depends on (seed, epoch) alone.
+
+    `check`: see `run`.
 
     Returns:
         The new state and the mean minibatch loss in nats.
@@ -186,7 +197,7 @@ def train_epoch(
         numbers = jnp.arange(step, step + len(chunk.indices))
         keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
         train_state, part = candidate.epoch(
-            train_state, chunk.images, chunk.labels, chunk.indices, keys
+            train_state, chunk.images, chunk.labels, chunk.indices, keys, check
         )
         losses.append(part)
         step += len(chunk.indices)
@@ -194,14 +205,18 @@ def train_epoch(
 
 
 def observe(
-    candidate: Candidate, train_state: steps.TrainState, feed: Feed, config: RankConfig
+    candidate: Candidate,
+    train_state: steps.TrainState,
+    feed: Feed,
+    config: RankConfig,
+    check: Callable[[], None] | None = None,
 ) -> EpochRecord:
     """Losses, accuracies and beta_eff of the model as it stands, in inference mode."""
     features, labels = subset_features(candidate, train_state, feed)
     head = candidate.network.head
     head_arrays = train_state.params["head"], train_state.state["head"]
     train = steps.head_sums(head, *head_arrays, features, labels, jnp.ones(len(labels)))
-    validation = evaluate(candidate, train_state, feed)
+    validation = evaluate(candidate, train_state, feed, check)
     # Dispatch is asynchronous: what is still being evaluated must not count as measurement.
     jax.block_until_ready((train, validation, features))
     start = time.perf_counter()
@@ -226,7 +241,12 @@ def observe(
     )
 
 
-def evaluate(candidate: Candidate, train_state: steps.TrainState, feed: Feed) -> steps.Sums:
+def evaluate(
+    candidate: Candidate,
+    train_state: steps.TrainState,
+    feed: Feed,
+    check: Callable[[], None] | None = None,
+) -> steps.Sums:
     """Summed loss and hits over the validation part, every sample counted once."""
     head = candidate.network.head
     head_arrays = train_state.params["head"], train_state.state["head"]
@@ -237,6 +257,9 @@ def evaluate(candidate: Candidate, train_state: steps.TrainState, feed: Feed) ->
             labels = jnp.take(chunk.labels, indices)
             part = steps.head_sums(head, *head_arrays, features, labels, mask)
             total = part if total is None else jax.tree.map(jnp.add, total, part)
+            if check is not None:
+                jax.block_until_ready(total)
+                check()
     return total
 
 
@@ -272,8 +295,11 @@ def finetune(
     checkpoints: Checkpoints | None = None,
     seen: Sequence[EpochRecord] = (),
     micro_batches: int = 1,
+    until: int | None = None,
+    check: Callable[[], None] | None = None,
+    kept: MutableMapping[str, Candidate] | None = None,
 ) -> Trajectory:
-    """Fine-tune one candidate for `config.epochs` epochs.
+    """Fine-tune one candidate for `config.epochs` epochs, or up to a pause.
 
     Args:
         spec: the model.
@@ -284,31 +310,54 @@ def finetune(
         checkpoints: see `run`.
         seen: the records of an interrupted run, which goes on from the last one's checkpoint.
         micro_batches: see `prepare`.
+        until: pause after this epoch, to go on with `seen` and the checkpoints; None: never.
+        check: see `run`.
+        kept: where candidates that pause leave their compiled functions for the next time.
 
     Returns:
-        The trajectory, with status `ok`, or `diverged` if a loss stopped being finite.
+        The trajectory, with status `ok`, `diverged` if a loss stopped being finite, or `stopped`
+        if it pauses.
 
     Raises:
         WeightsError: see `prepare`.
         OutputError: a checkpoint cannot be written or read.
     """
     start = time.perf_counter() - sum(record.seconds for record in seen)
-    candidate = prepare(spec, feed, config, augment, micro_batches)
     records = list(seen)
     after = records[-1].epoch if records else None
-    for record in run(candidate, feed, config, checkpoints=checkpoints, after=after):
+    candidate = kept.pop(spec.name, None) if kept is not None else None
+    if candidate is None or after is None or candidate.micro_batches != micro_batches:
+        candidate = prepare(spec, feed, config, augment, micro_batches)
+    for record in run(
+        candidate, feed, config, checkpoints=checkpoints, after=after, until=until, check=check
+    ):
         records.append(record)
         on_record(record)
-    alive = is_finite(records[-1])
-    message = "" if alive else f"the loss is not finite after epoch {records[-1].epoch}"
+    status: Status = "ok" if records[-1].epoch == config.epochs else "stopped"
+    message = ""
+    if not is_finite(records[-1]):
+        status, message = "diverged", f"the loss is not finite after epoch {records[-1].epoch}"
+    elif status == "stopped" and kept is not None:
+        kept[spec.name] = candidate._replace(train_state=blank(candidate.train_state))
     return Trajectory(
         spec.name,
         config.head,
         tuple(records),
-        status="ok" if alive else "diverged",
+        status=status,
         message=message,
         seconds=time.perf_counter() - start,
     )
+
+
+def blank(train_state: steps.TrainState) -> steps.TrainState:
+    """A state of the same structure that holds no memory of the device: a template to restore."""
+
+    def zeros(leaf: jax.Array) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jnp.broadcast_to(jax.random.key(0, impl=jax.random.key_impl(leaf)), leaf.shape)
+        return np.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(zeros, train_state)
 
 
 def _mean(total: jax.Array, count: jax.Array) -> float:

@@ -21,6 +21,8 @@ from ncap_jax.zoo import functional
 
 Arrays = Any
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+# Steps of one program where an epoch is scanned and somebody wants to stop it in between.
+CHECKED_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def accumulated(
 
 
 def make_epoch(step: Callable, *, scan: bool) -> Callable:
-    """Build `epoch(train_state, images, labels, batches, keys) -> (train_state, losses)`.
+    """Build `epoch(train_state, images, labels, batches, keys, check=None)`.
 
     Args:
         step: from `make_train_step`.
@@ -189,8 +191,10 @@ def make_epoch(step: Callable, *, scan: bool) -> Callable:
             scan 6 to 20 times slower).
 
     Returns:
-        A function of `batches` (steps, batch_size) int32 and `keys` (steps,); the train state
-        is donated; losses are (steps,) float32 on the device.
+        A function of `batches` (steps, batch_size) int32 and `keys` (steps,) that returns
+        (train_state, losses); the train state is donated; losses are (steps,) float32 on the
+        device. `check`, if given, is called before every step, once the one before it has been
+        computed, and may raise; with `scan` every `CHECKED_STEPS` steps.
     """
     if scan:
 
@@ -200,18 +204,39 @@ def make_epoch(step: Callable, *, scan: bool) -> Callable:
 
             return jax.lax.scan(body, train_state, (batches, keys))
 
-        return jax.jit(scanned, donate_argnums=0)
+        whole = jax.jit(scanned, donate_argnums=0)
+
+        def in_pieces(train_state, images, labels, batches, keys, check=None):
+            if check is None:
+                return whole(train_state, images, labels, batches, keys)
+            losses: list[jax.Array] = []
+            for start in range(0, len(batches), CHECKED_STEPS):
+                _await(losses, check)
+                piece = slice(start, start + CHECKED_STEPS)
+                train_state, part = whole(train_state, images, labels, batches[piece], keys[piece])
+                losses.append(part)
+            return train_state, jnp.concatenate(losses)
+
+        return in_pieces
 
     jitted = jax.jit(step, donate_argnums=0)
 
-    def looped(train_state, images, labels, batches, keys):
-        losses = []
+    def looped(train_state, images, labels, batches, keys, check=None):
+        losses: list[jax.Array] = []
         for indices, key in zip(batches, keys):
+            if check is not None:
+                _await(losses, check)
             train_state, loss = jitted(train_state, images, labels, indices, key)
             losses.append(loss)
         return train_state, jnp.stack(losses)
 
     return looped
+
+
+def _await(losses: list[jax.Array], check: Callable[[], None]) -> None:
+    # Dispatch is asynchronous: a clock read before the last step is done would tell nothing.
+    jax.block_until_ready(losses[-1:])
+    check()
 
 
 def make_features(network: Network) -> Callable:
