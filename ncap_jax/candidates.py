@@ -7,16 +7,13 @@ import time
 import warnings
 from collections.abc import Sequence
 
-from ncap_jax import errors
+from ncap_jax import errors, memory
 from ncap_jax.data.augment import Augmentation, recommended
 from ncap_jax.data.feed import Feed, make_feed
 from ncap_jax.finetune import loop
 from ncap_jax.report.progress import Progress
 from ncap_jax.run_folder import RunFolder
 from ncap_jax.types import Dataset, EpochRecord, ModelSpec, RankConfig, Trajectory
-
-# What XLA says when the device's memory does not suffice.
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 
 
 def finetune_all(
@@ -61,7 +58,7 @@ def finetune_one(
             folder.append(spec.name, record)
         progress.epoch(spec.name, record)
 
-    def attempt() -> Trajectory:
+    def attempt(micro_batches: int) -> Trajectory:
         seen[:] = folder.resume_point(spec.name) if folder is not None else ()
         return loop.finetune(
             spec,
@@ -71,28 +68,37 @@ def finetune_one(
             on_record=on_record,
             checkpoints=folder.checkpoints(spec.name) if folder is not None else None,
             seen=tuple(seen),
+            micro_batches=micro_batches,
         )
 
-    start = time.perf_counter()
-    try:
+    def sturdy(micro_batches: int) -> Trajectory:
         try:
-            return attempt()
+            return attempt(micro_batches)
         except errors.CheckpointError as error:
             assert folder is not None
             warnings.warn(f"{spec.name} starts again: {error}", stacklevel=2)
             folder.start_again(spec.name)
-            return attempt()
+            return attempt(micro_batches)
+
+    start = time.perf_counter()
+    try:
+        return memory.with_retry(sturdy, spec.name, config, folder)
     except (errors.OutputError, KeyboardInterrupt):
         raise
     except Exception as error:
         # Whatever breaks inside one candidate must not cost the others their hours.
-        text = f"{type(error).__name__}: {error}"
-        memory = any(mark in text for mark in OUT_OF_MEMORY)
+        text = str(error) if isinstance(error, errors.NcapError) else _in_short(error)
         return Trajectory(
             spec.name,
             config.head,
             tuple(seen),
-            status="out_of_memory" if memory else "failed",
-            message=str(error) if isinstance(error, errors.NcapError) else text[:500],
+            status="out_of_memory" if memory.exhausted(error) else "failed",
+            message=text,
             seconds=time.perf_counter() - start,
         )
+
+
+def _in_short(error: Exception) -> str:
+    """An exception's type, message and notes, bounded."""
+    text = f"{type(error).__name__}: {error}"[:500]
+    return ". ".join([text, *getattr(error, "__notes__", ())])

@@ -7,7 +7,8 @@
 
 Everything is written so that a kill at any moment leaves a folder to go on from. An epoch is
 first a line of its trajectory, then a checkpoint: a line without its checkpoint is cut off again
-and the epoch repeated, which gives the same numbers.
+and the epoch repeated, which gives the same numbers. What is damaged costs time only: the epoch or
+the model is repeated, with a warning.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 import filelock
 
-from ncap_jax import errors
+from ncap_jax import errors, ledger
 from ncap_jax.finetune import records
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.report.files import strict, write_atomically
 from ncap_jax.types import EpochRecord, Head, Trajectory
 
 RUN_FILE = "run.json"
-LEDGER = "ledger.jsonl"
 # What must be equal for a run to go on; the rest of run.json may differ (versions, device, time).
 FINGERPRINT = ("config", "models", "data")
 # These are the model's own doing and come again; the others may have been mended meanwhile.
@@ -94,7 +95,7 @@ class RunFolder:
                 for part in FINGERPRINT
                 for name in differences(there.get(part), self._facts[part], part)
             ]
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, AttributeError, *records.DAMAGE) as error:
             raise errors.OutputError(
                 f"{file} cannot be read: {error}", "Choose another folder, or remove this one"
             ) from error
@@ -135,46 +136,47 @@ class RunFolder:
 
     def finish(self, trajectory: Trajectory) -> None:
         """Enter a model's end into the ledger; its checkpoint is no longer needed."""
-        entry = {
-            "model": trajectory.model,
-            "status": trajectory.status,
-            "message": trajectory.message,
-            "seconds": trajectory.seconds,
-        }
-        records.append_line(self.path / LEDGER, json.dumps(strict(entry)) + "\n")
+        end = ledger.Entry(
+            trajectory.model,
+            trajectory.status,
+            trajectory.message,
+            trajectory.seconds,
+            records=len(trajectory.records),
+        )
+        ledger.append(self.path, end)
         if trajectory.status in FINAL:
             self.checkpoints(trajectory.model).remove()
 
+    def halve(self, model: str, note: str) -> None:
+        """Enter that a model starts again at half the batch, for lack of memory."""
+        # In this order: with the entry first, a kill here would mix the two ways in one model.
+        self.start_again(model)
+        again = ledger.Entry(model, "out_of_memory", note, 0.0, records=0, half_batch=True)
+        ledger.append(self.path, again)
+
+    def halved(self, model: str) -> str:
+        """The note with which a model was halved, for good in this folder; empty if it was not."""
+        notes = (e.message for e in ledger.read(self.path) if e.model == model and e.half_batch)
+        return next(notes, "")
+
     def finished(self, head: Head) -> dict[str, Trajectory]:
         """Models that need not be run again, by name."""
+        ends = {entry.model: entry for entry in ledger.read(self.path)}  # the last one counts
         found: dict[str, Trajectory] = {}
-        for entry in self._ledger():
-            found.pop(entry["model"], None)
-            if entry["status"] in FINAL:
-                seen = records.read(self._trajectory(entry["model"]))
-                found[entry["model"]] = Trajectory(
-                    entry["model"],
-                    head,
-                    seen,
-                    status=entry["status"],
-                    message=entry["message"],
-                    seconds=entry["seconds"],
-                )
-        return found
-
-    def _ledger(self) -> list[dict[str, Any]]:
-        """The ledger's whole lines; a torn last one is a model whose end was not recorded."""
-        file = self.path / LEDGER
-        entries = []
-        for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-            try:
-                entry = json.loads(text)
-                entries.append(
-                    {key: entry[key] for key in ("model", "status", "message", "seconds")}
-                )
-            except (ValueError, TypeError, KeyError):
+        for model in self._facts["models"]:
+            end = ends.get(model)
+            if end is None or end.status not in FINAL:
                 continue
-        return entries
+            seen = records.sound(self._trajectory(model))
+            if [record.epoch for record in seen] != list(range(end.records)):
+                warnings.warn(
+                    f"{self._trajectory(model)} is damaged: {model} starts again", stacklevel=2
+                )
+                continue
+            found[model] = Trajectory(
+                model, head, seen, status=end.status, message=end.message, seconds=end.seconds
+            )
+        return found
 
     def _trajectory(self, model: str) -> pathlib.Path:
         return self.path / records.FOLDER / f"{model}.jsonl"

@@ -13,6 +13,8 @@ from ncap_jax import errors
 from ncap_jax.types import EpochRecord, Head, Trajectory
 
 FOLDER = "trajectories"
+# What reading a line that is damaged, or was never ours, can raise.
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 def append(path: str | os.PathLike, record: EpochRecord) -> None:
@@ -62,14 +64,14 @@ def read(path: str | os.PathLike) -> tuple[EpochRecord, ...]:
         OutputError: the file cannot be read, or a line is damaged (its number is named).
     """
     try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
         raise errors.OutputError(f"cannot read {path}: {error}", "Check the path") from error
     records = []
     for number, text in enumerate(lines, start=1):
         try:
             records.append(parse(json.loads(text)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except DAMAGE as error:
             raise errors.OutputError(
                 f"{path}, line {number} is damaged: {error}", "Remove the line and what follows it"
             ) from error
@@ -84,7 +86,7 @@ def sound(path: str | os.PathLike) -> tuple[EpochRecord, ...]:
     for text in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             found.append(parse(json.loads(text)))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except DAMAGE:
             break
     return tuple(found)
 
@@ -92,10 +94,18 @@ def sound(path: str | os.PathLike) -> tuple[EpochRecord, ...]:
 def parse(fields: dict[str, Any]) -> EpochRecord:
     """An EpochRecord from the fields of one line; null is NaN where a number must stand."""
     values = dict(fields)
+    if type(values["epoch"]) is not int:
+        raise TypeError("epoch is not a whole number")
     for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
         values[name] = _number(values[name])
+    for name in ("seconds", "measure_seconds"):
+        values[name] = float(values.get(name, 0.0))
+    if values.get("running_loss") is not None:
+        values["running_loss"] = float(values["running_loss"])
     values["beta_eff"] = {k: tuple(_number(x) for x in v) for k, v in values["beta_eff"].items()}
-    values["beta_eff_status"] = {k: tuple(v) for k, v in values["beta_eff_status"].items()}
+    values["beta_eff_status"] = {
+        k: tuple(map(str, v)) for k, v in values["beta_eff_status"].items()
+    }
     return EpochRecord(**values)
 
 
@@ -119,7 +129,12 @@ def load_trajectories(
         )
     run = pathlib.Path(output_dir) / "run.json"
     if run.is_file():
-        head = json.loads(run.read_text(encoding="utf-8"))["config"]["head"]
+        try:
+            head = json.loads(run.read_text(encoding="utf-8"))["config"]["head"]
+        except (OSError, *DAMAGE) as error:
+            raise errors.OutputError(
+                f"{run} cannot be read: {error}", "Remove it and give the head"
+            ) from error
     return tuple(
         Trajectory(model=file.stem, head=head, records=records, seconds=_seconds(records))
         for file in files

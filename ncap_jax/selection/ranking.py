@@ -207,7 +207,7 @@ def _row(
     trajectory = entry.trajectory
     message = trajectory.message
     if trajectory.status == "ok":
-        message = entry.accuracy.flag or entry.score.flag
+        message = "; ".join(filter(None, (message, entry.accuracy.flag or entry.score.flag)))
     return RankedModel(
         name=trajectory.model,
         status=trajectory.status,
