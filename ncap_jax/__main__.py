@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shlex
 import sys
 from typing import Any
 
@@ -39,6 +40,7 @@ flags.DEFINE_bool("skip_broken", DATA.skip_broken, "Leave out and report unreada
 flags.DEFINE_bool("remap_labels", DATA.remap_labels, "Number labels that have gaps afresh.")
 flags.DEFINE_bool("stream", None, "Decode while training instead of holding all in memory.")
 flags.DEFINE_string("output_dir", None, "Where results go (default: runs/<dataset>, numbered).")
+flags.DEFINE_bool("tensorboard", False, "Write TensorBoard scalars under --output_dir as well.")
 flags.DEFINE_bool("list_models", False, "Print the known models and stop.")
 flags.DEFINE_integer("epochs", DEFAULT.epochs, "Fine-tuning epochs per model.")
 flags.DEFINE_enum("head", DEFAULT.head, HEADS, "What stands on the backbone and what trains.")
@@ -109,13 +111,21 @@ def rank() -> int:
     """Rank as the flags say, print the table, say where the files are."""
     from ncap_jax import api
 
-    folder = FLAGS.output_dir or free_folder(FLAGS.dataset)
+    folder = pathlib.Path(FLAGS.output_dir or free_folder(FLAGS.dataset))
+    scalars = folder / "tensorboard" if FLAGS.tensorboard else None
     data_config = DataConfig(**flag_values(DataConfig))
     ranking = api.rank_models(
-        FLAGS.models, FLAGS.dataset, config_from_flags(), folder, data_config=data_config
+        FLAGS.models,
+        FLAGS.dataset,
+        config_from_flags(),
+        folder,
+        data_config=data_config,
+        tensorboard=scalars,
     )
     print(ranking)
-    print(f"\nReport: {pathlib.Path(folder) / 'report.html'}")
+    print(f"\nReport: {folder / 'report.html'}")
+    if scalars is not None:
+        print(f"Scalars: tensorboard --logdir={shlex.quote(str(scalars))}")
     failed = [model for model in ranking.models if model.rank is None]
     if failed:
         print(

@@ -16,6 +16,7 @@ from ncap_jax import caching, candidates, data, environment, report
 from ncap_jax.data.images import gather
 from ncap_jax.data.split import stratified_subset
 from ncap_jax.finetune import config as finetune_config
+from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.run_folder import RunFolder
 from ncap_jax.selection import ranking as selection
 from ncap_jax.types import (
@@ -36,6 +37,7 @@ def rank_models(
     *,
     data_config: DataConfig | None = None,
     show_progress: bool = True,
+    tensorboard: str | os.PathLike[str] | None = None,
 ) -> Ranking:
     """Rank pretrained models by the accuracy they are predicted to reach on a data set.
 
@@ -51,12 +53,14 @@ def rank_models(
             interrupted run of the same configuration, models and data is gone on with.
         data_config: how the data set is read; None: `DataConfig()`.
         show_progress: show a live view on a terminal, plain lines elsewhere.
+        tensorboard: folder for scalars of every epoch, one run a model (extra `tensorboard`);
+            None: none are written.
 
     Returns:
         The ranking; `print` shows the table, `.best` is the model to fine-tune.
 
     Raises:
-        ConfigError: an option, or a combination, that cannot work.
+        ConfigError: an option, or a combination, that cannot work; tensorboardX is missing.
         ModelError: unknown model.
         DataError: images or labels that cannot be used.
         OutputError: the folder cannot be written, is in use, or holds another run.
@@ -64,6 +68,7 @@ def rank_models(
     config, data_config = config or RankConfig(), data_config or DataConfig()
     finetune_config.check_config(config)
     selection.check_config(config)
+    board = None if tensorboard is None else TensorBoard(tensorboard)
     caching.keep_compiled_programs()
     specs = find_models(models)
     checked = data.load_dataset(dataset, seed=config.seed, **dataclasses.asdict(data_config))
@@ -71,10 +76,13 @@ def rank_models(
     facts = {**environment.run_facts(specs, checked, config, data_config), "command": command}
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
+        watchers = [] if board is None else [stack.enter_context(board)]
         folder = None
         if output_dir is not None:
             folder = stack.enter_context(RunFolder(output_dir, facts))
-        trajectories = candidates.finetune_all(specs, checked, config, folder, show_progress)
+        trajectories = candidates.finetune_all(
+            specs, checked, config, folder, show_progress, watchers
+        )
         info = report_info(specs, config, facts, checked, command, time.perf_counter() - start)
         ranking = selection.rank_trajectories(trajectories, checked.name, config, info=info)
         if folder is not None:

@@ -11,7 +11,7 @@ from ncap_jax import errors, memory
 from ncap_jax.data.augment import Augmentation, recommended
 from ncap_jax.data.feed import Feed, make_feed
 from ncap_jax.finetune import loop
-from ncap_jax.report.progress import Progress
+from ncap_jax.report.progress import Progress, Watcher, Watchers
 from ncap_jax.run_folder import RunFolder
 from ncap_jax.types import Dataset, EpochRecord, ModelSpec, RankConfig, Trajectory
 
@@ -22,6 +22,7 @@ def finetune_all(
     config: RankConfig,
     folder: RunFolder | None,
     show_progress: bool,
+    watchers: Sequence[Watcher] = (),
 ) -> tuple[Trajectory, ...]:
     """Fine-tune every candidate in turn; those that are finished in the folder are taken as is."""
     feed = make_feed(dataset)
@@ -31,13 +32,14 @@ def finetune_all(
     done = folder.finished(config.head) if folder is not None else {}
     names = [spec.name for spec in specs]
     with Progress(names, config.epochs, None if show_progress else io.StringIO()) as progress:
+        told = Watchers([progress, *watchers])
         for spec in specs:
             if spec.name not in done:
-                trajectory = finetune_one(spec, feed, config, augment, folder, progress)
+                trajectory = finetune_one(spec, feed, config, augment, folder, told)
                 if folder is not None:
                     folder.finish(trajectory)
                 done[spec.name] = trajectory
-            progress.finished(done[spec.name])
+            told.finished(done[spec.name])
     return tuple(done[name] for name in names)
 
 
@@ -47,7 +49,7 @@ def finetune_one(
     config: RankConfig,
     augment: Augmentation | None,
     folder: RunFolder | None,
-    progress: Progress,
+    watcher: Watcher,
 ) -> Trajectory:
     """Fine-tune one candidate; its own failure becomes a status, not an exception."""
     seen: list[EpochRecord] = []
@@ -56,7 +58,7 @@ def finetune_one(
         seen.append(record)
         if folder is not None:
             folder.append(spec.name, record)
-        progress.epoch(spec.name, record)
+        watcher.epoch(spec.name, record)
 
     def attempt(micro_batches: int) -> Trajectory:
         seen[:] = folder.resume_point(spec.name) if folder is not None else ()

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ import ncap_jax as ncap
 from ncap_jax import api, environment, errors
 from ncap_jax.types import DataConfig, Dataset, ModelSpec, RankConfig
 from ncap_jax.zoo import find_models
+from tests.report.tensorboard_test import scalars
 from tests.small import small_config, small_digits, small_spec
 
 POOL = [small_spec(f"small_{width}", width) for width in (4, 8, 12)]
@@ -199,6 +201,29 @@ def test_pretrained_weights_must_exist(digits):
     assert "no pretrained weights" in ranking.models[0].message
     with pytest.raises(errors.ModelError, match="no model could be ranked"):
         _ = ranking.best
+
+
+def test_tensorboard_is_beside_the_run_not_part_of_it(run, digits, tmp_path):
+    """Live in a run of its own; afterwards in a run that was finished without it."""
+    pytest.importorskip("tensorboardX", reason="the extra `tensorboard` is not installed")
+    folder, ranking = run
+    for tensorboard, output in ((tmp_path / "live", None), (tmp_path / "later", folder)):
+        ncap.rank_models(
+            POOL, digits, small_config(), output, show_progress=False, tensorboard=tensorboard
+        )
+        for trajectory in ranking.trajectories:
+            found = scalars(tensorboard / trajectory.model)
+            for record in trajectory.records:
+                value = found["validation_loss", record.epoch]
+                assert value == pytest.approx(record.validation_loss, rel=1e-5)  # float32
+    assert "tensorboard" not in (folder / "run.json").read_text()
+
+
+def test_tensorboard_without_its_package_is_refused_first(digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(errors.ConfigError, match=r"pip install 'ncap_jax\[tensorboard\]'"):
+        ncap.rank_models(POOL, digits, small_config(), tmp_path / "run", tensorboard=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 IMAGES = np.zeros((20, 8, 8, 3), np.uint8)

@@ -8,9 +8,13 @@ import os
 import pathlib
 import re
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ncap_jax import errors
 from ncap_jax.types import EpochRecord, Trajectory
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 # Written for every epoch; beta_eff comes beside them, one scalar a strength.
 _FIELDS = tuple(
@@ -23,8 +27,11 @@ _FIELDS = tuple(
 class TensorBoard:
     """Writes each epoch's numbers under `folder`, one run a model; driven like `Progress`.
 
+    A model that went on from an earlier run has its earlier epochs where that run wrote them, or
+    gets them when it is finished.
+
     Args:
-        folder: what `tensorboard --logdir` is pointed at.
+        folder: what `tensorboard --logdir` is pointed at; made when the first epoch is written.
 
     Raises:
         ConfigError: tensorboardX is not installed.
@@ -40,6 +47,7 @@ class TensorBoard:
         self._make = SummaryWriter
         self._folder = pathlib.Path(folder)
         self._writers: dict[str, SummaryWriter] = {}
+        self._written: dict[str, set[int] | None] = {}
 
     def __enter__(self) -> TensorBoard:
         return self
@@ -55,11 +63,47 @@ class TensorBoard:
         self._writers.clear()
 
     def epoch(self, model: str, record: EpochRecord) -> None:
-        """Write one epoch of one model; the step is the epoch."""
+        """Write one epoch of one model; the step is the epoch.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        try:
+            self._write(model, record)
+        except OSError as error:
+            raise errors.OutputError(
+                f"cannot write to {self._folder}: {error.strerror}",
+                "Choose a folder that you may write to",
+            ) from error
+
+    def finished(self, trajectory: Trajectory) -> None:
+        """Write what an earlier run without TensorBoard trained, and close the model's run."""
+        written = self._epochs_written(trajectory.model)
+        if written is not None:
+            for record in trajectory.records:
+                if record.epoch not in written:
+                    self.epoch(trajectory.model, record)
+        writer = self._writers.pop(trajectory.model, None)
+        if writer is not None:
+            writer.close()
+
+    def _run(self, model: str) -> pathlib.Path:
+        # A name such as hf://owner/model is one folder, and below `folder`.
+        return self._folder / re.sub(r"[^\w.-]+", "_", model)
+
+    def _epochs_written(self, model: str) -> set[int] | None:
+        """By this process; None: the model has a run of before, which is added to."""
+        if model not in self._written:
+            before = any(self._run(model).glob("events.out.tfevents.*"))
+            self._written[model] = None if before else set()
+        return self._written[model]
+
+    def _write(self, model: str, record: EpochRecord) -> None:
+        written = self._epochs_written(model)
+        if written is not None:
+            written.add(record.epoch)
         if model not in self._writers:
-            # A name such as hf://owner/model is one folder, and below `folder`.
-            run = re.sub(r"[^\w.-]+", "_", model)
-            self._writers[model] = self._make(str(self._folder / run))
+            self._writers[model] = self._make(str(self._run(model)))
         writer = self._writers[model]
         for name in _FIELDS:
             value = getattr(record, name)
@@ -70,9 +114,3 @@ class TensorBoard:
                 mean = math.fsum(values) / len(values)
                 writer.add_scalar(f"beta_eff/{strength}", mean, record.epoch)
         writer.flush()
-
-    def finished(self, trajectory: Trajectory) -> None:
-        """Close the model's run."""
-        writer = self._writers.pop(trajectory.model, None)
-        if writer is not None:
-            writer.close()

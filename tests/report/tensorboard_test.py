@@ -10,6 +10,7 @@ import pytest
 
 from ncap_jax import errors
 from ncap_jax.report.tensorboard import TensorBoard
+from ncap_jax.types import Trajectory
 from tests.predictor.pool import make_pool
 
 
@@ -50,6 +51,37 @@ def test_every_epoch_of_every_model(tmp_path):
             )
         assert ("running_loss", 0) not in found
         assert ("running_loss", 1) in found
+
+
+def test_epochs_of_an_earlier_run_are_written_once(tmp_path):
+    pytest.importorskip("tensorboardX", reason="the extra `tensorboard` is not installed")
+    whole, resumed = make_pool(models=2, epochs=3)
+    with TensorBoard(tmp_path) as board:
+        board.finished(whole)  # trained before, without TensorBoard
+        board.epoch(resumed.model, resumed.records[3])
+        board.finished(resumed)
+    for trajectory in (whole, resumed):
+        steps = [s for tag, s in scalars(tmp_path / trajectory.model) if tag == "validation_loss"]
+        assert sorted(steps) == [0, 1, 2, 3]
+    before = {path: path.stat().st_size for path in tmp_path.rglob("events*")}
+    with TensorBoard(tmp_path) as board:
+        board.finished(whole)
+    assert all(path.stat().st_size == size for path, size in before.items())
+
+
+def test_a_model_that_never_ran_leaves_nothing(tmp_path):
+    pytest.importorskip("tensorboardX", reason="the extra `tensorboard` is not installed")
+    with TensorBoard(tmp_path) as board:
+        board.finished(Trajectory("a", "probe", (), "failed", "broken"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    pytest.importorskip("tensorboardX", reason="the extra `tensorboard` is not installed")
+    (tmp_path / "file").touch()
+    (trajectory,) = make_pool(models=1, epochs=1)
+    with TensorBoard(tmp_path / "file") as board, pytest.raises(errors.OutputError, match="file"):
+        board.epoch("a", trajectory.records[0])
 
 
 def test_missing_library_names_the_remedy(monkeypatch, tmp_path):
