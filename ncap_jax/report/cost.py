@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ncap_jax.report import text
-from ncap_jax.types import Ranking
+from ncap_jax.types import RankedModel, Ranking, Trajectory
 
 # Set against when `Ranking.info` does not say how long full fine-tuning would have been.
 FULL_EPOCHS = 30
@@ -19,7 +21,7 @@ class Cost(NamedTuple):
         epochs: trained, over all models.
         spent: seconds, over all models.
         full_epochs: length of full fine-tuning.
-        full: seconds for that: each model's mean per trained epoch, times `full_epochs`.
+        full: seconds for that: what was spent, and as many more of each model's usual epochs.
     """
 
     epochs: int
@@ -38,8 +40,8 @@ class Cost(NamedTuple):
         if self.full > 0:
             words += (
                 f", about {text.percent(self.fraction, 0)} of the {text.duration(self.full)} that "
-                f"fine-tuning every model for {self.full_epochs} epochs would take (estimated "
-                "from the measured time per epoch)"
+                f"fine-tuning every model for {self.full_epochs} epochs would take (estimated; "
+                "starting a model, compilation above all, is counted once)"
             )
         return words + "."
 
@@ -47,9 +49,25 @@ class Cost(NamedTuple):
 def cost(ranking: Ranking) -> Cost:
     """The bill of a ranking; `info['full_epochs']` says how long full fine-tuning would be."""
     full_epochs = int(ranking.info.get("full_epochs", FULL_EPOCHS))
+    trajectories = {trajectory.model: trajectory for trajectory in ranking.trajectories}
     return Cost(
         epochs=sum(row.epochs for row in ranking.models),
         spent=sum(row.seconds for row in ranking.models),
         full_epochs=full_epochs,
-        full=sum(r.seconds / r.epochs * full_epochs for r in ranking.models if r.epochs),
+        full=sum(
+            row.seconds + (full_epochs - row.epochs) * epoch_seconds(row, trajectories)
+            for row in ranking.models
+            if row.epochs
+        ),
     )
+
+
+def epoch_seconds(row: RankedModel, trajectories: Mapping[str, Trajectory]) -> float:
+    """Seconds of a model's usual epoch, measurements of beta_eff left out.
+
+    The first epoch compiles and is passed over; where there is no other, or no trajectory, all
+    that the model took counts.
+    """
+    records = trajectories[row.name].records if row.name in trajectories else ()
+    later = [r.seconds - r.measure_seconds for r in records if r.epoch > 1]
+    return statistics.median(later) if later else row.seconds / row.epochs

@@ -25,6 +25,9 @@ from ncap_jax.report.cost import cost
 from ncap_jax.selection.ranking import TIE_PROBABILITY
 from ncap_jax.types import RankedModel, Ranking
 
+# So many models' accuracy against beta_eff are in sight; more are a click away.
+OPEN_FITS = 8
+
 
 @functools.cache
 def _template():
@@ -62,6 +65,7 @@ def render(ranking: Ranking) -> str:
         description=_description(ranking),
         cost=cost(ranking),
         tie_probability=TIE_PROBABILITY,
+        open_fits=OPEN_FITS,
         config={k: _plain(v) for k, v in dataclasses.asdict(ranking.config).items()},
         info=ranking.info,
         contact_sheet=_base64(ranking.info.get("contact_sheet_png")),
@@ -70,6 +74,8 @@ def render(ranking: Ranking) -> str:
 
 
 def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
