@@ -8,10 +8,15 @@
    fast). `pytorch` forms every matrix of equation (3), `pytorch_pruned` only those that the
    quotient needs, `pytorch_total` differentiates twice.
 2. `explicit`: the same network's P as a SciPy CSR matrix (3e5 edges, 3.6e7 entries; target: 1,000
-   times slower) for several batch sizes, and as a dense matrix where that fits.
+   times slower) for several batch sizes: `sparse` writes the CSR arrays directly, `coordinate`
+   goes through triplets; and as a dense matrix where that fits.
 3. `network`: MobileNet and ResNet50 with a linear head against their gradient (target: 4 at
-   most), with the memory that XLA assigns and the peak of the process (target: 3 times at most).
-4. `scaling`: edges, batch and depth one at a time, with a figure beside the JSON file.
+   most), with the memory that XLA assigns; `memory`: the peak of a process of its own for each
+   (target: 3 times at most).
+4. `scaling`: edges, batch and depth one at a time; `--figure` draws it.
+
+Sections that an existing output file holds already are kept, so that one section at a time may
+run: `--sections=network --networks=resnet50`.
 
 Times are the fastest of some calls, everything compared takes turns in one process. `cpu_ms` is
 the time of all threads: on a machine that others use it is the figure to compare.
@@ -38,11 +43,15 @@ from ncap_jax.capacitance import beta_eff, line_graph, network
 from ncap_jax.types import STRENGTHS, Strength
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
+_FIGURE = flags.DEFINE_string("figure", None, "Draw `scaling` of the output into this file.")
 _REPEATS = flags.DEFINE_integer("repeats", 20, "Repeats; the fastest counts.", lower_bound=1)
 _SIDE = flags.DEFINE_integer("side", 96, "Side of the images for `network`, in pixels.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Images a batch for `network`.")
 _SECTIONS = flags.DEFINE_list(
-    "sections", ["probe", "explicit", "network", "scaling"], "Which parts to run."
+    "sections", ["probe", "explicit", "network", "memory", "scaling"], "Which parts to run."
+)
+_NETWORKS = flags.DEFINE_list(
+    "networks", ["mobilenet", "resnet50"], "Models for `network` and `memory`."
 )
 _PEAK_OF = flags.DEFINE_string("peak_of", None, "Internal: print one call's peak memory in MB.")
 
@@ -98,6 +107,8 @@ def probe_section() -> dict[str, Any]:
     for strength in STRENGTHS:
         calls[strength] = partial(mlp_measure, *case, (strength,))
     calls["signed+absolute+squared"] = partial(mlp_measure, *case, ALL)
+    # Inputs by the first kernel, which no way to beta_eff can do without.
+    calls["first_product"] = partial(jax.jit(line_graph.matmul), case[1], case[0][0].kernel)
     calls |= rivals.pytorch_calls(*case)
     times = timing.take_turns(calls, _REPEATS.value)
     edges = sum(m * n for m, n in itertools.pairwise(PROBE))
@@ -129,9 +140,12 @@ def _work(milliseconds: float) -> dict[str, float]:
 
 def explicit_section() -> dict[str, Any]:
     """Explicit sparse and dense P against the kernel."""
-    sparse = [_explicit(PROBE, batch, rivals.sparse_beta_eff) for batch in (128, SAMPLES)]
-    dense = [_explicit((32, 32, 32, 32, 10), 256, rivals.dense_beta_eff)]
-    return {"sparse": sparse, "dense": dense}
+    sizes = (32, 128, 512, SAMPLES)
+    routes = {"sparse": rivals.sparse_beta_eff, "coordinate": rivals.coordinate_beta_eff}
+    results = {
+        name: [_explicit(PROBE, batch, route) for batch in sizes] for name, route in routes.items()
+    }
+    return results | {"dense": [_explicit((32, 32, 32, 32, 10), 256, rivals.dense_beta_eff)]}
 
 
 def _explicit(widths: Sequence[int], batch: int, rival: Callable) -> dict[str, Any]:
@@ -186,30 +200,33 @@ def _compiled(function: Callable, arguments: tuple) -> tuple[Any, Callable]:
 
 
 def network_section() -> dict[str, Any]:
-    """Whole networks against their gradient: time and memory."""
+    """Whole networks against their gradient: time, and memory as XLA assigns it."""
     results = {}
-    for name in NETWORKS:
+    for name in _NETWORKS.value:
         made = {key: build() for key, build in network_calls(name).items()}
         times = timing.take_turns({k: call for k, (_, call) in made.items()}, _REPEATS.value)
-        size = [f"--side={_SIDE.value}", f"--batch={_BATCH.value}"]
-        memory = {
-            key: {
-                **timing.compiled_memory(compiled),
-                "peak_mb": timing.in_subprocess(
-                    "benchmarks.beta_eff", [f"--peak_of={name}:{key}", *size]
-                ),
-            }
-            for key, (compiled, _) in made.items()
-        }
         results[name] = {
             "shape": (_BATCH.value, _SIDE.value, _SIDE.value, 3),
             "times": times,
             "per_gradient": timing.relative(times, "gradient"),
-            "memory": memory,
-            "peak_per_gradient": {
-                key: value["peak_mb"] / memory["gradient"]["peak_mb"]
-                for key, value in memory.items()
-            },
+            "assigned": {k: timing.compiled_memory(program) for k, (program, _) in made.items()},
+        }
+    return results
+
+
+def memory_section() -> dict[str, Any]:
+    """Peak memory of one call in a process of its own."""
+    results = {}
+    for name in _NETWORKS.value:
+        size = [f"--side={_SIDE.value}", f"--batch={_BATCH.value}"]
+        peaks = {
+            key: timing.in_subprocess("benchmarks.beta_eff", [f"--peak_of={name}:{key}", *size])
+            for key in network_calls(name)
+        }
+        results[name] = {
+            "shape": (_BATCH.value, _SIDE.value, _SIDE.value, 3),
+            "peak_mb": peaks,
+            "per_gradient": {key: value / peaks["gradient"] for key, value in peaks.items()},
         }
     return results
 
@@ -247,21 +264,26 @@ def main(argv: Sequence[str]) -> None:
         _, call = network_calls(name)[key]()
         print(json.dumps(timing.peak_growth(call)))
         return
-    sections = {
+    sections: dict[str, Callable[[], Any]] = {
         "probe": probe_section,
         "explicit": explicit_section,
         "network": network_section,
+        "memory": memory_section,
         "scaling": scaling_section,
     }
-    result: dict[str, Any] = {"environment": environment.describe() | rivals.versions()}
+    path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
+    result: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
+    result["environment"] = environment.describe() | rivals.versions()
     for name in _SECTIONS.value:
-        result[name] = sections[name]()
-        print(json.dumps({name: result[name]}, indent=1, default=float), flush=True)
-    if _OUTPUT.value:
-        path = pathlib.Path(_OUTPUT.value)
+        found = sections[name]()
+        print(json.dumps({name: found}, indent=1, default=float), flush=True)
+        if name in ("network", "memory"):  # those of other networks stay
+            found = {**result.get(name, {}), **found}
+        result[name] = found
+    if path:
         path.write_text(json.dumps(result, indent=1, default=float) + "\n")
-        if "scaling" in result:
-            rivals.draw(result["scaling"], path.with_suffix(".png"))
+    if _FIGURE.value:
+        rivals.draw(result["scaling"], pathlib.Path(_FIGURE.value))
 
 
 if __name__ == "__main__":

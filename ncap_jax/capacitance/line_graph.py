@@ -216,29 +216,45 @@ def _separable_sums(at: States, strength: Strength) -> Sums:
     return Sums(delta_in, delta_out, sign * total, magnitude)
 
 
+def _moved_by_ones(
+    layers: Sequence[Layer], at: States, probabilities: Array, m: int
+) -> tuple[Array, dict[int, Array]]:
+    """Derivatives of z^m (without its slope) and of g^{m-1}..g^L as all of W^m grows by 1.
+
+    Forward over the explicit gradients; the direction of ones takes sums instead of products.
+    """
+    depth, (z, s, g) = len(layers), at
+    first = change = z[m - 1].sum(axis=1, keepdims=True)  # da^m, the same for every unit
+    for ell in range(m, depth):
+        change = matmul(s[ell] * change, layers[ell].kernel)  # da^{l+1} = (s^l o da^l) W^{l+1}
+    mean = jnp.sum(probabilities * change, axis=1, keepdims=True)
+    moved = {depth: probabilities * (change - mean)}  # dg^L = (diag(p) - p p') da^L
+    for ell in reversed(range(m - 1 if m > 1 else m + 1, depth)):
+        back = matmul(moved[ell + 1], layers[ell].kernel.T)
+        if ell == m - 1:  # W^m itself moves
+            back = back + g[m].sum(axis=1, keepdims=True)
+        moved[ell] = s[ell] * back
+    return first, moved
+
+
 def _total_sums(layers: Sequence[Layer], inputs: Array, labels: Array, mask: Array | None) -> Sums:
     """P = -alpha d2C/dW^l dW^{l+1} applied to ones: forward over the explicit gradients.
 
     The derivative of all weight gradients in the direction "every weight of layer m by 1" is
     -delta_in in layer m-1 and -delta_out in layer m+1.
     """
-    depth = len(layers)
-
-    def neighbour_gradients(m: int, kernel: Array) -> dict[int, Array]:
-        moved = [*layers[: m - 1], layers[m - 1]._replace(kernel=kernel), *layers[m:]]
-        at = states(moved, inputs, labels, mask, lowest=max(m - 1, 1))
-        return {
-            ell: matmul(at.z[ell - 1].T, at.g[ell]) for ell in (m - 1, m + 1) if 1 <= ell <= depth
-        }
-
+    depth, at = len(layers), states(layers, inputs, labels, mask)
+    probabilities = jax.nn.softmax(_affine(layers[-1], at.z[depth - 1]), axis=1)
+    if mask is not None:
+        probabilities = jnp.where(mask[:, None], probabilities, 0)
     delta_in, delta_out = {}, {}
     for m in range(1, depth + 1):
-        kernel = layers[m - 1].kernel
-        _, change = jax.jvp(partial(neighbour_gradients, m), (kernel,), (jnp.ones_like(kernel),))
+        first, moved = _moved_by_ones(layers, at, probabilities, m)
         if m > 1:
-            delta_in[m - 1] = -change[m - 1]
+            delta_in[m - 1] = -matmul(at.z[m - 2].T, moved[m - 1])
         if m + 1 < depth:  # delta_in^L = 0: delta_out^L is not needed
-            delta_out[m + 1] = -change[m + 1]
+            held = matmul((at.s[m] * first).T, at.g[m + 1])
+            delta_out[m + 1] = -(held + matmul(at.z[m].T, moved[m + 1]))
     total = sum(jnp.sum(d) for d in delta_in.values())
     return Sums(delta_in, delta_out, total, jnp.zeros_like(total))  # type: ignore[arg-type]
 

@@ -306,7 +306,9 @@ def test_any_batching_gives_the_same(x64):
         mask = jnp.arange(4) < 9 - start
         rows = np.minimum(start + np.arange(4), 8)
         x = jnp.where(mask[:, None], inputs[rows], jnp.nan)
+        before = state
         state = network.update(state, perceptron, params, offset, x, labels[rows], mask)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))  # donated
     assert int(state.samples) == 9
     for strength, result in beta_eff.from_state(state).items():
         np.testing.assert_allclose(result.value, whole[strength].value, rtol=1e-12)
