@@ -8,7 +8,7 @@ PACKAGING := setup.cfg pyproject.toml
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--config-settings editable_mode=compat --editable
 
-.PHONY: rank test test-all lint format bench docs clean
+.PHONY: rank test test-all lint format bench docs pictures clean
 
 # Rank the embedded pretrained models on the embedded digits: offline, under three minutes.
 rank: $(VENV)/.installed
@@ -52,6 +52,11 @@ $(VENV)/.installed-test: $(VENV)/.installed
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(INSTALL) '.[docs]'
 	touch $@
+
+# The report's pictures under docs/, by headless Chromium; REPORT chooses the run.
+REPORT ?= runs/digits/report.html
+pictures: $(VENV)/.installed
+	$(BIN)/python docs/pictures.py $(REPORT) docs
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info runs

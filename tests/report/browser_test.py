@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import socketserver
 import subprocess
+import sys
 import threading
 from html import unescape
 
 import pytest
+from PIL import Image
 
 from ncap_jax.report import html
 from ncap_jax.selection.ranking import rank_trajectories
@@ -189,3 +192,18 @@ def test_axe_would_notice(page, axe, tmp_path):
     broken = page.replace("</main>", '<img src="data:,"><p style="color:#eee">pale</p></main>')
     found = violations(broken, axe, tmp_path)
     assert {"image-alt", "color-contrast"} <= {rule for _, rule, _ in found}
+
+
+@pytest.mark.slow
+def test_the_pictures_in_the_documents_can_be_taken(page, tmp_path):
+    """`make pictures`: light, dark and as wide as a phone, and small enough to be kept."""
+    script = pathlib.Path(__file__).resolve().parents[2] / "docs" / "pictures.py"
+    command = [sys.executable, str(script), str(saved(tmp_path, page)), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    pictures = {}
+    for path in tmp_path.glob("report*.png"):
+        assert path.stat().st_size < 250_000
+        pictures[path.stem] = Image.open(path).convert("RGB")
+    assert pictures["report-phone"].width == 390 * 1.5
+    assert min(pictures["report"].getpixel((2, 2))) > 240
+    assert max(pictures["report-dark"].getpixel((2, 2))) < 40
