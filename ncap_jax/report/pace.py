@@ -16,12 +16,12 @@ class Pace:
 
     def __init__(self) -> None:
         self._fastest: dict[str, float] = {}  # seconds of each model's fastest epoch
-        self._started: set[str] = set()  # in this process
+        self._begun: set[str] = set()  # in this process
         self._trained = 0  # epochs, in this process
 
     def epoch(self, model: str, record: EpochRecord) -> None:
         """Take an epoch into account; epoch 0 trains nothing."""
-        self._started.add(model)
+        self._begun.add(model)
         if record.epoch > 0:
             self._trained += 1
             fastest = min(self._fastest.get(model, math.inf), record.seconds)
@@ -44,8 +44,11 @@ class Pace:
             return math.nan
         steady = sum(self._fastest.values()) / len(self._fastest)
         trained = self._trained * steady
-        start = max(0.0, elapsed - trained) / len(self._started)
-        done = len(self._started) * start + trained
+        # Epoch 0 has compiled the measurements, epoch 1 compiles the training step.
+        halfway = 0.5 * len(self._begun - set(self._fastest))
+        starts = len(self._fastest) + halfway
+        start = max(0.0, elapsed - trained) / starts
+        done = starts * start + trained
         # Models that run side by side do more than a second's work in a second.
         speed = done / elapsed if elapsed > 0 and done > 0 else 1.0
-        return (epochs_left * steady + models_left * start) / speed
+        return (epochs_left * steady + (models_left + halfway) * start) / speed

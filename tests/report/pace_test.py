@@ -30,7 +30,7 @@ def after(models: int, epochs: int, side_by_side: int = 1) -> tuple[float, float
     return estimate, (total - busy) / side_by_side
 
 
-@pytest.mark.parametrize(("models", "epochs"), [(0, 2), (0, 5), (1, 2), (7, 3), (12, 4)])
+@pytest.mark.parametrize(("models", "epochs"), [(0, 2), (0, 5), (1, 0), (1, 2), (7, 3), (12, 4)])
 def test_starts_and_epochs_are_told_apart(models, epochs):
     estimate, truth = after(models, epochs)
     assert estimate == pytest.approx(truth)
