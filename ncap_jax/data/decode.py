@@ -48,6 +48,7 @@ MAX_BYTES = 3 * MAX_PIXELS + 2**20
 MIN_SIDE = 4
 
 _ORIENTATION = 0x0112  # EXIF tag
+_EXIF = frozenset(("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"))  # hold it
 _TRANSPOSED = (5, 6, 7, 8)  # its values that swap width and height
 # Values 0..65535 behind Pillow's wide grey modes.
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -186,6 +187,8 @@ def _decode(
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none or it is not readable."""
+    if image.format == "JPEG" and _EXIF.isdisjoint(image.info):  # the usual case, and cheap
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block does not make the pixels unusable

@@ -25,6 +25,8 @@ WORKERS = min(8, os.cpu_count() or 1)
 # Images a thread decodes before it looks for more work: handing work over costs about as much as
 # decoding a small image.
 _CHUNK = 16
+# Bytes; of the buffers that XLA's CPU client takes over as they are.
+_ALIGNMENT = 64
 
 T = TypeVar("T")
 
@@ -155,10 +157,18 @@ def gather(images: Any, indices: np.ndarray) -> np.ndarray:
     """The images at `indices` as an array (len(indices), h, w, c) uint8, decoded if need be."""
     if not is_streamed(images):
         return images[indices]
-    pixels = np.empty((len(indices), *images.shape[1:]), np.uint8)
+    pixels = _aligned((len(indices), *images.shape[1:]))
     for place, index in enumerate(indices):
         pixels[place] = images[int(index)]
     return pixels
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An empty uint8 array that begins where XLA wants it to: JAX's CPU device need not copy it."""
+    size = int(np.prod(shape))
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].reshape(shape)
 
 
 def parallel(function: Callable[[int], T], count: int, threads: int = WORKERS) -> Iterator[T]:
