@@ -41,6 +41,7 @@ flags.DEFINE_bool("remap_labels", DATA.remap_labels, "Number labels that have ga
 flags.DEFINE_bool("stream", None, "Decode while training instead of holding all in memory.")
 flags.DEFINE_string("output_dir", None, "Where results go (default: runs/<dataset>, numbered).")
 flags.DEFINE_bool("tensorboard", False, "Write TensorBoard scalars under --output_dir as well.")
+flags.DEFINE_bool("distributed", False, "One of several processes (jax.distributed); see --mesh.")
 flags.DEFINE_bool("list_models", False, "Print the known models and stop.")
 flags.DEFINE_integer("epochs", DEFAULT.epochs, "Fine-tuning epochs per model.")
 flags.DEFINE_enum("head", DEFAULT.head, HEADS, "What stands on the backbone and what trains.")
@@ -56,6 +57,18 @@ flags.DEFINE_string("predictor", DEFAULT.predictor, "The method that ranks.")
 flags.DEFINE_string("dtype", DEFAULT.dtype, "Fine-tuning arithmetic: float32 or bfloat16.")
 flags.DEFINE_integer("input_size", None, "Side of the input in pixels (default: the model's).")
 flags.DEFINE_string("augment", DEFAULT.augment, "off, or recommended for the data set.")
+flags.DEFINE_string("strategy", DEFAULT.strategy, "full, or halving: stop hopeless models early.")
+flags.DEFINE_integer("halving_top", DEFAULT.halving_top, "Halving keeps who may be one of these.")
+flags.DEFINE_float(
+    "halving_threshold", DEFAULT.halving_threshold, "Halving stops models with less chance of it."
+)
+flags.DEFINE_float("time_budget", None, "Seconds for all models of this call, divided over them.")
+flags.DEFINE_float("model_time_budget", None, "Seconds that one model may take in this call.")
+flags.DEFINE_integer("epochs_budget", None, "Epochs of all models together.")
+flags.DEFINE_string("executor", DEFAULT.executor, "local, processes (one a device), or ray.")
+flags.DEFINE_integer("workers", None, "Worker processes (default: a GPU or two cores each).")
+flags.DEFINE_string("mesh", None, "Divide every batch over so many devices: data:8.")
+flags.DEFINE_string("ray_address", None, "An existing Ray cluster (default: one on this machine).")
 flags.DEFINE_string("weights_dir", None, "Folder with weight files under their published names.")
 flags.DEFINE_string("weights", DEFAULT.weights, "pretrained, or random (from scratch).")
 
@@ -110,7 +123,10 @@ def main(argv: list[str]) -> int:
 def rank() -> int:
     """Rank as the flags say, print the table, say where the files are."""
     from ncap_jax import api
+    from ncap_jax.finetune import parallel
 
+    if FLAGS.distributed:
+        parallel.join()
     folder = pathlib.Path(FLAGS.output_dir or free_folder(FLAGS.dataset))
     scalars = folder / "tensorboard" if FLAGS.tensorboard else None
     data_config = DataConfig(**flag_values(DataConfig))
@@ -122,6 +138,8 @@ def rank() -> int:
         data_config=data_config,
         tensorboard=scalars,
     )
+    if not parallel.first():
+        return 0
     print(ranking)
     print(f"\nReport: {folder / 'report.html'}")
     if scalars is not None:

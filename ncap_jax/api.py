@@ -12,10 +12,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ncap_jax import caching, candidates, data, environment, report
+from ncap_jax import caching, course, data, environment, report
 from ncap_jax.data.images import gather
 from ncap_jax.data.split import stratified_subset
 from ncap_jax.finetune import config as finetune_config
+from ncap_jax.finetune import parallel
 from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.run_folder import RunFolder
 from ncap_jax.selection import ranking as selection
@@ -65,23 +66,28 @@ def rank_models(
         DataError: images or labels that cannot be used.
         OutputError: the folder cannot be written, is in use, or holds another run.
     """
+    called = time.monotonic()
     config, data_config = config or RankConfig(), data_config or DataConfig()
     finetune_config.check_config(config)
     selection.check_config(config)
     board = None if tensorboard is None else TensorBoard(tensorboard)
     caching.keep_compiled_programs()
     specs = find_models(models)
+    course.check(config, specs)
     checked = data.load_dataset(dataset, seed=config.seed, **dataclasses.asdict(data_config))
+    parallel.check(config, len(checked.labels))
     command = environment.command(specs, dataset, config, data_config)
     facts = {**environment.run_facts(specs, checked, config, data_config), "command": command}
+    if not parallel.first():
+        output_dir, show_progress, board = None, False, None
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         watchers = [] if board is None else [stack.enter_context(board)]
         folder = None
         if output_dir is not None:
             folder = stack.enter_context(RunFolder(output_dir, facts))
-        trajectories = candidates.finetune_all(
-            specs, checked, config, folder, show_progress, watchers
+        trajectories = course.finetune_all(
+            specs, checked, config, folder, show_progress, watchers, start=called
         )
         info = report_info(specs, config, facts, checked, command, time.perf_counter() - start)
         ranking = selection.rank_trajectories(trajectories, checked.name, config, info=info)

@@ -27,7 +27,7 @@ from ncap_jax import errors, ledger
 from ncap_jax.finetune import records
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.report.files import strict, write_atomically
-from ncap_jax.types import EpochRecord, Head, Trajectory
+from ncap_jax.types import FREE_FIELDS, EpochRecord, Head, Trajectory
 
 RUN_FILE = "run.json"
 # What must be equal for a run to go on; the rest of run.json may differ (versions, device, time).
@@ -71,6 +71,13 @@ class RunFolder:
             self._lock.release()
             raise
 
+    @classmethod
+    def joined(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """The folder as a worker of the process that holds the lock has it: its models' files."""
+        folder = cls.__new__(cls)
+        folder.path = pathlib.Path(path)
+        return folder
+
     def __enter__(self) -> RunFolder:
         return self
 
@@ -93,7 +100,9 @@ class RunFolder:
             changed = [
                 name
                 for part in FINGERPRINT
-                for name in differences(there.get(part), self._facts[part], part)
+                for name in differences(
+                    fixed(there.get(part), part), fixed(self._facts[part], part), part
+                )
             ]
         except (OSError, AttributeError, *records.DAMAGE) as error:
             raise errors.OutputError(
@@ -180,6 +189,13 @@ class RunFolder:
 
     def _trajectory(self, model: str) -> pathlib.Path:
         return self.path / records.FOLDER / f"{model}.jsonl"
+
+
+def fixed(part: Any, name: str) -> Any:
+    """A part of run.json without what may change when a run is taken up."""
+    if name != "config" or not isinstance(part, dict):
+        return part
+    return {key: value for key, value in part.items() if key not in FREE_FIELDS}
 
 
 def differences(there: Any, here: Any, name: str) -> list[str]:

@@ -118,6 +118,20 @@ class RankConfig:
             `NCAP_WEIGHTS_DIR`, then the cache and the publisher.
         augment: `off`, or `recommended`: flips and crops as suit the data set
             (`ncap_jax.data.augment.RECOMMENDED`).
+        strategy: `full`: every model runs all epochs; `halving`: models that have hardly a chance
+            are stopped on the way (`ncap_jax.selection.halving`).
+        halving_top: a model goes on while it may be among this many best.
+        halving_threshold: chance of that under which it is stopped.
+        time_budget: seconds of wall time for the models of one call, divided over them
+            (`ncap_jax.selection.budget`); None: no limit.
+        model_time_budget: seconds that one model may take in one call; None: no limit.
+        epochs_budget: epochs of all models together; None: `epochs` each.
+        executor: `local`: in this process; `processes`: worker processes on this machine, one a
+            device; `ray`: workers on a Ray cluster (extra `ray`).
+        workers: how many; None: one a GPU, or one for every two cores.
+        ray_address: of an existing cluster; None: one is started on this machine.
+        mesh: `data:8`: every batch is divided over 8 devices (`ncap_jax.finetune.parallel`);
+            None: one device.
     """
 
     epochs: int = 5
@@ -136,6 +150,31 @@ class RankConfig:
     weights: str = "pretrained"
     weights_dir: str | None = None
     augment: str = "off"
+    strategy: str = "full"
+    halving_top: int = 1
+    halving_threshold: float = 0.05
+    time_budget: float | None = None
+    model_time_budget: float | None = None
+    epochs_budget: int | None = None
+    executor: str = "local"
+    workers: int | None = None
+    ray_address: str | None = None
+    mesh: str | None = None
+
+
+# Fields of RankConfig that decide how far models get and where they run, not what they do on the
+# way: a run may be taken up with other values.
+FREE_FIELDS = (
+    "strategy",
+    "halving_top",
+    "halving_threshold",
+    "time_budget",
+    "model_time_budget",
+    "epochs_budget",
+    "executor",
+    "workers",
+    "ray_address",
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -24,9 +26,8 @@ class SmallNet(nnx.Module):
 
 
 def small_spec(name: str = "small", width: int = 12) -> ModelSpec:
-    def build(*, rngs, dtype=None):
-        return SmallNet(width, rngs=rngs, dtype=dtype)
-
+    # A partial of a class, no closure: it can be sent to worker processes.
+    build = functools.partial(SmallNet, width)
     return ModelSpec(name=name, build=build, input_size=8, feature_width=width)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import optax
 
 from ncap_jax import errors
+from ncap_jax.finetune import parallel
 from ncap_jax.types import HEADS, RankConfig
 from ncap_jax.zoo import probe
 
@@ -49,6 +50,7 @@ def check_config(config: RankConfig) -> None:
             f"num_probes={config.num_probes} with head=linear", "A linear head has no probe: use 1"
         )
     probe.check_widths(config.probe_widths)
+    parallel.check(config)
 
 
 def make_optimizer(config: RankConfig) -> optax.GradientTransformation:

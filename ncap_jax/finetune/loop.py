@@ -15,7 +15,7 @@ import numpy as np
 
 from ncap_jax.data import batching
 from ncap_jax.data.feed import Feed
-from ncap_jax.finetune import measure, steps
+from ncap_jax.finetune import measure, parallel, steps
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.finetune.config import make_optimizer
 from ncap_jax.types import EpochRecord, ModelSpec, RankConfig, Status, Trajectory
@@ -30,6 +30,7 @@ class Candidate(NamedTuple):
     `measurement` holds the training samples that measure the training loss and the probe's
     beta_eff, `network_measurement` those that measure the whole network's, which starts from
     `network_sums` (None: not measured). `micro_batches`: parts that a batch is taken in.
+    `mesh`: devices that a batch is divided over (`parallel`).
     """
 
     network: steps.Network
@@ -40,11 +41,13 @@ class Candidate(NamedTuple):
     network_measurement: np.ndarray
     network_sums: Any = None
     micro_batches: int = 1
+    mesh: Any = None
 
     @property
     def evaluation_batch(self) -> int:
         """Samples at a time in inference mode; the results do not depend on it."""
-        return max(1, EVALUATION_BATCH // self.micro_batches)
+        devices = 1 if self.mesh is None else self.mesh.size
+        return -(-max(1, EVALUATION_BATCH // self.micro_batches) // devices) * devices
 
 
 def prepare(
@@ -93,10 +96,12 @@ def prepare(
     moments = optimizer.init({part: all_params[part] for part in network.trained})
     train_state = steps.TrainState(all_params, {"backbone": state, "head": head_state}, moments)
     # Donation frees the caller's buffers, and equal leaves may share one: give each its own.
-    train_state = jax.tree.map(jnp.array, train_state)
-    step = steps.make_train_step(network, optimizer, augment, micro_batches)
-    epoch = steps.make_epoch(step, scan=jax.default_backend() != "cpu")
-    features = steps.make_features(network)
+    mesh = parallel.make_mesh(config)
+    train_state = parallel.replicate(mesh, jax.tree.map(jnp.array, train_state))
+    divide, placement = parallel.divider(mesh), parallel.replicated(mesh)
+    step = steps.make_train_step(network, optimizer, augment, micro_batches, divide)
+    epoch = steps.make_epoch(step, scan=jax.default_backend() != "cpu", placement=placement)
+    features = steps.make_features(network, divide, placement)
     subset = batching.measurement_subset(feed.labels, config.measure_size, config.seed)
     few, empty = subset[:0], None
     if config.head == "linear":
@@ -104,7 +109,7 @@ def prepare(
         size = measure.network_samples(len(feed.labels), config.measure_size)
         few = batching.measurement_subset(feed.labels, size, config.seed)
         empty = measure.empty_network_sums(network, train_state, shape, spec.name)
-    return Candidate(network, train_state, epoch, features, subset, few, empty, micro_batches)
+    return Candidate(network, train_state, epoch, features, subset, few, empty, micro_batches, mesh)
 
 
 def run(
@@ -136,6 +141,7 @@ def run(
     if after is not None:
         assert checkpoints is not None, "going on needs the checkpoints"
         train_state = checkpoints.restore(after, candidate.train_state)
+        train_state = parallel.replicate(candidate.mesh, train_state)
     elif config.head != "linear":
         train_state = calibrated(candidate, candidate.train_state, feed)
     else:

@@ -7,7 +7,8 @@ and updates parameters, batch statistics and optimizer state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -112,6 +113,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     augment: Augment | None = None,
     micro_batches: int = 1,
+    divide: Callable[[jax.Array], jax.Array] = lambda batch: batch,
 ) -> Callable:
     """Build `step(train_state, images, labels, indices, key) -> (train_state, loss)`, not jitted.
 
@@ -122,6 +124,7 @@ def make_train_step(
         optimizer: applied to the trained parameters.
         augment: (key, uint8 batch) -> uint8 batch, or None.
         micro_batches: parts that the batch is taken in, one after the other (`accumulated`).
+        divide: the batch over several devices (`parallel.divider`).
     """
 
     def loss_of(trained, frozen, state, images, labels):
@@ -130,7 +133,7 @@ def make_train_step(
         return jnp.mean(losses), new_state
 
     def step(train_state: TrainState, images, labels, indices, key):
-        batch = jnp.take(images, indices, axis=0)
+        batch = divide(jnp.take(images, indices, axis=0))
         if augment is not None:
             batch = augment(key, batch)
         trained = {part: train_state.params[part] for part in network.trained}
@@ -181,7 +184,9 @@ def accumulated(
     return (loss, state), gradients
 
 
-def make_epoch(step: Callable, *, scan: bool) -> Callable:
+def make_epoch(
+    step: Callable, *, scan: bool, placement: Mapping[str, Any] = types.MappingProxyType({})
+) -> Callable:
     """Build `epoch(train_state, images, labels, batches, keys, check=None)`.
 
     Args:
@@ -189,6 +194,7 @@ def make_epoch(step: Callable, *, scan: bool) -> Callable:
         scan: one jitted `lax.scan` over the steps (no host round trip: right on accelerators),
             or a Python loop over the jitted step (on the CPU XLA runs convolutions inside a
             scan 6 to 20 times slower).
+        placement: of the results, arguments for `jax.jit` (`parallel.replicated`).
 
     Returns:
         A function of `batches` (steps, batch_size) int32 and `keys` (steps,) that returns
@@ -204,7 +210,7 @@ def make_epoch(step: Callable, *, scan: bool) -> Callable:
 
             return jax.lax.scan(body, train_state, (batches, keys))
 
-        whole = jax.jit(scanned, donate_argnums=0)
+        whole = jax.jit(scanned, donate_argnums=0, **placement)
 
         def in_pieces(train_state, images, labels, batches, keys, check=None):
             if check is None:
@@ -219,7 +225,7 @@ def make_epoch(step: Callable, *, scan: bool) -> Callable:
 
         return in_pieces
 
-    jitted = jax.jit(step, donate_argnums=0)
+    jitted = jax.jit(step, donate_argnums=0, **placement)
 
     def looped(train_state, images, labels, batches, keys, check=None):
         losses: list[jax.Array] = []
@@ -239,20 +245,25 @@ def _await(losses: list[jax.Array], check: Callable[[], None]) -> None:
     check()
 
 
-def make_features(network: Network) -> Callable:
+def make_features(
+    network: Network,
+    divide: Callable[[jax.Array], jax.Array] = lambda batch: batch,
+    placement: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Callable:
     """Build the jitted `features(params, state, batch) -> (batch, width)` float32.
 
     It takes the batch itself, not a data set and indices: one program serves the measurement
-    subset and the validation part, whatever their sizes.
+    subset and the validation part, whatever their sizes. `divide`, `placement`: see
+    `make_train_step` and `make_epoch`.
     """
 
-    @jax.jit
+    @partial(jax.jit, **placement)
     def features(params, state, batch):
         y, _ = functional.apply(
             network.backbone,
             params["backbone"],
             state["backbone"],
-            network.preprocess(batch),
+            network.preprocess(divide(batch)),
             train=False,
         )
         return y.astype(jnp.float32)

@@ -1,0 +1,117 @@
+"""Successive halving: who is stopped, when, and that it comes out the same every time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from ncap_jax import errors
+from ncap_jax.predictor.base import truncate
+from ncap_jax.selection import halving
+from ncap_jax.types import EpochRecord, Prediction, RankConfig, Trajectory
+
+CONFIG = RankConfig(epochs=5, strategy="halving", halving_top=1, halving_threshold=0.05)
+
+
+def pool(levels, epochs=5, noise=0.01):
+    """Models whose accuracy rises towards a level; the loss follows it."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number, level in enumerate(levels):
+        records = []
+        for epoch in range(epochs + 1):
+            accuracy = level * (1 - 0.5 ** (epoch + 1)) + noise * rng.standard_normal()
+            loss = -np.log(accuracy) + 0.02 * rng.standard_normal()
+            records.append(EpochRecord(epoch, loss, accuracy, loss, accuracy, loss))
+        found.append(Trajectory(f"m{number}", "probe", tuple(records)))
+    return found
+
+
+POOL = pool([0.9, 0.88, 0.6, 0.4, 0.3, 0.2])
+NAMES = [t.model for t in POOL]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "predictor", "expected"),
+    [
+        (1, "default", ()),
+        (2, "default", (1,)),
+        (5, "default", (1, 2, 4)),
+        (8, "default", (1, 2, 4)),
+        (9, "default", (1, 2, 4, 8)),
+        (5, "published_ridge", (2, 4)),
+    ],
+)
+def test_rungs(epochs, predictor, expected):
+    config = dataclasses.replace(CONFIG, epochs=epochs, predictor=predictor)
+    assert halving.rungs(config) == expected
+    assert halving.rungs(dataclasses.replace(config, strategy="full")) == ()
+
+
+def test_hopeless_models_are_stopped_and_the_best_is_not():
+    stopped = halving.stopped(POOL, NAMES, CONFIG, 2)
+    assert {"m3", "m4", "m5"} <= set(stopped)
+    assert not {"m0", "m1"} & set(stopped)
+    assert "after 2 of 5 epochs" in stopped["m5"]
+    assert "0.0 %" in stopped["m5"]
+
+
+@pytest.mark.parametrize("top", [1, 2, 3])
+def test_chances_add_up_and_grow_with_k(top):
+    config = dataclasses.replace(CONFIG, halving_top=top)
+    found = halving.chances(POOL, NAMES, config, 2)
+    assert sum(found.values()) == pytest.approx(top, abs=1e-9)
+    more = halving.chances(POOL, NAMES, dataclasses.replace(config, halving_top=top + 1), 2)
+    assert all(more[name] >= found[name] for name in NAMES)
+
+
+def test_the_chance_of_two_models_is_the_normal_one(monkeypatch):
+    predictions = [Prediction(0.8, 0.1, own_std=0.03), Prediction(0.77, 0.1, own_std=0.04)]
+    monkeypatch.setattr(halving, "calibrated", lambda predictor, trajectories: predictions)
+    found = halving.chances(POOL[:2], NAMES[:2], CONFIG, 1)
+    assert found["m0"] == pytest.approx(norm.cdf(0.03 / 0.05), abs=0.015)
+
+
+def test_later_epochs_are_not_looked_at():
+    cut = [truncate(t, 2) for t in POOL]
+    assert halving.chances(POOL, NAMES, CONFIG, 2) == halving.chances(cut, NAMES, CONFIG, 2)
+
+
+def test_never_fewer_than_k_are_left():
+    """Among twenty equals every chance is about 1/20, under the threshold or near it."""
+    equal = pool([0.8] * 20)
+    config = dataclasses.replace(CONFIG, halving_top=3, halving_threshold=0.99)
+    stopped = halving.stopped(equal, [t.model for t in equal], config, 1)
+    assert len(stopped) == 17
+
+
+def test_nobody_is_stopped_without_a_distribution():
+    """Two records do not make a relation between score and accuracy."""
+    assert halving.stopped(POOL[:2], NAMES[:2], CONFIG, 1) == {}
+
+
+def test_stopped_models_still_inform_but_do_not_compete():
+    left = NAMES[:3]
+    seen = [t if t.model in left else truncate(t, 1) for t in POOL]
+    found = halving.chances(seen, left, CONFIG, 4)
+    assert set(found) == set(left)
+    assert sum(found.values()) == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"strategy": "halve"}, "Did you mean halving"),
+        ({"halving_top": 0}, "halving_top=0"),
+        ({"halving_top": 1.5}, "halving_top=1.5"),
+        ({"halving_threshold": 0.0}, "halving_threshold=0"),
+        ({"halving_threshold": 1.0}, "halving_threshold=1"),
+        ({"halving_threshold": float("nan")}, "halving_threshold=nan"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(changes, match):
+    with pytest.raises(errors.ConfigError, match=match):
+        halving.check_config(dataclasses.replace(CONFIG, **changes))
