@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -59,6 +60,20 @@ def test_bad_input_exits_with_2(tmp_path, arguments, match):
     assert match in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    small = ["--max_train=40", "--max_validation=20", "--probe_widths=8,8,8"]
+    command = [sys.executable, "-m", "ncap_jax", "--models=tiny_depthwise", "--epochs=999", *small]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "epoch 1/999" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "interrupted; with --output_dir=runs/digits the same command goes on" in said
+    assert "Traceback" not in said
 
 
 def test_help_is_readable(tmp_path):
