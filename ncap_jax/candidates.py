@@ -26,11 +26,15 @@ from ncap_jax.types import Dataset, EpochRecord, ModelSpec, RankConfig, Status, 
 
 
 class Order(NamedTuple):
-    """What is asked of a worker: train this model up to this epoch within this share of time."""
+    """What is asked of a worker: train this model up to this epoch within this share of time.
+
+    `alive`: the models that are still in the run; what is kept of others is dropped.
+    """
 
     model: str
     until: int
     share: Share = Share()
+    alive: frozenset[str] = frozenset()
 
 
 class Seen(NamedTuple):
@@ -132,6 +136,8 @@ def finetune_one(bench: Bench, order: Order, emit: Emit) -> Trajectory:
     spec, config, folder = bench.specs[order.model], bench.config, bench.folder
     seen: list[EpochRecord] = []
     check = order.share.check()
+    for name in bench.kept.keys() - order.alive - {order.model}:
+        del bench.kept[name]
 
     def on_record(record: EpochRecord) -> None:
         seen.append(record)

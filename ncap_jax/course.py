@@ -164,12 +164,12 @@ class Course:
 
     def _advance(self, executor: executors.Executor, names: Sequence[str], goal: int) -> list[str]:
         """Train models up to an epoch; returns those that wait there."""
-        left, started = set(names), dict.fromkeys(names, 0.0)
+        left, alive, started = set(names), frozenset(names), dict.fromkeys(names, 0.0)
 
         def order_of(name: str) -> candidates.Order:
             started[name] = time.monotonic()
             share = self._clock.share(name, len(left), executor.workers)
-            return candidates.Order(name, goal, share)
+            return candidates.Order(name, goal, share, alive)
 
         def on_end(name: str, result: Trajectory | executors.Lost) -> None:
             left.discard(name)

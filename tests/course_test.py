@@ -210,6 +210,26 @@ def test_a_worker_that_does_not_see_the_folder_keeps_its_own(digits, whole, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_kept_of_models_that_left_is_dropped(digits, tmp_path, monkeypatch):
+    kept = {}
+    original = candidates.Bench
+
+    def bench(*arguments, **named):
+        made = original(*arguments, **named)
+        kept["now"] = made.kept
+        return made
+
+    monkeypatch.setattr(candidates, "Bench", bench)
+    specs = {spec.name: spec for spec in POOL}
+    work = candidates.join_work(specs, digits, CONFIG, str(tmp_path), "digest")
+    both = frozenset({"small_4", "small_8"})
+    for name in sorted(both):
+        work(candidates.Order(name, 1, alive=both), lambda item: None)
+    assert set(kept["now"]) == both
+    work(candidates.Order("small_8", 2, alive=frozenset({"small_8"})), lambda item: None)
+    assert set(kept["now"]) == {"small_8"}
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [

@@ -344,7 +344,10 @@ def finetune(
     if not is_finite(records[-1]):
         status, message = "diverged", f"the loss is not finite after epoch {records[-1].epoch}"
     elif status == "stopped" and kept is not None:
-        kept[spec.name] = candidate._replace(train_state=blank(candidate.train_state))
+        kept[spec.name] = candidate._replace(
+            train_state=blank(candidate.train_state),
+            network_sums=jax.device_get(candidate.network_sums),
+        )
     return Trajectory(
         spec.name,
         config.head,
