@@ -6,8 +6,7 @@
 
 With no flag it ranks the embedded pretrained models on scikit-learn's handwritten digits,
 offline. Results go to --output_dir: ranking.json, ranking.csv, report.html, run.json and one
-trajectory per model. Exit code 0: at least one model is ranked; 2: bad input; 3: none is;
-130: interrupted; the same command with the same --output_dir goes on.
+trajectory per model. Exit code 0: at least one model is ranked; 2: bad input; 3: none is.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from ncap_jax.types import HEADS, DataConfig, RankConfig
 
 FLAGS = flags.FLAGS
 DEFAULT, DATA = RankConfig(), DataConfig()
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 flags.DEFINE_list("models", ["tiny_*"], "Names or patterns of models, comma-separated.")
 flags.DEFINE_string(
@@ -43,6 +41,7 @@ flags.DEFINE_bool("remap_labels", DATA.remap_labels, "Number labels that have ga
 flags.DEFINE_bool("stream", None, "Decode while training instead of holding all in memory.")
 flags.DEFINE_string("output_dir", None, "Where results go (default: runs/<dataset>, numbered).")
 flags.DEFINE_bool("tensorboard", False, "Write TensorBoard scalars under --output_dir as well.")
+flags.DEFINE_bool("distributed", False, "One of several processes (jax.distributed); see --mesh.")
 flags.DEFINE_bool("list_models", False, "Print the known models and stop.")
 flags.DEFINE_integer("epochs", DEFAULT.epochs, "Fine-tuning epochs per model.")
 flags.DEFINE_enum("head", DEFAULT.head, HEADS, "What stands on the backbone and what trains.")
@@ -58,6 +57,18 @@ flags.DEFINE_string("predictor", DEFAULT.predictor, "The method that ranks.")
 flags.DEFINE_string("dtype", DEFAULT.dtype, "Fine-tuning arithmetic: float32 or bfloat16.")
 flags.DEFINE_integer("input_size", None, "Side of the input in pixels (default: the model's).")
 flags.DEFINE_string("augment", DEFAULT.augment, "off, or recommended for the data set.")
+flags.DEFINE_string("strategy", DEFAULT.strategy, "full, or halving: stop hopeless models early.")
+flags.DEFINE_integer("halving_top", DEFAULT.halving_top, "Halving keeps who may be one of these.")
+flags.DEFINE_float(
+    "halving_threshold", DEFAULT.halving_threshold, "Halving stops models with less chance of it."
+)
+flags.DEFINE_float("time_budget", None, "Seconds for all models of this call, divided over them.")
+flags.DEFINE_float("model_time_budget", None, "Seconds that one model may take in this call.")
+flags.DEFINE_integer("epochs_budget", None, "Epochs of all models together.")
+flags.DEFINE_string("executor", DEFAULT.executor, "local, processes (one a device), or ray.")
+flags.DEFINE_integer("workers", None, "Worker processes (default: a GPU or two cores each).")
+flags.DEFINE_string("mesh", None, "Divide every batch over so many devices: data:8.")
+flags.DEFINE_string("ray_address", None, "An existing Ray cluster (default: one on this machine).")
 flags.DEFINE_string("weights_dir", None, "Folder with weight files under their published names.")
 flags.DEFINE_string("weights", DEFAULT.weights, "pretrained, or random (from scratch).")
 
@@ -112,23 +123,23 @@ def main(argv: list[str]) -> int:
 def rank() -> int:
     """Rank as the flags say, print the table, say where the files are."""
     from ncap_jax import api
+    from ncap_jax.finetune import parallel
 
+    if FLAGS.distributed:
+        parallel.join()
     folder = pathlib.Path(FLAGS.output_dir or free_folder(FLAGS.dataset))
     scalars = folder / "tensorboard" if FLAGS.tensorboard else None
     data_config = DataConfig(**flag_values(DataConfig))
-    try:
-        ranking = api.rank_models(
-            FLAGS.models,
-            FLAGS.dataset,
-            config_from_flags(),
-            folder,
-            data_config=data_config,
-            tensorboard=scalars,
-        )
-    except KeyboardInterrupt:
-        hint = f"; with --output_dir={shlex.quote(str(folder))} the same command goes on"
-        print(f"\ninterrupted{hint if folder.exists() else ''}", file=sys.stderr)
-        return INTERRUPTED
+    ranking = api.rank_models(
+        FLAGS.models,
+        FLAGS.dataset,
+        config_from_flags(),
+        folder,
+        data_config=data_config,
+        tensorboard=scalars,
+    )
+    if not parallel.first():
+        return 0
     print(ranking)
     print(f"\nReport: {folder / 'report.html'}")
     if scalars is not None:
