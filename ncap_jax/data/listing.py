@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from ncap_jax import errors
@@ -53,7 +53,8 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
 
     Images lie anywhere below their class's folder. Hidden files, files with another suffix than
     an image's, images outside a class's folder and links to folders inside a class's folder are
-    ignored, and named in `info["ignored"]`.
+    ignored, and named in `info["ignored"]`. A class's folder, or an image, may be a link; those
+    that lead out of `root` are named in `info["links"]`.
 
     Raises:
         DataError: no folder, no class folders, or parts without a `train` among them.
@@ -63,6 +64,7 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
     ignored: dict[str, str] = {}
     parts: dict[str, tuple[Source, list[str]]] = {}
     names: set[str] = set()
+    listed: list[str] = []
     for part, folder in _part_folders(os.fspath(root), ignored).items():
         paths, labels = [], []
         for name in _class_folders(folder, ignored):
@@ -71,13 +73,19 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
             paths += found
             labels += [printable(name)] * len(found)
         parts[part] = (Files(paths), labels)
+        listed += paths
     if not names:
         raise errors.DataError(
             f"{printable(root)} has no class folders",
             "Lay it out as <class>/<image> or train/<class>/<image>",
         )
     path = pathlib.Path(root).resolve()
-    info = {"source": f"image folder {printable(path)}", **summary("ignored", ignored)}
+    links = _links_out(os.fspath(path), listed)
+    info = {
+        "source": f"image folder {printable(path)}",
+        **summary("ignored", ignored),
+        **summary("links", links),
+    }
     return Listing(printable(path.name), parts, sort_names(names), info=info)
 
 
@@ -85,12 +93,13 @@ def list_csv(path: str | os.PathLike[str]) -> Listing:
     """List the images of a CSV file with the columns path, label and, if wanted, split.
 
     Columns are named in the first line, in any order, or come in this order without such a
-    line. Paths are relative to the file's folder. `split` is train, validation or test.
+    line. Paths are relative to the file's folder and stay below it: a list from elsewhere must not
+    reach the reader's other files. `split` is train, validation or test.
 
     Raises:
         DataError: the file cannot be read as such; names the line.
     """
-    where = printable(path)
+    where, folder = printable(path), os.path.dirname(os.path.abspath(path))
     parts: dict[str, tuple[list[str], list[str]]] = {}
     seen: dict[str, int] = {}
     for line, (image, label, split) in _csv_rows(path):
@@ -99,7 +108,12 @@ def list_csv(path: str | os.PathLike[str]) -> Listing:
         if split.lower() not in PARTS:
             cause, remedy = errors.unknown_name("split", split, PARTS)
             raise errors.DataError(f"{where}, line {line}: {cause}", remedy)
-        image = os.path.join(os.path.dirname(os.path.abspath(path)), image)
+        image = os.path.normpath(os.path.join(folder, image))
+        if not image.startswith(folder.rstrip(os.sep) + os.sep) or "\0" in image:
+            raise errors.DataError(
+                f"{where}, line {line}: {printable(image)} is not below the file's folder",
+                "Put the CSV file into a folder above all of its images",
+            )
         if image in seen:
             raise errors.DataError(
                 f"{where}, line {line}: {printable(image)} stands in line {seen[image]} already",
@@ -111,11 +125,12 @@ def list_csv(path: str | os.PathLike[str]) -> Listing:
         labels.append(printable(label))
     if "train" not in parts:
         raise errors.DataError(f"{where} lists no training images", "Write lines path,label")
+    links = _links_out(os.path.realpath(folder), seen)
     return Listing(
         printable(pathlib.Path(path).stem),
         {part: (Files(paths), labels) for part, (paths, labels) in parts.items()},
         sort_names(set(parts["train"][1])),
-        info={"source": f"CSV file {where}"},
+        info={"source": f"CSV file {where}", **summary("links", links)},
     )
 
 
@@ -181,6 +196,21 @@ def _images(folder: str, ignored: dict[str, str]) -> Iterator[str]:
                 ignored[printable(path)] = "not an image by its name"
             else:
                 yield path
+
+
+def _links_out(root: str, paths: Iterable[str]) -> dict[str, str]:
+    """Paths that links lead out of `root` (a real path) -> where they lead."""
+    folders: dict[str, str] = {}
+    found = {}
+    for path in paths:
+        top, name = os.path.split(path)
+        if top not in folders:
+            folders[top] = os.path.realpath(top)
+        linked = os.path.islink(path)
+        target = os.path.realpath(path) if linked else os.path.join(folders[top], name)
+        if not target.startswith(root.rstrip(os.sep) + os.sep):
+            found[printable(path)] = printable(target)
+    return found
 
 
 def _entries(folder: str) -> list[str]:

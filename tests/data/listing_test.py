@@ -85,6 +85,31 @@ def test_links_to_folders(tmp_path):
         "self": "not in a class folder",
         "back": "link to a folder",
     }
+    linked = listing.info["links"]["files"]
+    assert linked == {str(tmp_path / "set" / "b" / "1.png"): str(tmp_path / "elsewhere" / "1.png")}
+
+
+def test_links_to_images_are_followed_and_those_that_lead_out_are_named(tmp_path):
+    touch(tmp_path, "elsewhere/1.png", "set/a/2.png", "set/b/3.png")
+    (tmp_path / "set" / "a" / "in.png").symlink_to(tmp_path / "set" / "b" / "3.png")
+    (tmp_path / "set" / "a" / "out.png").symlink_to("../../elsewhere/1.png")
+    (tmp_path / "set.csv").write_text("set/a/in.png,a\nset/a/out.png,b\n")
+    expected = {str(tmp_path / "set" / "a" / "out.png"): str(tmp_path / "elsewhere" / "1.png")}
+    assert list_folder(tmp_path / "set").info["links"] == {"count": 1, "files": expected}
+    assert "links" not in list_csv(tmp_path / "set.csv").info  # all below the file's folder
+    (tmp_path / "set" / "inner.csv").write_text("a/in.png,a\na/out.png,b\n")
+    assert list_csv(tmp_path / "set" / "inner.csv").info["links"]["files"] == expected
+
+
+@pytest.mark.parametrize(
+    "path", ["../1.png", "a/../../1.png", "/etc/1.png", "..", "a\0b.png", "{sibling}/1.png"]
+)
+def test_a_csv_names_nothing_outside_its_folder(tmp_path, path):
+    (tmp_path / "set").mkdir()
+    path = path.format(sibling=f"{tmp_path}/settings")
+    (tmp_path / "set" / "list.csv").write_text(f"a.png,cat\n{path},dog\n")
+    with pytest.raises(errors.DataError, match=r"line 2: .* is not below the file's folder"):
+        list_csv(tmp_path / "set" / "list.csv")
 
 
 def test_names_that_are_no_text(tmp_path):

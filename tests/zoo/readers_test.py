@@ -214,6 +214,54 @@ def test_truncated_files_are_refused(kept, arrays, tmp_path):
             readers.fill_from_file(net(), SPEC, tmp_path / name)
 
 
+def link_elsewhere(file):
+    file["other"] = h5py.ExternalLink("secret.h5", "/data")
+
+
+def store_elsewhere(file):
+    file.create_dataset("other", (4,), "u1", external=[("secret.txt", 0, 4)])
+
+
+def map_elsewhere(file):
+    layout = h5py.VirtualLayout((4,), "u1")
+    layout[:] = h5py.VirtualSource("secret.h5", "data", (4,))
+    file.create_virtual_dataset("other", layout)
+
+
+def claim_much(file):
+    file.create_dataset("other", (1 << 20, 1 << 20), "f8", chunks=(1, 1024))
+
+
+def hold_text(file):
+    file["other"] = np.array([b"text"])
+
+
+@pytest.mark.parametrize(
+    ("put", "match"),
+    [
+        (link_elsewhere, "ExternalLink"),
+        (store_elsewhere, "lies in another file"),
+        (map_elsewhere, "lies in another file"),
+        (claim_much, "claims 8796093022208 bytes"),
+        (hold_text, "no array of numbers"),
+    ],
+)
+def test_hdf5_that_reaches_out_is_refused(tmp_path, monkeypatch, put, match):
+    """No bytes of the reader's other files, and no more memory than the file can be worth."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.txt").write_bytes(b"key!")
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["data"] = np.arange(4, dtype=np.uint8)
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.attrs["layer_names"] = [b"a"]
+        group = file.create_group("a")
+        group.attrs["weight_names"] = [b"bias"]
+        put(group)
+        group.move("other", "bias")
+    with pytest.raises(errors.WeightsError, match=match):
+        readers.read(tmp_path / "w.h5")
+
+
 def test_hdf5_without_weights_is_refused(tmp_path):
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file["x"] = np.zeros(3)
@@ -236,18 +284,23 @@ class Harmful:
         return open, (self.path, "w")
 
 
-@pytest.mark.parametrize("form", ["bare", "zip"])
+@pytest.mark.parametrize("form", ["bare", "zip", "npy"])
 def test_pickled_code_never_runs(form, tmp_path):
     content = pickle.dumps({"weight": Harmful(tmp_path / "harm")}, protocol=2)
     path = tmp_path / "w.pth"
     if form == "bare":
         path.write_bytes(content)
+    elif form == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.array([Harmful(tmp_path / "harm")], object), allow_pickle=True)
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("archive/data.pkl", content)
             archive.writestr("archive/version", "3")
     # Without PyTorch it is refused as well: nothing else may unpickle.
-    with pytest.raises(errors.WeightsError, match=r"PyTorch checkpoint|more than tensors"):
+    with pytest.raises(
+        errors.WeightsError, match=r"PyTorch checkpoint|more than tensors|no weights file"
+    ):
         readers.read(path)
     assert not (tmp_path / "harm").exists()
 

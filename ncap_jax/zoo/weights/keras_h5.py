@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,6 +20,10 @@ import numpy as np
 from ncap_jax import errors
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# gzip makes a file at most a thousand times smaller; beyond that a shape is damaged or a trap.
+MAX_RATIO = 1000
+# What h5py raises on damaged bytes.
+DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, OverflowError)
 # Layers that the architecture's author left unnamed: Keras numbers them through the whole session.
 _NUMBERED = re.compile(r"^(conv2d|batch_normalization)(?:_(\d+))?$")
 _KIND = re.compile(
@@ -45,14 +50,16 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         numbered from 0 in the order of their creation: `conv2d_0/kernel`, `conv2d_1/kernel`, ...
 
     Raises:
-        WeightsError: the file is missing, no HDF5 file, damaged, or holds no such weights.
+        WeightsError: the file is missing, no HDF5 file, damaged, unsafe (its arrays lie in other
+            files), or holds no such weights.
     """
     path = pathlib.Path(path)
     _check_signature(path)
     try:
         with h5py.File(path, "r") as file:
-            return _read_group(file.get("model_weights", file), path)
-    except (OSError, KeyError, RuntimeError) as error:
+            group = _child(file, "model_weights", path) if "model_weights" in file else file
+            return _read_group(group, path)
+    except DAMAGE as error:
         raise errors.WeightsError(
             f"the weights file {path} is damaged: {error}",
             "Remove it and download it again, or copy it again from its source",
@@ -69,14 +76,41 @@ def _read_group(group: h5py.Group, path: pathlib.Path) -> dict[str, np.ndarray]:
     numbers = creation_order(layers)
     arrays: dict[str, np.ndarray] = {}
     for layer in layers:
-        for weight in _attribute(group[layer], "weight_names"):
+        for weight in _attribute(_child(group, layer, path), "weight_names"):
             key = f"{numbers.get(layer, layer)}/{_kind(weight, path)}"
             if key in arrays:
                 raise errors.WeightsError(
                     f"{path} holds {key} twice", "Give a weights file of a single, flat model"
                 )
-            arrays[key] = np.asarray(group[layer][weight])
+            arrays[key] = _array(_child(group, f"{layer}/{weight}", path), path)
     return arrays
+
+
+def _child(group: h5py.Group, name: str, path: pathlib.Path) -> Any:
+    """What lies at a path below a group, in this very file: a link to another one is refused."""
+    for part in name.strip("/").split("/"):
+        link = group.get(part, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise _unsafe(path, f"{name!r} is a {type(link).__name__}")
+        group = group[part]
+    return group
+
+
+def _array(dataset: Any, path: pathlib.Path) -> np.ndarray:
+    """An array of numbers whose bytes are in this very file."""
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiub":
+        raise _unsafe(path, f"{dataset.name!r} is no array of numbers")
+    if dataset.external or dataset.is_virtual:
+        raise _unsafe(path, f"{dataset.name!r} lies in another file")
+    if dataset.nbytes > MAX_RATIO * path.stat().st_size:
+        raise _unsafe(path, f"{dataset.name!r} claims {dataset.nbytes} bytes")
+    return np.asarray(dataset)
+
+
+def _unsafe(path: pathlib.Path, what: str) -> errors.WeightsError:
+    return errors.WeightsError(
+        f"{path} is no weights file to trust: {what}", "Get it again from its publisher"
+    )
 
 
 def _attribute(group: h5py.Group, name: str) -> list[str]:
