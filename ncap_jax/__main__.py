@@ -6,7 +6,8 @@
 
 With no flag it ranks the embedded pretrained models on scikit-learn's handwritten digits,
 offline. Results go to --output_dir: ranking.json, ranking.csv, report.html, run.json and one
-trajectory per model. Exit code 0: at least one model is ranked; 2: bad input; 3: none is.
+trajectory per model. Exit code 0: at least one model is ranked; 2: bad input; 3: none is;
+130: interrupted; the same command with the same --output_dir goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ncap_jax.types import HEADS, DataConfig, RankConfig
 
 FLAGS = flags.FLAGS
 DEFAULT, DATA = RankConfig(), DataConfig()
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 flags.DEFINE_list("models", ["tiny_*"], "Names or patterns of models, comma-separated.")
 flags.DEFINE_string(
@@ -130,14 +132,19 @@ def rank() -> int:
     folder = pathlib.Path(FLAGS.output_dir or free_folder(FLAGS.dataset))
     scalars = folder / "tensorboard" if FLAGS.tensorboard else None
     data_config = DataConfig(**flag_values(DataConfig))
-    ranking = api.rank_models(
-        FLAGS.models,
-        FLAGS.dataset,
-        config_from_flags(),
-        folder,
-        data_config=data_config,
-        tensorboard=scalars,
-    )
+    try:
+        ranking = api.rank_models(
+            FLAGS.models,
+            FLAGS.dataset,
+            config_from_flags(),
+            folder,
+            data_config=data_config,
+            tensorboard=scalars,
+        )
+    except KeyboardInterrupt:
+        hint = f"; with --output_dir={shlex.quote(str(folder))} the same command goes on"
+        print(f"\ninterrupted{hint if folder.exists() else ''}", file=sys.stderr)
+        return INTERRUPTED
     if not parallel.first():
         return 0
     print(ranking)
