@@ -155,7 +155,7 @@ def rank() -> int:
     if failed:
         print(
             f"warning: {len(failed)} of {len(ranking.models)} models could not be ranked: "
-            + "; ".join(f"{m.name} ({m.status}: {m.message})" for m in failed),
+            + "; ".join(f"{m.name} ({m.status})" for m in failed),
             file=sys.stderr,
         )
     return 3 if len(failed) == len(ranking.models) else 0
@@ -170,9 +170,18 @@ def list_models() -> int:
     return 0
 
 
+def parse(arguments: list[str]) -> list[str]:
+    """The arguments that are no flags; a wrong flag is bad input like any other."""
+    try:
+        return FLAGS(arguments)
+    except flags.Error as error:
+        print(f"error: {error}\n--help lists the flags.", file=sys.stderr)
+        sys.exit(2)
+
+
 def console() -> None:
     """Entry point of the installed command."""
-    app.run(main)
+    app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def test_ranks_embedded_models(tmp_path):
         (["--models=tiny_plan"], "Did you mean tiny_plain"),
         (["--dataset=digist"], "digits"),
         (["--epochs=0"], "epochs=0"),
+        (["--epoch=3"], "Did you mean: epochs"),
+        (["--head=linaer"], "probe|trainable_probe|linear"),
         (["--epochs=1", "--predictor=published_ridge"], "2"),
         (["--probe_widths=a,b,c"], "not whole numbers"),
         (["stray"], "unexpected argument 'stray'"),
