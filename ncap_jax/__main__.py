@@ -8,6 +8,10 @@ With no flag it ranks the embedded pretrained models on scikit-learn's handwritt
 offline. Results go to --output_dir: ranking.json, ranking.csv, report.html, run.json and one
 trajectory per model. Exit code 0: at least one model is ranked; 2: bad input; 3: none is;
 130: interrupted; the same command with the same --output_dir goes on.
+
+    python -m ncap_jax --rerun=runs/mine/run.json
+
+repeats a run and compares. Exit code 0: the same came out; 1: something else did.
 """
 
 from __future__ import annotations
@@ -43,6 +47,7 @@ flags.DEFINE_bool("remap_labels", DATA.remap_labels, "Number labels that have ga
 flags.DEFINE_bool("stream", None, "Decode while training instead of holding all in memory.")
 flags.DEFINE_string("output_dir", None, "Where results go (default: runs/<dataset>, numbered).")
 flags.DEFINE_bool("tensorboard", False, "Write TensorBoard scalars under --output_dir as well.")
+flags.DEFINE_string("rerun", None, "Repeat the run of this run.json, and compare the results.")
 flags.DEFINE_bool("distributed", False, "One of several processes (jax.distributed); see --mesh.")
 flags.DEFINE_bool("list_models", False, "Print the known models and stop.")
 flags.DEFINE_integer("epochs", DEFAULT.epochs, "Fine-tuning epochs per model.")
@@ -97,9 +102,8 @@ def config_from_flags() -> RankConfig:
     return RankConfig(**values)
 
 
-def free_folder(dataset: str) -> pathlib.Path:
-    """runs/<dataset>, or the first of runs/<dataset>-2, -3, ... that is not there yet."""
-    first = pathlib.Path("runs") / (pathlib.Path(dataset).name or "data")
+def free_folder(first: pathlib.Path) -> pathlib.Path:
+    """A folder, or the first of <folder>-2, -3, ... that is not there yet."""
     folder, number = first, 1
     while folder.exists():
         number += 1
@@ -116,7 +120,9 @@ def main(argv: list[str]) -> int:
             raise errors.ConfigError(
                 f"unexpected argument {argv[1]!r}", "Options are written --name=value"
             )
-        return list_models() if FLAGS.list_models else rank()
+        if FLAGS.list_models:
+            return list_models()
+        return rank() if FLAGS.rerun is None else rerun()
     except errors.NcapError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -129,7 +135,8 @@ def rank() -> int:
 
     if FLAGS.distributed:
         parallel.join()
-    folder = pathlib.Path(FLAGS.output_dir or free_folder(FLAGS.dataset))
+    name = pathlib.Path(FLAGS.dataset).name or "data"
+    folder = pathlib.Path(FLAGS.output_dir or free_folder(pathlib.Path("runs") / name))
     scalars = folder / "tensorboard" if FLAGS.tensorboard else None
     data_config = DataConfig(**flag_values(DataConfig))
     try:
@@ -159,6 +166,26 @@ def rank() -> int:
             file=sys.stderr,
         )
     return 3 if len(failed) == len(ranking.models) else 0
+
+
+def rerun() -> int:
+    """Repeat a run and say how the results compare."""
+    from ncap_jax import rerun as job
+
+    fields = {
+        field.name for record in (RankConfig, DataConfig) for field in dataclasses.fields(record)
+    }
+    given = sorted(n for n in ("models", "dataset", "tensorboard", *fields) if FLAGS[n].present)
+    if given:
+        raise errors.ConfigError(
+            f"--{given[0]} with --rerun, which repeats a run as it was",
+            "Leave it out; only --output_dir goes with --rerun",
+        )
+    original = job.read_recipe(FLAGS.rerun).folder.resolve()
+    folder = FLAGS.output_dir or free_folder(original.with_name(f"{original.name}-rerun"))
+    comparison = job.rerun(FLAGS.rerun, folder)
+    print(f"{comparison}\n\nRerun: {folder}")
+    return 0 if comparison.equal else 1
 
 
 def list_models() -> int:

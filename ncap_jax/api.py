@@ -18,6 +18,7 @@ from ncap_jax.data.split import stratified_subset
 from ncap_jax.finetune import config as finetune_config
 from ncap_jax.finetune import parallel
 from ncap_jax.report.tensorboard import TensorBoard
+from ncap_jax.options import check_types
 from ncap_jax.run_folder import RunFolder
 from ncap_jax.selection import ranking as selection
 from ncap_jax.types import (
@@ -68,6 +69,8 @@ def rank_models(
     """
     called = time.monotonic()
     config, data_config = config or RankConfig(), data_config or DataConfig()
+    for options in (config, data_config):
+        check_types(options)
     finetune_config.check_config(config)
     selection.check_config(config)
     board = None if tensorboard is None else TensorBoard(tensorboard)

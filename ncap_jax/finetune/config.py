@@ -14,6 +14,7 @@ DTYPES = ("float32", "bfloat16")
 WEIGHTS = ("pretrained", "random")
 AUGMENT = ("off", "recommended")
 SGD_MOMENTUM = 0.9
+SEEDS = 2**32  # what every generator in use takes
 POSITIVE = ("epochs", "batch_size", "measure_size", "num_probes")
 
 
@@ -33,8 +34,10 @@ def check_config(config: RankConfig) -> None:
         )
     if config.input_size is not None and config.input_size < 1:
         raise errors.ConfigError(f"input_size={config.input_size}", "Give the side in pixels")
-    if config.seed < 0 or config.probe_seed < 0:
-        raise errors.ConfigError("a seed is negative", "Give whole numbers from 0 on")
+    for name in ("seed", "probe_seed"):
+        value = getattr(config, name)
+        if not 0 <= value < SEEDS:
+            raise errors.ConfigError(f"{name}={value}", f"Give a whole number of 0 to {SEEDS - 1}")
     for name, known in (
         ("head", HEADS),
         ("optimizer", OPTIMIZERS),

@@ -21,6 +21,8 @@ from ncap_jax import errors
 from ncap_jax.types import Prediction, RankConfig, RankedModel, Ranking
 
 SCHEMA = 1
+# How the names of files end that are being written.
+TEMPORARY = ".tmp"
 _CSV_COLUMNS = [
     "rank",
     "name",
@@ -47,7 +49,7 @@ def write_atomically(path: pathlib.Path, data: str | bytes) -> None:
     """
     if isinstance(data, str):
         data = data.encode("utf-8")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -153,7 +155,14 @@ def read_ranking(path: str | os.PathLike[str]) -> Ranking:
         raise errors.OutputError(
             f"cannot read {file}: {error.strerror or error}", "Rank models first"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise errors.OutputError(
             f"{file} is not a ranking: {error!r}", "Rank the models again"
         ) from error
