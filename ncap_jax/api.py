@@ -12,13 +12,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ncap_jax import caching, course, data, environment, report
+from ncap_jax import caching, course, data, environment, report, workers
 from ncap_jax.data.images import gather
 from ncap_jax.data.split import stratified_subset
 from ncap_jax.finetune import config as finetune_config
 from ncap_jax.finetune import parallel
-from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.options import check_types
+from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.run_folder import RunFolder
 from ncap_jax.selection import ranking as selection
 from ncap_jax.types import (
@@ -76,7 +76,7 @@ def rank_models(
     board = None if tensorboard is None else TensorBoard(tensorboard)
     caching.keep_compiled_programs()
     specs = find_models(models)
-    course.check(config, specs)
+    workers.check(config, specs)
     checked = data.load_dataset(dataset, seed=config.seed, **dataclasses.asdict(data_config))
     parallel.check(config, len(checked.labels))
     command = environment.command(specs, dataset, config, data_config)

@@ -14,41 +14,16 @@ import contextlib
 import dataclasses
 import io
 import math
-import os
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 
-from ncap_jax import candidates, errors
+from ncap_jax import candidates, workers
 from ncap_jax.finetune import parallel, records
 from ncap_jax.report.progress import Progress, Watcher, Watchers
 from ncap_jax.run_folder import RunFolder
-from ncap_jax.selection import budget, executors, halving, processes
-from ncap_jax.selection.ray_workers import RayWorkers, import_ray
+from ncap_jax.selection import budget, executors, halving
 from ncap_jax.types import Dataset, ModelSpec, RankConfig, Trajectory
-
-
-def check(config: RankConfig, specs: Sequence[ModelSpec]) -> None:
-    """Refuse what cannot be carried out, before any work is done.
-
-    Raises:
-        ConfigError: budgets, strategy or executor; a model that cannot be sent to a process.
-    """
-    budget.check_config(config, len(specs))
-    halving.check_config(config)
-    executors.check_workers(config.executor, config.workers)
-    if config.ray_address is not None and config.executor != "ray":
-        raise errors.ConfigError(
-            f"ray_address={config.ray_address!r} with executor={config.executor!r}",
-            "Use executor='ray'",
-        )
-    if config.executor == "processes":
-        processes.check_picklable({f"the model {spec.name!r}": spec for spec in specs})
-        # This process looks at the devices too, and must leave their memory to the workers.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    if config.executor == "ray":
-        import_ray()
 
 
 def finetune_all(
@@ -66,7 +41,7 @@ def finetune_all(
     Args:
         specs: the models; their order is the trajectories'.
         dataset: checked.
-        config: checked, see `check`.
+        config: checked, see `workers.check`.
         folder: of the run; None: where states must outlast a pause or a worker, a temporary one.
         show_progress: on standard error.
         watchers: told of every epoch and every end.
@@ -85,7 +60,7 @@ def finetune_all(
         course = Course(names, config, folder, Watchers([progress, *watchers]), clock)
         left = course.left()
         if left:
-            executor = stack.enter_context(make_executor(specs, dataset, config, folder))
+            executor = stack.enter_context(workers.make_executor(specs, dataset, config, folder))
             course.run(executor, left)
         return course.trajectories()
 
@@ -251,51 +226,3 @@ def finished(folder: RunFolder | None, config: RankConfig) -> dict[str, Trajecto
         name: Trajectory(**{**fields, "records": tuple(map(records.parse, fields["records"]))})
         for name, fields in told.items()
     }
-
-
-def make_executor(
-    specs: Sequence[ModelSpec], dataset: Dataset, config: RankConfig, folder: RunFolder | None
-) -> executors.Executor:
-    """The executor that the configuration asks for.
-
-    Raises:
-        ConfigError: no Ray cluster at the address; a device that cannot be divided.
-    """
-    by_name = {spec.name: spec for spec in specs}
-    if parallel.several():  # the folder is the first's alone: no checkpoints, lines from here
-        make = partial(candidates.make_work, by_name, dataset, config, None, False)
-        return executors.Local(make)
-    if config.executor == "local":
-        return executors.Local(partial(candidates.make_work, by_name, dataset, config, folder))
-    assert folder is not None
-    path = folder.path.absolute()
-    make = partial(
-        candidates.join_work, by_name, dataset, config, str(path), candidates.digest(path)
-    )
-    if config.executor == "ray":
-        return RayWorkers(make, config.workers, config.ray_address)
-    devices = cuda_devices()
-    workers = config.workers or len(devices) or max(1, (os.cpu_count() or 2) // 2)
-    workers = min(workers, len(specs))
-    return processes.Processes(
-        make, processes.environments(workers, devices), processes.core_shares(workers)
-    )
-
-
-def cuda_devices() -> list[str]:
-    """Names of this machine's GPUs for `CUDA_VISIBLE_DEVICES`; none on the CPU.
-
-    Raises:
-        ConfigError: on a TPU, whose chips one process holds.
-    """
-    import jax
-
-    if jax.default_backend() == "tpu":
-        raise errors.ConfigError(
-            "executor='processes' on a TPU, which belongs to one process",
-            "Use executor='local', or 'ray' over several machines",
-        )
-    if jax.default_backend() != "gpu":
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(d.id) for d in jax.local_devices()]

@@ -112,10 +112,12 @@ def join() -> None:
     Raises:
         ConfigError: neither does, or the others do not answer.
     """
-    names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
     try:
-        numbers = {key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
-        jax.distributed.initialize(**numbers)
+        number, which = (
+            int(os.environ[name]) if name in os.environ else None
+            for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+        )
+        jax.distributed.initialize(num_processes=number, process_id=which)
     except (ValueError, RuntimeError) as error:
         raise errors.ConfigError(
             f"this process cannot join the others: {error}",

@@ -8,6 +8,7 @@ set where it is streamed from files.
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -54,8 +55,9 @@ class RayWorkers(Pool):
     def _connect(self, address: str | None) -> None:
         options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
         try:
+            _knock(address)
             self._ray.init(**options, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise errors.ConfigError(
                 f"no Ray cluster answers at ray_address={address!r}: {error}",
                 "Start one with: ray start --head, or leave ray_address out",
@@ -131,6 +133,13 @@ class _Server:
         while kind == "item":
             kind, value = events.get()
             yield kind, value
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError unless somebody listens at host:port: Ray itself would wait for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10.0).close()
 
 
 def resources(workers: int, cpus: float, gpus: float) -> Resources:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import ncap_jax as ncap
 from ncap_jax.data.feed import make_feed
 from ncap_jax.finetune import loop, parallel, steps
+from ncap_jax.finetune.config import make_optimizer
 from tests.small import small_config, small_digits, small_spec
 
 assert jax.device_count() == 8
@@ -39,7 +40,7 @@ for mesh in (None, "data:8"):
         batch = parallel.divider(candidate.mesh)
         divided = jax.jit(lambda x: batch(x))(jnp.take(chunk.images, chunk.indices[0], axis=0))
         assert {s.data.shape[0] for s in divided.addressable_shards} == {4}
-        step = steps.make_train_step(candidate.network, loop.make_optimizer(config), divide=batch)
+        step = steps.make_train_step(candidate.network, make_optimizer(config), divide=batch)
         key = jax.random.key(0)
         text = jax.jit(step).lower(
             candidate.train_state, chunk.images, chunk.labels, chunk.indices[0], key

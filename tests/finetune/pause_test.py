@@ -11,6 +11,7 @@ import pytest
 from ncap_jax.data.feed import make_feed
 from ncap_jax.finetune import loop, steps
 from ncap_jax.finetune.checkpoints import Checkpoints
+from ncap_jax.finetune.config import make_optimizer
 from tests.small import small_config, small_digits, small_spec
 
 CONFIG = small_config(epochs=3)
@@ -84,7 +85,7 @@ def test_a_scanned_epoch_is_checked_between_pieces(digits, monkeypatch):
     losses, asked = [], []
     for check in (None, lambda: asked.append(1)):
         candidate = loop.prepare(small_spec(), digits, CONFIG)
-        step = steps.make_train_step(candidate.network, loop.make_optimizer(CONFIG))
+        step = steps.make_train_step(candidate.network, make_optimizer(CONFIG))
         epoch = steps.make_epoch(step, scan=True)
         _, found = epoch(
             candidate.train_state, chunk.images, chunk.labels, chunk.indices, keys, check
