@@ -13,13 +13,18 @@ import pytest
 import experiments
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-STUDIES = sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
+MODULES = sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
+STUDIES = [
+    name
+    for name in MODULES
+    if "app.run(main)" in (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
+]
 
 
 def test_studies_and_main_program_share_a_process():
     """Absl keeps one table of flags a process: modules that are imported must define none twice."""
     importlib.import_module("ncap_jax.__main__")
-    for name in STUDIES:
+    for name in MODULES:
         importlib.import_module(f"experiments.{name}")
 
 
