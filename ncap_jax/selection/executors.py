@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import abc
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -176,11 +176,11 @@ class Pool(abc.ABC):
         busy: dict[int, str] = {}
         deaths: collections.Counter[str] = collections.Counter()
         while pending or busy:
-            for slot in range(min(self.workers, len(names))):
-                if pending and slot not in busy:
-                    name = busy[slot] = self._choose(slot, pending)
-                    pending.remove(name)
-                    self._begin(slot, name, order_of(name))
+            while pending and len(busy) < self.workers:
+                slot, name = self._match(busy, pending)
+                busy[slot] = name
+                pending.remove(name)
+                self._begin(slot, name, order_of(name))
             slot, kind, value = self._next_event(list(busy))
             name = busy[slot]
             if kind == "item":
@@ -199,12 +199,14 @@ class Pool(abc.ABC):
             else:
                 on_end(name, Lost(f"its worker ended {ATTEMPTS} times, last: {value}"))
 
-    def _choose(self, slot: int, pending: Sequence[str]) -> str:
-        """A task that was here before, else one that was nowhere, else the last of the others."""
+    def _match(self, busy: Collection[int], pending: Sequence[str]) -> tuple[int, str]:
+        """An idle worker with a task it had before, else with one of nobody's, else with any."""
+        idle = [slot for slot in range(self.workers) if slot not in busy]
         for name in pending:
-            if self._home.get(name) == slot:
-                return name
-        return next((name for name in pending if name not in self._home), pending[-1])
+            if self._home.get(name) in idle:
+                return self._home[name], name
+        name = next((name for name in pending if name not in self._home), pending[-1])
+        return next((slot for slot in idle if slot in self._started), idle[0]), name
 
     def _begin(self, slot: int, name: str, order: Any) -> None:
         if slot not in self._started:

@@ -183,6 +183,9 @@ def test_tasks_go_back_to_their_worker_and_idle_ones_help():
     executor.sent.clear()
     run(executor, {name: name for name in "ac"})  # both were with worker 0
     assert executor.sent == [(0, "a"), (1, "c")]
+    executor.sent.clear()
+    run(executor, {"d": "d"})
+    assert executor.sent == [(1, "d")]
 
 
 @pytest.mark.parametrize(
