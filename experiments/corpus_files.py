@@ -1,0 +1,114 @@
+"""The corpus of fine-tunings as files: what the studies read and `build_corpus` writes.
+
+    experiments/corpus/<set>_<pool>.jsonl      a line per (model, seed)
+    experiments/corpus/manifest.json           per file: data, settings; versions, device
+
+A line holds `model`, `seed`, `parameters`, `scores` (transferability score -> value and seconds,
+seen before any fine-tuning) and `runs`: kind of run -> its epochs as columns. Only numbers, with
+six significant digits; no weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ncap_jax.types import STRENGTHS, EpochRecord, Head, Trajectory
+
+FOLDER = pathlib.Path(__file__).parent / "corpus"
+MANIFEST = "manifest.json"
+# Kind of run -> head. `linear_low` is ordinary fine-tuning at the lower learning rate.
+HEADS: Mapping[str, Head] = {
+    "probe": "probe",
+    "trainable_probe": "trainable_probe",
+    "linear": "linear",
+    "linear_low": "linear",
+}
+TRUTHS = ("linear", "linear_low")
+COLUMNS = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "running_loss",
+)
+
+
+def compact(lines: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    """The records of one run (`finetune.records.to_json`, plus `cpu`) as columns."""
+    columns = {name: [_short(line[name]) for line in lines] for name in (*COLUMNS, "cpu")}
+    for strength in STRENGTHS:
+        if strength in lines[0]["beta_eff"]:
+            columns[f"beta_eff_{strength}"] = [
+                _short(line["beta_eff"][strength][0]) for line in lines
+            ]
+            columns[f"status_{strength}"] = [line["beta_eff_status"][strength][0] for line in lines]
+    return columns
+
+
+def trajectory(model: str, kind: str, columns: Mapping[str, list], epochs: int) -> Trajectory:
+    """The first `epochs` epochs of a run as the predictors see them.
+
+    Raises:
+        ValueError: not every one of these epochs was recorded.
+    """
+    if columns["epoch"][: epochs + 1] != list(range(epochs + 1)):
+        raise ValueError(f"{model}, {kind}: epochs 0 to {epochs} were not all recorded")
+    records = tuple(_record(columns, i) for i in range(epochs + 1))
+    seconds = columns["cpu"][epochs]
+    return Trajectory(model, HEADS[kind], records, seconds=seconds)
+
+
+def recorded(columns: Mapping[str, list]) -> int:
+    """The last epoch up to which every epoch was recorded."""
+    steps = np.asarray(columns["epoch"])
+    return int(np.sum(steps == np.arange(len(steps)))) - 1
+
+
+def truth(line: Mapping[str, Any]) -> float:
+    """Validation accuracy at the end of ordinary fine-tuning, the better learning rate's."""
+    return max(line["runs"][kind]["validation_accuracy"][-1] for kind in TRUTHS)
+
+
+def files() -> list[pathlib.Path]:
+    """The corpus files, which the manifest names."""
+    file = FOLDER / MANIFEST
+    manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return [FOLDER / name for name in sorted(manifest) if name.endswith(".jsonl")]
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    """The lines of one corpus file, by model and seed; none where there is no file."""
+    if not path.is_file():
+        return []
+    lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    return sorted(lines, key=lambda line: (line["model"], line["seed"]))
+
+
+def _record(columns: Mapping[str, list], i: int) -> EpochRecord:
+    strengths = [s for s in STRENGTHS if f"beta_eff_{s}" in columns]
+    losses = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+    return EpochRecord(
+        epoch=columns["epoch"][i],
+        **{name: _number(columns[name][i]) for name in losses},
+        running_loss=columns["running_loss"][i],
+        beta_eff={s: (_number(columns[f"beta_eff_{s}"][i]),) for s in strengths},
+        beta_eff_status={s: (columns[f"status_{s}"][i],) for s in strengths},
+        seconds=columns["cpu"][i] - (columns["cpu"][i - 1] if i else 0.0),
+    )
+
+
+def _short(value: float | None) -> float | int | None:
+    if value is None or isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
