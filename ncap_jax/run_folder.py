@@ -13,6 +13,7 @@ the model is repeated, with a warning.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -26,7 +27,7 @@ import filelock
 from ncap_jax import errors, ledger
 from ncap_jax.finetune import records
 from ncap_jax.finetune.checkpoints import Checkpoints
-from ncap_jax.report.files import strict, write_atomically
+from ncap_jax.report.files import TEMPORARY, strict, write_atomically
 from ncap_jax.types import FREE_FIELDS, EpochRecord, Head, Trajectory
 
 RUN_FILE = "run.json"
@@ -66,6 +67,7 @@ class RunFolder:
                 "Choose a folder that you may write to",
             ) from error
         try:
+            remove_leftovers(self.path)
             self._claim()
         except BaseException:
             self._lock.release()
@@ -189,6 +191,14 @@ class RunFolder:
 
     def _trajectory(self, model: str) -> pathlib.Path:
         return self.path / records.FOLDER / f"{model}.jsonl"
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Remove the half-written files that a kill left; only for whoever holds the lock."""
+    for place in (folder, folder / records.FOLDER):
+        for file in place.glob(f".*{TEMPORARY}"):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def fixed(part: Any, name: str) -> Any:

@@ -1,7 +1,8 @@
 """A candidate's state on disk after every epoch, so that a killed run goes on where it was.
 
 Orbax writes each checkpoint beside the last one and renames it into place: at any moment there
-is a whole one or none. Only the newest is kept.
+is a whole one or none. Only the newest is kept. A checksum of the arrays is kept with them: the
+file format itself would let a changed byte pass.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import zlib
 from typing import Any
 
 import jax
@@ -16,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncap_jax import errors
+
+CHECKSUM = "crc32"
 
 
 class Checkpoints:
@@ -38,7 +42,7 @@ class Checkpoints:
 
         try:
             with self._manager() as manager:
-                manager.save(epoch, args=ocp.args.StandardSave(_flat(tree)))
+                manager.save(epoch, args=ocp.args.StandardSave(_with_checksum(_flat(tree))))
         except (OSError, ValueError) as error:
             raise errors.OutputError(
                 f"cannot write a checkpoint to {self.folder}: {error}",
@@ -46,11 +50,21 @@ class Checkpoints:
             ) from error
 
     def latest(self) -> int | None:
-        """The epoch of the newest whole checkpoint, or None."""
+        """The epoch of the newest whole checkpoint, or None.
+
+        Raises:
+            CheckpointError: the folder is damaged.
+        """
         if not self.folder.is_dir():
             return None
-        with self._manager() as manager:
-            return manager.latest_step()
+        try:
+            with self._manager() as manager:
+                return manager.latest_step()
+        except Exception as error:  # orbax has no error class of its own for damage
+            raise errors.CheckpointError(
+                f"the checkpoints in {self.folder} cannot be read: {error}",
+                "Remove that folder: the model starts again",
+            ) from error
 
     def restore(self, epoch: int, template: Any) -> Any:
         """The state after `epoch`, in the structure and dtypes of `template`.
@@ -62,8 +76,12 @@ class Checkpoints:
 
         leaves, structure = jax.tree.flatten(template)
         try:
+            expected = _with_checksum(_flat(template))
             with self._manager() as manager:
-                found = manager.restore(epoch, args=ocp.args.StandardRestore(_flat(template)))
+                found = manager.restore(epoch, args=ocp.args.StandardRestore(expected))
+            checksum = found.pop(CHECKSUM)
+            if checksum != _checksum(found):
+                raise ValueError("its checksum is wrong")
         except Exception as error:  # orbax has no error class of its own for damage
             raise errors.CheckpointError(
                 f"the checkpoint of epoch {epoch} in {self.folder} cannot be read: {error}",
@@ -89,6 +107,19 @@ def _flat(tree: Any) -> dict[str, np.ndarray]:
         str(number): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
         for number, leaf in enumerate(jax.tree.leaves(tree))
     }
+
+
+def _with_checksum(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {**arrays, CHECKSUM: _checksum(arrays)}
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """CRC-32 over the bytes of all arrays, in the order of their numbers; () uint32."""
+    value = 0
+    for number in range(len(arrays)):
+        contents = np.ascontiguousarray(arrays[str(number)]).reshape(-1).view(np.uint8).data
+        value = zlib.crc32(contents, value)
+    return np.asarray(value, np.uint32)
 
 
 def _like(leaf: Any, value: np.ndarray) -> jax.Array:
