@@ -122,6 +122,8 @@ def report_info(
             "always the largest class": f"{100 * facts['majority_accuracy']:.1f} % right",
             **{key.replace("_", " "): in_words(value) for key, value in dataset.info.items()},
         },
+        "majority_accuracy": facts["majority_accuracy"],
+        "num_validation": facts["num_validation"],
         "class_names": list(dataset.class_names or ()),
         "contact_sheet_png": sample_sheet(specs[0], dataset, config),
         "seconds": seconds,

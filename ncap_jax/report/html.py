@@ -8,6 +8,8 @@
     data: mapping of label to value, statistics of the data set
     class_names: sequence of str
     contact_sheet_png: bytes of a PNG, or its base64 text
+    majority_accuracy, num_validation: share of validation images that always answering the largest
+        class gets right, and their number; models that are no better are warned of
     full_epochs: int, epochs of full fine-tuning that the cost saved is set against
 """
 

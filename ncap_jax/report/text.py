@@ -79,7 +79,22 @@ def warnings(ranking: Ranking) -> list[str]:
     for flag, names in flagged.items():
         everyone = len(names) == len(ranking.models) and len(names) > 1
         lines.append(f"{'all models' if everyone else listed(names)}: {flag}")
-    return lines
+    return lines + _no_better_than_the_largest_class(ranking)
+
+
+def _no_better_than_the_largest_class(ranking: Ranking) -> list[str]:
+    """A warning while all models are within chance of always giving the same answer."""
+    share = ranking.info.get("majority_accuracy")
+    seen = [row.best_seen for row in ranking.models if row.rank is not None]
+    if share is None or not seen:
+        return []
+    error = math.sqrt(share * (1 - share) / ranking.info["num_validation"])
+    if max(seen) > share + 2 * error:
+        return []
+    return [
+        f"no model is surely better yet than always answering the largest class "
+        f"({percent(share)}): train more epochs before you trust any order"
+    ]
 
 
 def beta_eff_now(row: RankedModel) -> float:

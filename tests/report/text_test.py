@@ -63,6 +63,16 @@ def test_answer_names_a_few_that_are_tied(twins, words):
     assert ("told apart" in answer) == (twins > 0)
 
 
+@pytest.mark.parametrize(("share", "warned"), [(0.1, False), (0.9, True), (None, False)])
+def test_models_that_are_no_better_than_the_largest_class(share, warned):
+    pool = make_pool(epochs=8)
+    best = max(t.series("validation_accuracy").max() for t in pool)
+    info = {} if share is None else {"majority_accuracy": share * best / 0.9}
+    ranking = rank_trajectories(pool, "x", info={**info, "num_validation": 1000})
+    found = [line for line in text.warnings(ranking) if "largest class" in line]
+    assert bool(found) == warned
+
+
 def test_a_flag_that_all_share_is_said_once():
     ranking = rank_trajectories(make_pool(models=3, epochs=2), "x")
     (line,) = text.warnings(ranking)
