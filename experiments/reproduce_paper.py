@@ -59,7 +59,7 @@ def train(
         folder = pathlib.Path(plan.output_dir, "runs", name, f"seed{seed}")
         configs = plan.configs(seed)
         for (kind, config), spec in itertools.product(configs.items(), specs):
-            logging.info("%s seed %d %s %s", name, seed, kind, spec.name)
+            print(f"{name}, seed {seed}, {kind}, {spec.name}", flush=True)
             (run,) = ncap.rank_models(
                 [spec], dataset, config, folder / kind / spec.name, show_progress=False
             ).trajectories
@@ -209,6 +209,7 @@ def plan_of_flags() -> Plan:
 def main(argv: list[str]) -> None:
     """Make what is missing, and the report."""
     del argv
+    logging.set_verbosity(logging.WARNING)  # the checkpoints' library tells every step
     try:
         report = reproduce(plan_of_flags())
     except errors.NcapError as error:
