@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import warnings
 
 import jax
@@ -177,32 +172,3 @@ def test_checkpoints_keep_random_keys_and_only_the_newest(tmp_path):
     assert jax.random.uniform(found["key"]) == jax.random.uniform(tree["key"])
     store.remove()
     assert store.latest() is None
-
-
-RUN = """
-import sys
-import ncap_jax as ncap
-from tests.small import small_config, small_digits, small_spec
-pool = [small_spec("small_4", 4), small_spec("small_8", 8)]
-ncap.rank_models(pool, small_digits(), small_config(epochs=3), sys.argv[1])
-"""
-
-
-def test_sigkill_and_a_second_process(digits, whole, tmp_path):
-    """A real process, really killed; while it lives, no other may use its folder."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(tmp_path)], stderr=subprocess.DEVNULL, cwd=os.getcwd()
-    )
-    deadline = time.monotonic() + 200
-    trajectory = tmp_path / records.FOLDER / "small_4.jsonl"
-    while not (trajectory.exists() and trajectory.read_text().count("\n") >= 2):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGSTOP)
-    with pytest.raises(errors.OutputError, match="another process"):
-        ncap.rank_models(POOL, digits, CONFIG, tmp_path, show_progress=False)
-    process.kill()
-    process.wait()
-    resumed = ncap.rank_models(POOL, digits, CONFIG, tmp_path, show_progress=False)
-    assert timeless(resumed) == whole
