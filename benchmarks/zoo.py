@@ -12,6 +12,8 @@
 3. `repeated`: eight equal bottleneck blocks, unrolled and as one `lax.scan` over stacked weights:
    seconds to compile the gradient, milliseconds to run it. It decides how the zoo is written.
 
+An existing output file is added to, so that one model or section at a time may run.
+
 Times are the fastest of some calls. `cpu_ms` is the time of all threads: on a machine that others
 use it is the figure to compare. The defaults suit a small CPU; on an accelerator give
 `--batch=64 --size=224`.
@@ -46,7 +48,10 @@ from ncap_jax.zoo.resnet import Bottleneck
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 _MODELS = flags.DEFINE_list(
     "models",
-    ["mobilenet", "mobilenetv2", "vgg16", "resnet50", "resnet50v2", "densenet121", "xception"],
+    [
+        *("mobilenet", "mobilenetv2", "vgg16", "resnet50", "resnet50v2", "densenet121"),
+        *("inceptionv3", "inceptionresnetv2", "xception"),
+    ],
     "Names of Keras models in the registry.",
 )
 _BATCH = flags.DEFINE_integer("batch", 8, "Images a step.", lower_bound=1)
@@ -245,16 +250,16 @@ def main(argv: list[str]) -> None:
         first_step(_FIRST_STEP_OF.value)
         return
     sections = {"throughput": throughput, "start": start, "repeated": repeated}
-    result: dict[str, Any] = {
-        "environment": environment.describe(),
-        "batch": _BATCH.value,
-        "size": _SIZE.value,
-        "dtype": _DTYPE.value,
-    }
+    path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
+    result: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
+    settings = {"batch": _BATCH.value, "size": _SIZE.value, "dtype": _DTYPE.value}
+    if any(result.get(key, value) != value for key, value in settings.items()):
+        raise app.UsageError(f"{path} holds results of another batch, size or dtype")
+    result |= {"environment": environment.describe(), **settings}
     for name in _SECTIONS.value:
-        result[name] = sections[name]()
-    if _OUTPUT.value:
-        pathlib.Path(_OUTPUT.value).write_text(json.dumps(result, indent=1) + "\n")
+        result[name] = {**result.get(name, {}), **sections[name]()}
+    if path:
+        path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
