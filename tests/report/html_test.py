@@ -103,8 +103,19 @@ def test_figures_take_their_colours_from_the_page():
     assert set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{3,6})", body)) == set()
 
 
-def test_names_are_escaped():
-    evil = "<script>alert(1)</script>"
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "<script>alert(1)</script>",
+        "--><script>alert(1)</script><!--",
+        "]]><script>alert(1)</script>",
+        "</text></svg><script>alert(1)</script>",
+        "\"'><img src=x onerror=alert(1)>",
+        "{{ 7*7 }}{% raw %}<svg onload=alert(1)>",
+    ],
+)
+def test_names_are_escaped(evil):
+    """Of models, classes, data and files: in the text, in attributes, in the figures' SVG."""
     pool = [dataclasses.replace(t, model=f"{t.model}{evil}") for t in make_pool(3)]
     pool[0] = with_last(pool[0], validation_loss=float("nan"))
     pool[1] = dataclasses.replace(pool[1], status="failed", message=f'"{evil}')
@@ -112,6 +123,8 @@ def test_names_are_escaped():
     text = render(rank_trajectories(pool, evil, info=info))
     page = Page(text)
     assert sum(tag == "script" for tag, _ in page.elements) == 1
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert all(dict(a).get("src", "data:").startswith("data:") for _, a in page.elements)
     assert "alert(1)" in page.text
 
 

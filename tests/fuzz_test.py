@@ -1,0 +1,285 @@
+"""Random and damaged input: refused with a named error, or read; never a crash, never code run."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import json
+import pathlib
+import string
+import warnings
+
+import h5py
+import numpy as np
+import pytest
+import safetensors.numpy
+from absl import flags
+from absl.testing import flagsaver
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ncap_jax import __main__ as command_line
+from ncap_jax import errors, ledger, rerun, workers
+from ncap_jax.finetune import config as finetune_config
+from ncap_jax.finetune import records
+from ncap_jax.options import check_types
+from ncap_jax.report.files import read_ranking
+from ncap_jax.run_folder import RunFolder
+from ncap_jax.selection import ranking as selection
+from ncap_jax.types import DataConfig, EpochRecord, RankConfig
+from ncap_jax.zoo.weights import readers
+
+PACKAGE = pathlib.Path(rerun.__file__).parent
+QUICK, LONG = 60, 3000
+
+
+def fuzz(strategy, examples=QUICK):
+    """A property over a strategy, the same examples in every run; thousands more when slow."""
+
+    def decorate(function):
+        def bounded(count):
+            checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+            return settings(
+                max_examples=count, derandomize=True, deadline=None, suppress_health_check=checks
+            )
+
+        @pytest.mark.parametrize("count", [examples, pytest.param(LONG, marks=pytest.mark.slow)])
+        def test(count, tmp_path):
+            @bounded(count)
+            @given(value=strategy)
+            def run(value):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    function(value, tmp_path)
+
+            run()
+
+        test.__name__, test.__doc__ = function.__name__, function.__doc__
+        return test
+
+    return decorate
+
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.binary(max_size=8),
+    st.lists(st.integers(), max_size=4).map(tuple),
+    st.lists(st.floats(), max_size=4),
+    st.sampled_from(["adam", "probe", "linear", "halving", "processes", "data:8", "bfloat16"]),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+def changed(record):
+    """A record of a configuration with one to three fields of any value."""
+    names = [field.name for field in dataclasses.fields(record)]
+    return st.dictionaries(st.sampled_from(names), ANYTHING, min_size=1, max_size=3)
+
+
+@fuzz(changed(RankConfig), examples=150)
+def test_configurations(fields, folder):
+    config = RankConfig(**fields)
+    try:
+        check_types(config)
+        finetune_config.check_config(config)
+        selection.check_config(config)
+        workers.check(dataclasses.replace(config, executor="local"), [])
+    except errors.NcapError:
+        return
+    # What passes can be written down and drawn from.
+    json.dumps(dataclasses.asdict(config))
+    np.random.default_rng(config.seed)
+
+
+@fuzz(changed(DataConfig))
+def test_data_configurations(fields, folder):
+    config = DataConfig(**fields)
+    try:
+        check_types(config)
+    except errors.ConfigError:
+        return
+    json.dumps(dataclasses.asdict(config))
+
+
+FLAG_NAMES = [f.name for r in (RankConfig, DataConfig) for f in dataclasses.fields(r)]
+WORDS = st.text(string.printable, max_size=8) | st.integers().map(str) | st.floats().map(str)
+
+
+@fuzz(st.lists(st.tuples(st.sampled_from(FLAG_NAMES), WORDS), min_size=1, max_size=3))
+def test_flags(pairs, folder):
+    arguments = [f"--{name}={value}" for name, value in pairs]
+    with flagsaver.flagsaver():
+        try:
+            flags.FLAGS(["ncap_jax", *arguments])
+            config = command_line.config_from_flags()
+            check_types(config)
+            check_types(DataConfig(**command_line.flag_values(DataConfig)))
+        except (errors.NcapError, flags.Error):
+            return
+    assert isinstance(config, RankConfig)
+
+
+RECORD = EpochRecord(1, 0.5, 0.5, 0.5, 0.5, 0.7, {"signed": (1.0,)}, {"signed": ("ok",)}, 1.0, 0.1)
+LINE = records.line(RECORD).encode()
+ENTRY = json.dumps(dataclasses.asdict(ledger.Entry("a", "ok", "", 1.0, 2))).encode() + b"\n"
+
+
+def mutated(genuine):
+    """Bytes with a few changed, removed or inserted; or cut off; or others altogether."""
+    place = st.integers(0, max(0, len(genuine) - 1))
+    edits = st.lists(st.tuples(place, st.binary(max_size=6), st.integers(0, 4)), max_size=4)
+
+    def apply(changes):
+        content = bytearray(genuine)
+        for at, new, removed in changes:
+            content[at : at + removed] = new
+        return bytes(content)
+
+    return st.one_of(edits.map(apply), place.map(lambda at: genuine[:at]), st.binary(max_size=60))
+
+
+def with_json(genuine):
+    """A JSON object with one of its fields replaced by any JSON."""
+    fields = json.loads(genuine)
+
+    def put(name, value):
+        return json.dumps({**fields, name: value}).encode() + b"\n"
+
+    return st.builds(put, st.sampled_from([*fields, "unknown"]), JSON)
+
+
+def lines(genuine):
+    return st.lists(mutated(genuine) | with_json(genuine), max_size=3).map(b"".join)
+
+
+@fuzz(lines(LINE), examples=150)
+def test_trajectories(content, folder):
+    path = folder / "a.jsonl"
+    path.write_bytes(content)
+    for record in records.sound(path):
+        assert isinstance(record.epoch, int)
+        records.line(record)
+    with contextlib.suppress(errors.OutputError):
+        records.read(path)
+
+
+@fuzz(lines(ENTRY))
+def test_ledgers(content, folder):
+    (folder / ledger.FILE).write_bytes(content)
+    for entry in ledger.read(folder):
+        assert isinstance(entry.model, str)
+        assert isinstance(entry.records, int)
+
+
+FACTS = {
+    "schema": 1,
+    "config": dataclasses.asdict(RankConfig()),
+    "models": {"tiny_plain": {"weights_sha256": "0"}},
+    "data": {"num_validation": 10, "config": dataclasses.asdict(DataConfig())},
+    "command": "python -m ncap_jax --models=tiny_plain --dataset=digits",
+}
+
+
+@fuzz(mutated(json.dumps(FACTS).encode()) | with_json(json.dumps(FACTS)), examples=150)
+def test_run_files(content, folder):
+    (folder / "run.json").write_bytes(content)
+    try:
+        recipe = rerun.read_recipe(folder)
+    except errors.NcapError:
+        pass
+    else:
+        assert isinstance(recipe.config, RankConfig)
+        assert all(isinstance(name, str) for name in (*recipe.models, recipe.dataset))
+    with contextlib.suppress(errors.OutputError), RunFolder(folder, FACTS):
+        pass
+
+
+RANKING = json.dumps(
+    {
+        "schema": 1,
+        "dataset": "digits",
+        "config": dataclasses.asdict(RankConfig()),
+        "predictor": "last_seen",
+        "strength": "signed",
+        "models": [],
+    }
+).encode()
+
+
+@fuzz(mutated(RANKING) | with_json(RANKING))
+def test_rankings(content, folder):
+    (folder / "ranking.json").write_bytes(content)
+    with contextlib.suppress(errors.OutputError):
+        read_ranking(folder)
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"a":' * 200_000, "1" * 10_000, "1e999"])
+def test_absurd_json(tmp_path, content):
+    for name in ("ranking.json", "run.json", "a.jsonl", ledger.FILE):
+        (tmp_path / name).write_text(content)
+    for read in (read_ranking, rerun.read_recipe, lambda folder: records.read(folder / "a.jsonl")):
+        with pytest.raises(errors.OutputError):
+            read(tmp_path)
+    with pytest.warns(UserWarning, match="line 1 is damaged"):
+        assert ledger.read(tmp_path) == []
+
+
+def keras_file():
+    """A small genuine weights file in Keras's legacy format."""
+    with h5py.File("genuine.h5", "w", driver="core", backing_store=False) as file:
+        file.attrs["layer_names"] = [b"a", b"b"]
+        for layer in "ab":
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = [f"{layer}/kernel:0".encode()]
+            group.create_dataset(f"{layer}/kernel:0", data=np.ones((2, 3), np.float32))
+        file.flush()
+        return file.id.get_file_image()
+
+
+ARRAYS = {"a.kernel": np.ones((2, 3), np.float32), "a.bias": np.ones(3, np.float32)}
+WEIGHTS = {"safetensors": safetensors.numpy.save(ARRAYS), "h5": keras_file()}
+
+
+@fuzz(st.one_of(*(mutated(content) for content in WEIGHTS.values())), examples=200)
+def test_weights(content, folder):
+    path = folder / "weights"
+    path.write_bytes(content)
+    try:
+        arrays = readers.read(path)
+    except errors.WeightsError:
+        return
+    assert all(isinstance(array, np.ndarray) for array in arrays.values())
+    assert sum(array.nbytes for array in arrays.values()) < 1000 * len(content)
+
+
+def calls(tree):
+    """Dotted names of what a module calls, and the keywords it passes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            words = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+            yield ast.unparse(node.func), words
+
+
+UNSAFE = {"eval", "exec", "marshal.loads", "joblib.load", "dill.load", "yaml.load", "os.system"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.name)
+def test_nothing_that_is_read_can_run(path):
+    """No reader of the package can run code: neither Python's own ways nor pickles of libraries."""
+    for name, words in calls(ast.parse(path.read_text())):
+        assert name not in UNSAFE, name
+        assert words.get("allow_pickle") is not True
+        if name == "torch.load":
+            assert words["weights_only"] is True
+        assert words.get("shell") is not True
