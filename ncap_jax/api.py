@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ncap_jax import caching, course, data, environment, report, workers
+from ncap_jax import caching, course, data, environment, errors, report, workers
 from ncap_jax.data.images import gather
 from ncap_jax.data.split import stratified_subset
 from ncap_jax.finetune import config as finetune_config
@@ -69,7 +69,11 @@ def rank_models(
     """
     called = time.monotonic()
     config, data_config = config or RankConfig(), data_config or DataConfig()
-    for options in (config, data_config):
+    for options, kind in ((config, RankConfig), (data_config, DataConfig)):
+        if not isinstance(options, kind):
+            raise errors.ConfigError(
+                f"{options!r} is no {kind.__name__}", f"Give ncap_jax.{kind.__name__}(...)"
+            )
         check_types(options)
     finetune_config.check_config(config)
     selection.check_config(config)

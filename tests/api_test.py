@@ -236,6 +236,7 @@ LABELS = np.arange(20) % 2
         (["tiny_plan"], "digits", {}, errors.ModelError, "Did you mean tiny_plain"),
         (["huge_*"], "digits", {}, errors.ModelError, "no model matches"),
         ([], "digits", {}, errors.ModelError, "no model is given"),
+        ([nnx.Linear(2, 3, rngs=nnx.Rngs(0))], "digits", {}, errors.ModelError, "from_module"),
         (POOL, "digit", {}, errors.DataError, "digits"),
         (POOL, Dataset(IMAGES, LABELS * 2), {}, errors.DataError, "gap|missing|no samples|1"),
         (POOL, Dataset(IMAGES, LABELS[:10]), {}, errors.DataError, "10"),
@@ -254,6 +255,12 @@ def test_bad_input_is_refused_and_nothing_is_written(
     with pytest.raises(error, match=match):
         ncap.rank_models(models, dataset, small_config(**changes), folder, show_progress=False)
     assert not folder.exists()
+
+
+def test_options_that_are_no_record_are_refused(digits):
+    for wrong in ({"config": "probe"}, {"config": {"epochs": 1}}, {"data_config": small_config()}):
+        with pytest.raises(errors.ConfigError, match=r"Give ncap_jax\.\w+Config"):
+            ncap.rank_models(POOL, digits, **wrong)
 
 
 def test_public_names_resolve():

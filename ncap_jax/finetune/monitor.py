@@ -106,6 +106,7 @@ class CapacitanceMonitor:
         self.batch_size = min(batch_size, len(self.inputs))
         self.history: list[Measurement] = []
         self._probe: Any = None
+        self._width = 0
 
     def __call__(self, model: Model, step: int) -> Measurement | None:
         """Measure, unless `every` says to skip this step.
@@ -117,7 +118,7 @@ class CapacitanceMonitor:
             step: as the caller counts: steps, epochs.
 
         Raises:
-            ModelError: the model returns no features.
+            ModelError: the model returns no features, or another number than at the first call.
             KernelError: a model that cannot be treated.
         """
         if step % self.every:
@@ -141,7 +142,13 @@ class CapacitanceMonitor:
                 f"the model returns {features.shape[1:]} for a sample instead of (width,)",
                 "Give a function that returns features (batch, width)",
             )
+        if self._probe is not None and features.shape[1] != self._width:
+            raise errors.ModelError(
+                f"the model returns {features.shape[1]} features, {self._width} at the first call",
+                "Give every model a monitor of its own",
+            )
         if self._probe is None:
+            self._width = features.shape[1]
             _, self._probe, _ = probe.make_head(
                 "probe",
                 features.shape[1],

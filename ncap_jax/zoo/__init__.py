@@ -7,7 +7,7 @@ import importlib
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ncap_jax import errors
@@ -69,7 +69,7 @@ def find_model(model: str | ModelSpec) -> ModelSpec:
     """A ModelSpec as it is, the registry's by name, or one of the Hugging Face Hub (`hf://...`).
 
     Raises:
-        ModelError: no model of that name; near matches are named.
+        ModelError: no model of that name, near matches are named; no name at all.
         WeightsError: the Hub's files cannot be had.
     """
     if isinstance(model, ModelSpec):
@@ -80,6 +80,11 @@ def find_model(model: str | ModelSpec) -> ModelSpec:
                 "Use letters, digits and _ . + - and begin with a letter or digit",
             )
         return model
+    if not isinstance(model, str):
+        raise errors.ModelError(
+            f"a {type(model).__name__} is neither a name nor a ModelSpec",
+            "Wrap it by ncap_jax.from_module, from_linen or from_keras",
+        )
     if model.startswith("hf://"):
         from ncap_jax.zoo import hub
 
@@ -100,7 +105,10 @@ def find_models(models: str | ModelSpec | Sequence[str | ModelSpec]) -> tuple[Mo
             name, or no model at all.
     """
     found: dict[str, ModelSpec] = {}
-    for model in [models] if isinstance(models, str | ModelSpec) else models:
+    given: Any = models
+    if isinstance(given, str | ModelSpec) or not isinstance(given, Iterable):
+        given = [given]
+    for model in given:
         if isinstance(model, str) and any(mark in model for mark in "*?["):
             matches = [MODELS[name] for name in fnmatch.filter(MODELS, model)]
             if not matches:

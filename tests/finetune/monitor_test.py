@@ -186,6 +186,13 @@ def test_a_model_without_features_is_refused(samples):
         monitor(lambda x: x, 0)
 
 
+def test_a_model_of_another_width_needs_its_own_monitor(samples):
+    monitor = ncap.CapacitanceMonitor(*samples, probe_widths=WIDTHS)
+    monitor(SmallNet(12, rngs=nnx.Rngs(0)), 0)
+    with pytest.raises(errors.ModelError, match="8 features, 12 at the first call"):
+        monitor(SmallNet(8, rngs=nnx.Rngs(0)), 1)
+
+
 def test_a_backbone_alone_is_no_network(samples):
     monitor = ncap.CapacitanceMonitor(*samples, of="network")
     with pytest.raises(errors.ModelError, match="measure with a probe"):
