@@ -10,10 +10,12 @@ import numpy as np
 
 from experiments import paper_tables as tables
 from experiments.paper_tables import Results
+from ncap_jax import errors
 from ncap_jax.types import Strength, Trajectory
 
 MARKERS = "os^DvPX<>p*h8d"
-SHOWN = ("published_ridge", "scaled_ridge", "best_seen", "last_seen", "curve_families", "logme")
+SHOWN: tuple[str, ...] = ("published_ridge", "scaled_ridge", "best_seen", "last_seen", "power_law")
+SHOWN += ("curve_families", "baker_svr", "logme")
 
 
 def draw(results: Results) -> dict[str, str]:
@@ -35,6 +37,7 @@ def _axes(count: int, width: float = 4.2) -> tuple[Any, Sequence[Any]]:
     axes = figure.subplots(1, count, squeeze=False)[0]
     for axis in axes:
         axis.grid(color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
@@ -107,10 +110,13 @@ def relative_accuracy(results: Results) -> str:
         truth = results.ends(head, models).mean(axis=0)
         ks = range(1, len(models) + 1)
         for number, method in enumerate(SHOWN):
-            found = tables.values(tables.predictions(results, method, models, results.epochs))
+            try:
+                found = tables.values(tables.predictions(results, method, models, results.epochs))
+            except errors.ConfigError:  # too few finished runs for it to learn from
+                continue
             values = [tables.relative(found, truth, k) for k in ks]
             axis.plot(ks, values, label=method, linewidth=1.0, **_look(number))
-        axis.set(xlabel="k", ylabel=f"relative accuracy of the top k (head={head})")
+        axis.set(xlabel="k", ylabel="relative accuracy of the top k", title=f"head={head}")
         axis.set_xticks(ks)
         _legend(axis)
     return _svg(figure)
