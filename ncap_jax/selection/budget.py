@@ -127,7 +127,10 @@ def check_config(config: RankConfig, models: int | None = None) -> None:
     """
     for name in ("time_budget", "model_time_budget"):
         seconds = getattr(config, name)
-        if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
+        if seconds is None:
+            continue
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not (number and seconds > 0 and math.isfinite(seconds)):
             raise errors.ConfigError(f"{name}={seconds!r}", "Give a positive number of seconds")
     budget = config.epochs_budget
     if budget is None:

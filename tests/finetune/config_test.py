@@ -25,7 +25,7 @@ def test_defaults_are_fine():
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"learning_rate": float("inf")}, "learning_rate=inf"),
         ({"input_size": 0}, "input_size=0"),
-        ({"seed": -1}, "negative"),
+        ({"seed": -1}, "seed=-1"),
         ({"head": "prob"}, "Did you mean probe"),
         ({"optimizer": "adamw"}, "Did you mean adam"),
         ({"dtype": "float16"}, "Did you mean .*float16"),

@@ -100,6 +100,8 @@ def test_epochs_are_the_same_for_all(epochs_budget, ended, left, epoch, expected
         ({"time_budget": 0.0}, "time_budget=0"),
         ({"time_budget": -3.0}, "time_budget=-3"),
         ({"time_budget": math.nan}, "time_budget=nan"),
+        ({"time_budget": "600"}, "time_budget='600'"),
+        ({"time_budget": True}, "time_budget=True"),
         ({"model_time_budget": math.inf}, "model_time_budget=inf"),
         ({"epochs_budget": 0}, "epochs_budget=0"),
         ({"epochs_budget": 2.5}, "epochs_budget=2.5"),

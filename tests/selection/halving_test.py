@@ -109,6 +109,7 @@ def test_stopped_models_still_inform_but_do_not_compete():
         ({"halving_top": 1.5}, "halving_top=1.5"),
         ({"halving_threshold": 0.0}, "halving_threshold=0"),
         ({"halving_threshold": 1.0}, "halving_threshold=1"),
+        ({"halving_threshold": "low"}, "halving_threshold='low'"),
         ({"halving_threshold": float("nan")}, "halving_threshold=nan"),
     ],
 )

@@ -62,6 +62,8 @@ def cluster():
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=100 * 2**20,
+        # By default they give way to everything else on the machine, such as other tests.
+        _system_config={"worker_niceness": 0},
         log_to_driver=False,
         configure_logging=False,
     )
@@ -111,6 +113,7 @@ def actors():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("strategy", ["full", "halving"])
 def test_two_ray_workers_of_which_one_is_killed_give_what_one_process_gives(
     cluster, tmp_path, strategy
