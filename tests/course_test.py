@@ -134,7 +134,14 @@ def test_halving_stops_models_and_changes_no_trajectory(whole, halved):
     assert all("stopped by halving" in m.message for m in halved.models[1:])
 
 
-@pytest.mark.parametrize(("method", "calls"), [("save", 2), ("save", 5), ("finish", 1)])
+@pytest.mark.parametrize(
+    ("method", "calls"),
+    [
+        pytest.param("save", 2, marks=pytest.mark.slow),
+        ("save", 5),
+        pytest.param("finish", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_halving_comes_out_the_same_after_a_kill(
     digits, halved, tmp_path, monkeypatch, method, calls
 ):

@@ -99,6 +99,7 @@ def test_what_several_processes_cannot_do_is_refused(monkeypatch, changes, match
         parallel.check(dataclasses.replace(small_config(), **changes))
 
 
+@pytest.mark.slow
 def test_a_process_that_nobody_told_of_the_others_says_so():
     alone = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     alone["JAX_NUM_PROCESSES"] = "two"
