@@ -184,6 +184,7 @@ class RunFolder:
                     f"{self._trajectory(model)} is damaged: {model} starts again", stacklevel=2
                 )
                 continue
+            self.checkpoints(model).remove()  # a kill may have stopped the removal half-way
             found[model] = Trajectory(
                 model, head, seen, status=end.status, message=end.message, seconds=end.seconds
             )

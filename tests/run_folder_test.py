@@ -15,7 +15,8 @@ import ncap_jax as ncap
 from ncap_jax import errors
 from ncap_jax.finetune import records
 from ncap_jax.finetune.checkpoints import Checkpoints
-from ncap_jax.types import DataConfig, ModelSpec
+from ncap_jax.run_folder import RunFolder
+from ncap_jax.types import DataConfig, EpochRecord, ModelSpec, Trajectory
 from tests.small import small_config, small_digits, small_spec
 
 POOL = [small_spec("small_4", 4), small_spec("small_8", 8)]
@@ -172,3 +173,17 @@ def test_checkpoints_keep_random_keys_and_only_the_newest(tmp_path):
     assert jax.random.uniform(found["key"]) == jax.random.uniform(tree["key"])
     store.remove()
     assert store.latest() is None
+
+
+def test_a_checkpoint_half_removed_is_removed(tmp_path):
+    """A kill between the ledger's line and the end of the removal leaves no litter for good."""
+    facts = {"config": {}, "models": {"a": {}}, "data": {}}
+    record = EpochRecord(0, 1.0, 0.5, 1.0, 0.5)
+    left = tmp_path / "checkpoints" / "a" / "2" / "default" / "d"
+    with RunFolder(tmp_path, facts) as folder:
+        folder.append("a", record)
+        folder.finish(Trajectory("a", "probe", (record,)))
+    left.mkdir(parents=True)
+    with RunFolder(tmp_path, facts) as folder:
+        assert list(folder.finished("probe")) == ["a"]
+    assert not (tmp_path / "checkpoints" / "a").exists()
