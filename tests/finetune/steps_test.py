@@ -11,6 +11,7 @@ from flax import nnx
 
 from ncap_jax.data import batching
 from ncap_jax.data.feed import make_feed
+from ncap_jax.finetune import candidate as candidates
 from ncap_jax.finetune import loop, steps
 from ncap_jax.finetune.config import make_optimizer
 from ncap_jax.types import ModelSpec
@@ -122,7 +123,7 @@ def test_evaluation_counts_every_sample_once(digits, monkeypatch, batch):
         train=False,
     )
     whole = steps.sums(logits, labels, jnp.ones(len(labels)))
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 2 * batch)
+    monkeypatch.setattr(candidates, "EVALUATION_BATCH", 2 * batch)
     candidate = candidate._replace(micro_batches=2)
     sums = loop.evaluate(candidate, candidate.train_state, digits)
     assert float(sums.samples) == len(labels) == 70
