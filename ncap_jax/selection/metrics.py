@@ -20,8 +20,15 @@ Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
 def kendall_tau(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Kendall's τ-b, in [−1, 1]; NaN where either is constant."""
-    return float(stats.kendalltau(predicted, true).statistic)
+    """Kendall's τ-b, in [−1, 1]; NaN where either is constant.
+
+    Concordant minus discordant pairs, over the root of the product of the pairs untied in each.
+    A bootstrap asks for it a million times, on a dozen models each: signs of all pairs at once
+    are ten times as fast there as `scipy.stats.kendalltau`, which the tests compare it with.
+    """
+    x, y = (np.sign(np.subtract.outer(v, v)) for v in (np.asarray(predicted), np.asarray(true)))
+    untied = np.sqrt(np.sum(x * x) * np.sum(y * y))
+    return float(np.sum(x * y) / untied) if untied > 0 else float("nan")
 
 
 def weighted_tau(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -120,6 +127,17 @@ def over_models_and_seeds(
     Raises:
         DataError: shapes that do not fit.
     """
+    value, samples = bootstrap(metric, predicted, true, draws, seed)
+    return interval(value, samples, level)
+
+
+def bootstrap(
+    metric: Metric, predicted: np.ndarray, true: np.ndarray, draws: int = 1000, seed: int = 0
+) -> tuple[float, np.ndarray]:
+    """The metric's mean over seeds, and (draws,) bootstrap samples of it, which may hold NaN.
+
+    Args and errors: see `over_models_and_seeds`.
+    """
     predicted = np.atleast_2d(np.asarray(predicted, dtype=np.float64))
     true = np.asarray(true, dtype=np.float64)
     if true.shape[-1:] != predicted.shape[-1:]:
@@ -137,8 +155,12 @@ def over_models_and_seeds(
             for _ in range(draws)
         )
     ]
-    finite = np.array(samples)[np.isfinite(samples)]
-    value = _mean_over_seeds(metric, predicted, true)
+    return _mean_over_seeds(metric, predicted, true), np.array(samples)
+
+
+def interval(value: float, samples: np.ndarray, level: float = 0.95) -> Interval:
+    """A value with the central quantiles of its finite bootstrap samples; NaN without any."""
+    finite = samples[np.isfinite(samples)]
     if finite.size == 0:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])

@@ -1,0 +1,259 @@
+"""Fully fine-tune pools of pretrained models on real sets, recording every early signal.
+
+    python -m experiments.build_corpus --pool=embedded --sets=digits,fashion_mnist,birds6
+    python -m experiments.build_corpus --pool=genuine --sets=birds6,fashion_mnist,cifar10
+    python -m experiments.build_corpus --pack
+
+Each (model, set, seed) has its folder `<work_dir>/<pool>/<set>/<model>/seed<k>` with one file a
+run and one with the transferability scores; what is there, or in the corpus, is not done again,
+so the command goes on where it was stopped, and several of them share a folder (`--seeds`).
+`--pack` adds what is complete to experiments/corpus (`experiments.corpus_files` has the format).
+
+Four runs each, Adam at a constant rate, batches of 32:
+
+    linear, linear_low   ordinary fine-tuning to the end at 1e-3 and 3e-4: the truth, and the
+                         early signals of head=linear (from the first)
+    probe                the paper's frozen probe: of seed 0 to the same end, else the early epochs
+    trainable_probe      the early epochs
+
+The embedded pool is not run on cifar10, on which it was pretrained, nor the CIFAR ResNets.
+The data are the same for all seeds; a seed draws heads, probes and the order of batches.
+
+Expected: about 1 CPU minute per (model, set, seed) of the embedded pool; see docs/results.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+
+from experiments import corpus_files
+from ncap_jax import caching, data, environment
+from ncap_jax.data.feed import Feed, make_feed
+from ncap_jax.finetune import loop, records
+from ncap_jax.predictor.scores import SCORES
+from ncap_jax.report.files import write_atomically
+from ncap_jax.types import DataConfig, Dataset, ModelSpec, RankConfig
+from ncap_jax.zoo import find_models
+
+FLAGS = flags.FLAGS
+
+EARLY = 10
+RATES = {"probe": 1e-3, "trainable_probe": 1e-3, "linear": 1e-3, "linear_low": 3e-4}
+# The smallest published models, whose weights lie in ../shared/data.
+GENUINE = (
+    "mobilenet_025",
+    "mobilenet_075",
+    "mobilenet_12blocks",
+    "mobilenetv2",
+    "squeezenet",
+    "*_folded*",
+    "cifar_resnet*",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Which models, trained how, with inputs of `largest_input` pixels at most."""
+
+    models: tuple[str, ...]
+    batch_size: int
+    epochs: int
+    largest_input: int
+
+
+POOLS = {
+    "embedded": Pool(("tiny_*",), batch_size=32, epochs=20, largest_input=32),
+    "genuine": Pool(GENUINE, batch_size=32, epochs=12, largest_input=64),
+}
+SETS = {
+    "digits": DataConfig(max_validation=500),
+    "fashion_mnist": DataConfig(max_train=500, max_validation=500),
+    "cifar10": DataConfig(max_train=500, max_validation=500),
+    "birds6": DataConfig(validation_fraction=0.4, image_size=64),
+    "birds525": DataConfig(validation_fraction=0.25, image_size=64),
+}
+# Pretrained on it: no target.
+SOURCES = {"tiny": ("cifar10",), "cifar_resnet": ("cifar10",)}
+
+
+def load(name: str, shared: pathlib.Path) -> Dataset:
+    """One of the target sets, as the pools see it."""
+    source = str(shared / "birds" / name) if name.startswith("birds") else name
+    config = dataclasses.replace(SETS[name], data_dir=str(shared / "tfds"))
+    return data.load_dataset(source, seed=0, **dataclasses.asdict(config))
+
+
+def last_epoch(kind: str, pool: Pool, seed: int) -> int:
+    """How long a run is: the truth to its end, of the probes only one to see where they end."""
+    full = kind in corpus_files.TRUTHS or (kind == "probe" and seed == 0)
+    return pool.epochs if full else EARLY
+
+
+def configs(spec: ModelSpec, pool: Pool, seed: int) -> dict[str, RankConfig]:
+    """Kind of run -> its configuration."""
+    common = RankConfig(
+        seed=seed,
+        probe_seed=seed,
+        batch_size=pool.batch_size,
+        input_size=min(spec.input_size, pool.largest_input),
+        weights_dir=FLAGS.weights_dir,
+        epochs=pool.epochs,
+    )
+    return {
+        kind: dataclasses.replace(
+            common,
+            head=head,
+            learning_rate=RATES[kind],
+            epochs=last_epoch(kind, pool, seed),
+        )
+        for kind, head in corpus_files.HEADS.items()
+    }
+
+
+def observed(kind: str, config: RankConfig) -> frozenset[int]:
+    """Epochs that are measured: the early ones, then now and then, and the end.
+
+    Evaluation costs as much as training here, and the lower rate is only there for its end.
+    """
+    late = {config.epochs, config.epochs - 5}
+    return frozenset(late if kind == "linear_low" else late | set(range(EARLY + 1)))
+
+
+def run(spec: ModelSpec, feed: Feed, config: RankConfig, epochs: frozenset[int]) -> list[dict]:
+    """One run: the fields of its records, and the CPU seconds since its start.
+
+    CPU seconds of all threads: wall time means nothing on a machine that others use.
+    """
+    start = time.process_time()
+    candidate = loop.prepare(spec, feed, config)
+    return [
+        # Compilation, and the epochs between two records, are in `cpu`.
+        {**records.to_json(record), "cpu": time.process_time() - start}
+        for record in loop.run(candidate, feed, config, epochs)
+    ]
+
+
+def scores(spec: ModelSpec, feed: Feed, config: RankConfig) -> dict[str, dict[str, float]]:
+    """Transferability scores of the untouched model's features of the training part."""
+    start = time.process_time()
+    candidate = loop.prepare(spec, feed, dataclasses.replace(config, measure_size=len(feed.labels)))
+    features, labels = loop.subset_features(candidate, candidate.train_state, feed)
+    x, y = np.asarray(features), np.asarray(labels)
+    extraction = time.process_time() - start
+    found = {}
+    for name, score in SCORES.items():
+        # The embedded models and most genuine files come without their classifier.
+        if score.needs == "features" and not (name == "linear_probe" and feed.num_classes > 100):
+            start = time.process_time()
+            value = float(score(x, y))
+            found[name] = {"value": value, "seconds": extraction + time.process_time() - start}
+    return found
+
+
+def missing(folder: pathlib.Path) -> Iterator[str]:
+    """Parts of one (model, set, seed) that are not done."""
+    for part in ("scores", *corpus_files.HEADS):
+        if not (folder / f"{part}.json").is_file():
+            yield part
+
+
+def build(name: str, feed: Feed, spec: ModelSpec, seed: int) -> None:
+    """Make what is missing of one (model, set, seed)."""
+    kinds = configs(spec, POOLS[FLAGS.pool], seed)
+    folder = pathlib.Path(FLAGS.work_dir, FLAGS.pool, name, spec.name, f"seed{seed}")
+    for part in missing(folder):
+        start = time.perf_counter()
+        result: Any
+        if part == "scores":
+            result = scores(spec, feed, kinds["linear"])
+        else:
+            result = run(spec, feed, kinds[part], observed(part, kinds[part]))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"{part}.json", json.dumps(result, allow_nan=False))
+        seconds = time.perf_counter() - start
+        logging.info("%s %s seed %d %s: %.0f s", name, spec.name, seed, part, seconds)
+
+
+def corpus_file(pool: str, name: str) -> pathlib.Path:
+    """Where the corpus keeps one pool on one set."""
+    return corpus_files.FOLDER / f"{name}_{pool}.jsonl"
+
+
+def pack(work_dir: pathlib.Path) -> None:
+    """Add what is complete to the compact corpus, and describe it in the manifest."""
+    file = corpus_files.FOLDER / corpus_files.MANIFEST
+    manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for folder in sorted(work_dir.glob("*/*")):
+        pool, name = folder.parent.name, folder.name
+        target = corpus_file(pool, name)
+        lines = {(entry["model"], entry["seed"]): entry for entry in corpus_files.read(target)}
+        found = {spec.name: spec for spec in find_models(POOLS[pool].models)}
+        for cell in sorted(folder.glob("*/seed*")):
+            model, seed = cell.parent.name, int(cell.name.removeprefix("seed"))
+            if model in found and not list(missing(cell)):
+                lines[model, seed] = line(cell, model, seed, found[model].parameters)
+        if lines:
+            entries = [lines[key] for key in sorted(lines)]
+            text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
+            write_atomically(target, text)
+            manifest[target.name] = {
+                "models": len({entry["model"] for entry in entries}),
+                "seeds": sorted({entry["seed"] for entry in entries}),
+                "pool": dataclasses.asdict(POOLS[pool]),
+                "data": dataclasses.asdict(SETS[name]),
+                "learning_rates": RATES,
+            }
+    manifest["environment"] = environment.describe()
+    write_atomically(file, json.dumps(manifest, indent=1, default=str) + "\n")
+
+
+def line(cell: pathlib.Path, model: str, seed: int, parameters: int | None) -> dict[str, Any]:
+    """One line of the corpus from the files of a (model, set, seed)."""
+    parts = {path.stem: json.loads(path.read_text()) for path in cell.glob("*.json")}
+    found = parts.pop("scores")
+    runs = {kind: corpus_files.compact(parts[kind]) for kind in corpus_files.HEADS}
+    return {"model": model, "seed": seed, "parameters": parameters, "scores": found, "runs": runs}
+
+
+def define_flags() -> None:
+    """Called by the script alone: tests import several studies into one process."""
+    flags.DEFINE_enum("pool", "embedded", list(POOLS), "Which models.")
+    flags.DEFINE_list("models", [], "Only these names or patterns of the pool.")
+    flags.DEFINE_list("sets", ["digits", "fashion_mnist", "birds6"], "On which sets.")
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Which seeds.")
+    flags.DEFINE_string("shared", "../shared/data", "Folder with the sets and the weights.")
+    flags.DEFINE_string("weights_dir", "../shared/data/weights", "Folder with the weight files.")
+    flags.DEFINE_string("work_dir", "runs/corpus", "Where the runs are kept.")
+    flags.DEFINE_bool("pack", False, "Only gather what is complete into experiments/corpus.")
+
+
+def main(argv: list[str]) -> None:
+    """Build what is missing, or pack what is there."""
+    del argv
+    if FLAGS.pack:
+        pack(pathlib.Path(FLAGS.work_dir))
+        return
+    caching.keep_compiled_programs()
+    specs = find_models(FLAGS.models or POOLS[FLAGS.pool].models)
+    feeds = {name: make_feed(load(name, pathlib.Path(FLAGS.shared))) for name in FLAGS.sets}
+    packed = {name: corpus_files.read(corpus_file(FLAGS.pool, name)) for name in FLAGS.sets}
+    done = {(name, e["model"], e["seed"]) for name, entries in packed.items() for e in entries}
+    for seed in map(int, FLAGS.seeds):
+        for name, feed in feeds.items():
+            for spec in specs:
+                source = name in SOURCES.get(spec.family, ())
+                if not source and (name, spec.name, seed) not in done:
+                    build(name, feed, spec, seed)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

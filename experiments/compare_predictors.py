@@ -1,0 +1,214 @@
+"""Which early signal ranks models as ordinary full fine-tuning does? The table over the corpus.
+
+    python -m experiments.compare_predictors            print the tables
+    python -m experiments.compare_predictors --figures  also draw docs/*.svg
+
+Reads experiments/corpus (`experiments.build_corpus` makes it); takes minutes. Truth: validation
+accuracy at the end of ordinary fine-tuning (the better of two learning rates), mean over seeds.
+A method sees the first n epochs of one seed's runs under one head. What learns from finished runs
+is told its training data: `baker_svr` the other models of the same set (leave one model out),
+`joint_*` other models on other sets (leave one set and one family out, for `tiny_plain` and
+`tiny_plain_deep` are relatives), so nothing is scored on what it was tuned on.
+
+Expected result: docs/results.md, section "Which early signal ranks right?".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from absl import app, flags
+
+from experiments import comparison_figures
+from experiments.tasks import EARLY, Method, Predictions, Task, methods, read_tasks
+from ncap_jax import environment
+from ncap_jax.predictor import PREDICTORS
+from ncap_jax.predictor.calibration import calibrated
+from ncap_jax.selection import metrics
+from ncap_jax.types import HEADS, Head
+
+FLAGS = flags.FLAGS
+
+
+# ---- scores of a method -------------------------------------------------------------------------
+
+
+# The methods in the figure of τ against cost.
+SHOWN = (
+    "last_seen",
+    "last_validation_loss",
+    "last_training_loss",
+    "published_ridge",
+    "last_beta_eff",
+    "last_beta_eff_and_loss",
+    "joint_curve_beta_eff",
+)
+
+
+class Cell(NamedTuple):
+    """A method after n epochs, over all tasks: τ with its interval, regret@1, error, coverage."""
+
+    tau: metrics.Interval
+    regret: float
+    error: float
+    covered: float
+
+
+def evaluate(method: Method, tasks: Sequence[Task], epochs: int) -> Cell:
+    """One cell of the table: means over sets and seeds, bootstrap over models and seeds."""
+    pairs, regrets, misses, covered = [], [], [], []
+    for this in tasks:
+        others = [other for other in tasks if data_of(other.name) != data_of(this.name)]
+        predictor, found = method(this, others, epochs)
+        values = means(found)
+        pairs.append((values, this.truth))
+        regrets.append(np.mean([metrics.regret(row, this.truth) for row in values]))
+        accuracies = found
+        if predictor is not None and predictor.scores_only:
+            accuracies = [calibrated(predictor, pool, epochs) for pool in this.pools]
+        misses.append(np.nanmean(np.abs(means(accuracies) - this.truth)))
+        flat = [p for row in accuracies for p in row]
+        truth = np.tile(this.truth, len(this.pools))
+        covered.append(metrics.coverage(flat, truth.tolist(), 0.95))
+    return Cell(
+        over_tasks(metrics.kendall_tau, pairs),
+        float(np.mean(regrets)),
+        float(np.mean(misses)),
+        float(np.nanmean(covered)) if np.isfinite(covered).any() else float("nan"),
+    )
+
+
+def data_of(name: str) -> str:
+    """The data set of a corpus file `<set>_<pool>`."""
+    return name.rsplit("_", 1)[0]
+
+
+def means(predictions: Predictions) -> np.ndarray:
+    """(seeds, models)."""
+    return np.array([[p.mean for p in row] for row in predictions])
+
+
+def over_tasks(
+    metric: metrics.Metric, pairs: Sequence[tuple[np.ndarray, np.ndarray]], draws: int = 300
+) -> metrics.Interval:
+    """Mean over tasks; the interval from bootstraps over models and seeds of each task."""
+    found = [metrics.bootstrap(metric, values, truth, draws) for values, truth in pairs]
+    value = float(np.mean([f for f, _ in found]))
+    return metrics.interval(value, np.mean([samples for _, samples in found], axis=0))
+
+
+# ---- what is printed ----------------------------------------------------------------------------
+
+
+def truth_table(tasks: Sequence[Task]) -> str:
+    """The truths, how far they agree from seed to seed, and with the end of the frozen probe."""
+    lines = [
+        "| set | models × seeds | best | median | worst | τ of one seed with the others "
+        "| τ with the frozen probe's end |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task in tasks:
+        taus = [
+            metrics.kendall_tau(task.truths[s], np.delete(task.truths, s, axis=0).mean(axis=0))
+            for s in range(len(task.truths))
+            if len(task.truths) > 1
+        ]
+        top, middle, low = (100 * f(task.truth) for f in (np.max, np.median, np.min))
+        lines.append(
+            f"| {task.name} | {task.truth.size} × {len(task.pools)} | {top:.1f} | {middle:.1f} "
+            f"| {low:.1f} | {f'{np.mean(taus):.2f}' if len(task.truths) > 1 else ''} "
+            f"| {metrics.kendall_tau(task.probe_ends, task.truth):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+Table = dict[str, list[Cell | None]]
+
+
+def cells(head: Head, tasks: Sequence[Task]) -> Table:
+    """Every method after each of `EARLY` epochs; None where it needs more."""
+    needs = {name: predictor.min_epochs for name, predictor in PREDICTORS.items()}
+    return {
+        name: [evaluate(method, tasks, n) if n >= needs.get(name, 1) else None for n in EARLY]
+        for name, method in methods(head).items()
+    }
+
+
+def print_table(table: Table) -> None:
+    """Method × n: τ [interval]; regret@1; error; coverage."""
+    print("| method | " + " | ".join(f"n={n}" for n in EARLY) + " |")
+    print("|---|" + "---|" * len(EARLY))
+    for name, row in table.items():
+        print(f"| {name} | " + " | ".join("" if c is None else words(c) for c in row) + " |")
+
+
+def score_table(tasks: Sequence[Task]) -> str:
+    """The transferability scores, which see no epoch of fine-tuning."""
+    lines = ["| score | τ | regret@1 |", "|---|---|---|"]
+    for name in sorted(set.intersection(*(set(t.scores) for t in tasks))):
+        pairs = [(t.scores[name], t.truth) for t in tasks]
+        tau = over_tasks(metrics.kendall_tau, pairs)
+        regret = np.mean([metrics.regret(row, truth) for rows, truth in pairs for row in rows])
+        lines.append(f"| {name} | {interval(tau)} | {100 * regret:.1f} |")
+    return "\n".join(lines)
+
+
+def words(cell: Cell) -> str:
+    """One cell for people: errors and regret in points of accuracy."""
+    covered = "" if np.isnan(cell.covered) else f"; {100 * cell.covered:.0f} %"
+    return f"{interval(cell.tau)}; {100 * cell.regret:.1f}; {100 * cell.error:.0f}{covered}"
+
+
+def interval(found: metrics.Interval) -> str:
+    """A value with its 95 % interval, two decimals."""
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def costs(tasks: Sequence[Task]) -> list[float]:
+    """CPU seconds of the first n epochs as shares of full fine-tuning at one learning rate."""
+    full = sum(float(task.costs.sum()) for task in tasks)
+    runs = [t for task in tasks for pool in task.pools for t in pool]
+    return [sum(r.seconds for t in runs for r in t.records[: n + 1]) / full for n in EARLY]
+
+
+def compare(figures: bool) -> None:
+    """Print everything that docs/results.md quotes; draw its figures if asked to."""
+    print(f"{json.dumps(environment.describe(), default=str)}\n")
+    print(truth_table(read_tasks("linear")) + "\n")
+    print("Before any fine-tuning:\n\n" + score_table(read_tasks("linear")) + "\n")
+    taus: dict[str, dict[str, list[float]]] = {}
+    shares: dict[str, list[float]] = {}
+    for head in HEADS:
+        tasks = read_tasks(head)
+        table, shares[head] = cells(head, tasks), costs(tasks)
+        spent = ", ".join(f"{share:.0%} (n={n})" for share, n in zip(shares[head], EARLY))
+        print(f"### head={head}\n\nCost in CPU seconds, compilation included: {spent}\n")
+        print_table(table)
+        print()
+        taus[head] = {
+            name: [np.nan if cell is None else cell.tau.value for cell in table[name]]
+            for name in SHOWN
+            if name in table
+        }
+    if figures:
+        comparison_figures.beta_eff_against_accuracy(read_tasks("probe"), epochs=3)
+        comparison_figures.tau_against_cost(taus, shares)
+
+
+def define_flags() -> None:
+    """Called by the script alone: tests import several studies into one process."""
+    flags.DEFINE_bool("figures", False, "Draw the figures of docs/results.md.")
+
+
+def main(argv: list[str]) -> None:
+    """Print the tables."""
+    del argv
+    compare(FLAGS.figures)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,181 @@
+"""The corpus as tasks, and the methods that are compared on them: one interface for all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import corpus_files
+from ncap_jax.predictor import PREDICTORS, baker, capacitance
+from ncap_jax.predictor.base import Predictor
+from ncap_jax.types import NETWORK_STRENGTHS, Head, Prediction, Trajectory
+
+EARLY = (1, 2, 3, 5, 10)
+
+
+class Task(NamedTuple):
+    """One data set under one head: the pools of its seeds, and where each model ends.
+
+    `pools` holds a list of trajectories per seed, by model; `truths` (seeds, models) and
+    `costs` (seeds, models), CPU seconds of the full fine-tuning at one learning rate. `scores`
+    (seeds, models) each; `probe_ends` (models,), where seed 0's frozen-probe run ended.
+    """
+
+    name: str
+    head: Head
+    pools: list[list[Trajectory]]
+    truths: np.ndarray
+    costs: np.ndarray
+    scores: dict[str, np.ndarray]
+    probe_ends: np.ndarray
+
+    @property
+    def truth(self) -> np.ndarray:
+        """(models,): mean over seeds."""
+        return self.truths.mean(axis=0)
+
+
+def read_tasks(head: Head) -> list[Task]:
+    """The tasks of one head, one a corpus file; seeds that lack a model are left out."""
+    return [task(path.stem, head, corpus_files.read(path)) for path in corpus_files.files()]
+
+
+def task(name: str, head: Head, lines: Sequence[dict]) -> Task:
+    """One corpus file under one head."""
+    by_key = {(line["model"], line["seed"]): line for line in lines}
+    models = sorted({line["model"] for line in lines})
+    seeds = sorted({line["seed"] for line in lines})
+    seeds = [s for s in seeds if all((m, s) in by_key for m in models)]
+    rows = [[by_key[m, s] for m in models] for s in seeds]
+    return Task(
+        name,
+        head,
+        [
+            [
+                corpus_files.trajectory(line["model"], head, line["runs"][head], max(EARLY))
+                for line in row
+            ]
+            for row in rows
+        ],
+        np.array([[corpus_files.truth(line) for line in row] for row in rows]),
+        np.array([[line["runs"]["linear"]["cpu"][-1] for line in row] for row in rows]),
+        {
+            score: np.array([[line["scores"][score]["value"] for line in row] for row in rows])
+            for score in rows[0][0]["scores"]
+        }
+        # What can be said without looking at the data at all.
+        | {"parameters": np.array([[line["parameters"] for line in row] for row in rows])},
+        np.array([line["runs"]["probe"]["validation_accuracy"][-1] for line in rows[0]]),
+    )
+
+
+Predictions = list[list[Prediction]]
+Method = Callable[[Task, Sequence[Task], int], tuple[Predictor | None, Predictions]]
+
+
+def simple(predictor: Predictor) -> Method:
+    """A method of the registry, which learns from nothing but the pool."""
+
+    def method(task: Task, others: Sequence[Task], epochs: int):
+        del others
+        return predictor, [predictor(pool, epochs) for pool in task.pools]
+
+    return method
+
+
+def baker_svr(task: Task, others: Sequence[Task], epochs: int):
+    """Baker et al., from the finished runs of the other models on the same set."""
+    del others
+    runs = [t for pool in task.pools for t in pool]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = baker.leave_one_out(runs, task.truths.ravel().tolist(), epochs)
+    size = len(task.pools[0])
+    return None, [found[i : i + size] for i in range(0, len(found), size)]
+
+
+def beta_eff_across_models(names: Sequence[str]) -> Predictor:
+    """Nothing learned: features of the last record, each over its spread in the pool, added up."""
+
+    def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
+        x = capacitance.features(pool, names)
+        spread = np.nanstd(x, axis=0)
+        values = (x / np.where(spread > 0, spread, 1.0)).sum(axis=1)
+        return [Prediction(float(value)) for value in values]
+
+    return Predictor("+".join(names), predict, "equal weights", scores_only=True)
+
+
+def joint(names: Sequence[str]) -> Method:
+    """The regression across models with these features, told neither the set nor the model.
+
+    The pools of the sets are the same models: a regression that had seen how a model, or one of
+    its relatives, ended on other sets could know it again by its features.
+    """
+
+    def method(task: Task, others: Sequence[Task], epochs: int):
+        tables = {
+            t.model: {
+                n: learn([without(o, family(t.model)) for o in others], n, names)
+                for n in EARLY
+                if n <= epochs
+            }
+            for t in task.pools[0]
+        }
+
+        def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
+            return [
+                capacitance.predictor(tables[t.model]).predict(pool)[i] for i, t in enumerate(pool)
+            ]
+
+        predictor = Predictor("joint", predict, "leave one set and family out", scores_only=True)
+        return predictor, [predictor(pool, epochs) for pool in task.pools]
+
+    return method
+
+
+def family(model: str) -> str:
+    """What relatives have in common: `tiny_plain` of `tiny_plain_deep`."""
+    return "_".join(model.split("_")[:2])
+
+
+def without(task: Task, relatives: str) -> Task:
+    """The task with one family of models taken out of its pool."""
+    kept = [i for i, t in enumerate(task.pools[0]) if family(t.model) != relatives]
+    return task._replace(
+        pools=[[pool[i] for i in kept] for pool in task.pools],
+        truths=task.truths[:, kept],
+        costs=task.costs[:, kept],
+        scores={name: values[:, kept] for name, values in task.scores.items()},
+        probe_ends=task.probe_ends[kept],
+    )
+
+
+def learn(tasks: Sequence[Task], epochs: int, names: Sequence[str]) -> dict[str, float]:
+    """Weights from every seed's pool of these tasks; the ends are the truths (means)."""
+    pools = [pool for t in tasks for pool in t.pools]
+    finals = [t.truth.tolist() for t in tasks for _ in t.pools]
+    return capacitance.fit(pools, finals, epochs, names)
+
+
+def methods(head: Head) -> dict[str, Method]:
+    """Every method that can be asked under a head."""
+    readable = None if head != "linear" else {None, *NETWORK_STRENGTHS}
+    found = {
+        name: simple(predictor)
+        for name, predictor in PREDICTORS.items()
+        if readable is None or predictor.strength in readable
+    }
+    found["baker_svr"] = baker_svr
+    found["last_beta_eff"] = simple(beta_eff_across_models(["beta_absolute"]))
+    found["last_beta_eff_and_loss"] = simple(
+        beta_eff_across_models(["beta_absolute", "validation_loss"])
+    )
+    wanted = capacitance.FEATURES[head]
+    found["joint_curve"] = joint([f for f in wanted if f in capacitance.CURVE])
+    found["joint_beta_eff"] = joint([f for f in wanted if f not in capacitance.CURVE])
+    found["joint_curve_beta_eff"] = joint(wanted)
+    return found

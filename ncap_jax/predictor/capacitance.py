@@ -1,0 +1,183 @@
+"""β_eff and the learning curve used jointly, across models: a regression with a learned prior.
+
+Within one short run β_eff stays far from 0, and its extrapolation to β_eff = 0 says little
+(docs/results.md). *Across* the models of a pool it says something that the curve alone does not.
+So, for model i of a pool after n epochs, with features x_ij from the table below:
+
+    score_i = Σ_j w_j (x_ij − mean_i' x_i'j)                                                (J1)
+
+The weights w (per head and n) come from a corpus of finished runs on other data sets:
+
+    logit(final_i) − mean_i' logit(final_i') = Σ_j w_j (x_ij − mean_i' x_i'j) + noise       (J2)
+
+by Bayesian ridge (Gamma priors 1e-6) without intercept, where each pool's left side is divided by
+its standard deviation, and features by theirs over the corpus. Centring and scaling within the
+pool remove what differs from set to set: how hard it is, how far apart the models end.
+
+| feature | of the record after epoch n |
+|---|---|
+| `validation_accuracy` | logit of the accuracy, held 0.005 away from 0 and 1 |
+| `validation_loss`, `train_loss` | −log of the loss in nats |
+| `running_loss` | −log of the mean running loss of epochs 1..n (SoTL) |
+| `beta_absolute`, `beta_squared` | −log β_eff of that strength |
+| `fall_absolute`, `fall_squared` | log of its value before training, minus log of it now |
+
+It needs finished runs on *other data sets* to learn from, so it is no entry of `PREDICTORS`: `fit`
+learns the weights, `predictor` makes a predictor of the usual interface from them. A score has no
+unit; `ncap_jax.predictor.calibration` turns it into an accuracy. How well it ranks:
+`experiments/compare_predictors.py`, docs/results.md.
+
+Source of the idea: the joint regressions of docs/method.md, "Prediction"; this form is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ncap_jax import errors
+from ncap_jax.predictor.base import Predictor, no_prediction, trained, truncate
+from ncap_jax.predictor.calibration import EDGE
+from ncap_jax.types import Head, Prediction, Strength, Trajectory
+
+CURVE = ("validation_accuracy", "validation_loss", "train_loss", "running_loss")
+BETA = ("beta_absolute", "beta_squared", "fall_absolute", "fall_squared")
+# The whole network's value (head `linear`) is recorded without the squared strength.
+FEATURES: Mapping[Head, tuple[str, ...]] = {
+    "probe": CURVE + BETA,
+    "trainable_probe": CURVE + BETA,
+    "linear": (*CURVE, "beta_absolute", "fall_absolute"),
+}
+MIN_POOLS = 2
+# Losses and β_eff of exactly 0 (rounding) must not become infinite.
+_TINY = 1e-12
+
+Weights = Mapping[str, float]
+
+
+def feature(trajectory: Trajectory, name: str) -> float:
+    """One feature of a trajectory's last record; NaN where it was not recorded."""
+    if name.startswith(("beta_", "fall_")):
+        kind, _, strength = name.partition("_")
+        values = trajectory.beta_eff(_strength(strength))
+        if values.size < 2:
+            return float("nan")
+        logs = -np.log(np.maximum(np.abs(values), _TINY))
+        return float(logs[-1] if kind == "beta" else logs[-1] - logs[0])
+    values = trained(trajectory, name)
+    if not values.size:
+        return float("nan")
+    if name == "validation_accuracy":
+        last = float(np.clip(values[-1], EDGE, 1.0 - EDGE))
+        return float(np.log(last / (1.0 - last)))
+    value = float(np.mean(values)) if name == "running_loss" else float(values[-1])
+    return float(-np.log(max(value, _TINY))) if np.isfinite(value) else float("nan")
+
+
+def _strength(name: str) -> Strength:
+    return "squared" if name == "squared" else "absolute"
+
+
+def features(pool: Sequence[Trajectory], names: Sequence[str]) -> np.ndarray:
+    """(models, features) float64, centred within the pool.
+
+    A model without β_eff (a whole network of too few layers has none) counts as average in it;
+    one without a finite loss keeps its NaN.
+    """
+    x = np.array([[feature(t, name) for name in names] for t in pool], dtype=np.float64)
+    x = x.reshape(len(pool), len(names))
+    for j, name in enumerate(names):
+        finite = np.isfinite(x[:, j])
+        x[:, j] -= x[finite, j].mean() if finite.any() else 0.0
+        if name not in CURVE:
+            x[~finite, j] = 0.0
+    return x
+
+
+def fit(
+    pools: Sequence[Sequence[Trajectory]],
+    finals: Sequence[Sequence[float]],
+    epochs: int,
+    names: Sequence[str],
+) -> dict[str, float]:
+    """The weights of (J2) from pools of finished runs.
+
+    Args:
+        pools: the models of one data set and seed each; only the first `epochs` epochs count.
+        finals: what each model reached, in [0, 1].
+        epochs: n.
+        names: features to use.
+
+    Returns:
+        feature -> weight.
+
+    Raises:
+        ConfigError: fewer than `MIN_POOLS` pools, or no model with all features.
+    """
+    from sklearn.linear_model import BayesianRidge
+
+    if len(pools) < MIN_POOLS:
+        raise errors.ConfigError(
+            f"{len(pools)} pools to learn from", f"Give finished runs of {MIN_POOLS} at least"
+        )
+    rows, targets = [], []
+    for pool, final in zip(pools, finals, strict=True):
+        x = features([truncate(t, epochs) for t in pool], names)
+        y = np.clip(np.asarray(final, dtype=np.float64), EDGE, 1.0 - EDGE)
+        y = np.log(y / (1.0 - y))
+        keep = np.isfinite(x).all(axis=1) & np.isfinite(y)
+        if keep.sum() < 2 or np.ptp(y[keep]) == 0:
+            continue
+        y = y[keep] - y[keep].mean()
+        rows.append(x[keep])
+        targets.append(y / y.std())
+    if not rows:
+        raise errors.ConfigError(
+            "no pool has two models with all features and different ends",
+            "Record every epoch's losses and beta_eff, or leave features out",
+        )
+    x, y = np.concatenate(rows), np.concatenate(targets)
+    scale = x.std(axis=0)
+    scale[scale == 0] = 1.0
+    model = BayesianRidge(fit_intercept=False).fit(x / scale, y)
+    return dict(zip(names, (model.coef_ / scale).tolist(), strict=True))
+
+
+def scores(pool: Sequence[Trajectory], weights: Weights) -> list[Prediction]:
+    """Equation (J1) for every model of a pool."""
+    x = features(pool, list(weights))
+    values = x @ np.array(list(weights.values()))
+    return [
+        Prediction(float(value))
+        if np.isfinite(value)
+        else no_prediction("a loss or beta_eff of the last epoch is missing or not finite")
+        for value in values
+    ]
+
+
+def predictor(table: Mapping[int, Weights], name: str = "capacitance") -> Predictor:
+    """A predictor with the weights of the largest n in `table` that a run has reached."""
+
+    def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
+        answers: list[Prediction | None] = [None] * len(pool)
+        # Runs of unequal length (budgets) are only comparable with those as long.
+        for length in {t.epochs for t in pool}:
+            members = [i for i, t in enumerate(pool) if t.epochs == length]
+            known = [n for n in table if n <= length]
+            if not known:
+                found = [no_prediction(f"{length} epoch(s) recorded, {min(table)} needed")]
+                found *= len(members)
+            else:
+                found = scores([pool[i] for i in members], table[max(known)])
+            for i, prediction in zip(members, found, strict=True):
+                answers[i] = prediction
+        return [answer for answer in answers if answer is not None]
+
+    return Predictor(
+        name,
+        predict,
+        "regression on losses and beta_eff across the pool, learned on other data sets",
+        scores_only=True,
+        min_epochs=min(table),
+    )

@@ -1,0 +1,134 @@
+"""The corpus and the comparison over it: format, what may be learned from what."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import build_corpus, compare_predictors, corpus_files, tasks
+from ncap_jax.finetune import records
+from ncap_jax.predictor import PREDICTORS
+from tests.predictor.pool import make_pool
+
+MODELS, SEEDS = 5, 2
+
+
+def make_line(trajectory, seed, final):
+    """A corpus line in which every kind of run shows the same epochs."""
+    lines = [{**records.to_json(r), "cpu": 2.0 + r.epoch} for r in trajectory.records]
+    runs = {kind: corpus_files.compact(lines) for kind in corpus_files.HEADS}
+    for kind in corpus_files.TRUTHS:
+        runs[kind]["validation_accuracy"] = [*runs[kind]["validation_accuracy"][:-1], final]
+    found = {"logme": {"value": final, "seconds": 1.0}}
+    line = {"model": trajectory.model, "seed": seed, "parameters": 1, "scores": found, "runs": runs}
+    return json.loads(json.dumps(line))
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """Three sets on which the models end in the order in which they learn."""
+    monkeypatch.setattr(corpus_files, "FOLDER", tmp_path)
+    for number, name in enumerate(["digits", "birds6", "fashion_mnist"]):
+        lines = [
+            make_line(trajectory, seed, 0.9 - 0.1 * number - 0.03 * i)
+            for seed in range(SEEDS)
+            for i, trajectory in enumerate(make_pool(MODELS, 12, seed=10 * number + seed))
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"{name}_embedded.jsonl").write_text(text)
+    names = [f"{name}_embedded.jsonl" for name in ("digits", "birds6", "fashion_mnist")]
+    (tmp_path / corpus_files.MANIFEST).write_text(json.dumps({name: {} for name in names}))
+    return tmp_path
+
+
+def test_columns_come_back_as_the_same_trajectory():
+    (whole,) = make_pool(1, epochs=12)
+    line = make_line(whole, 0, 0.9)
+    found = corpus_files.trajectory(whole.model, "probe", line["runs"]["probe"], 5)
+    assert found.head == "probe"
+    assert found.epochs == 5
+    for name in ("validation_loss", "train_loss", "running_loss"):
+        np.testing.assert_allclose(found.series(name), whole.series(name)[:6], rtol=1e-5)
+    np.testing.assert_allclose(
+        found.beta_eff("absolute"), whole.beta_eff("absolute")[:6], rtol=1e-5
+    )
+    assert [r.seconds for r in found.records] == [2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_epochs_that_were_not_recorded_are_refused():
+    (whole,) = make_pool(1, epochs=12)
+    columns = make_line(whole, 0, 0.9)["runs"]["linear"]
+    columns["epoch"][4] = 9
+    with pytest.raises(ValueError, match="0 to 5"):
+        corpus_files.trajectory(whole.model, "linear", columns, 5)
+    assert corpus_files.trajectory(whole.model, "linear", columns, 3).epochs == 3
+
+
+def test_truth_is_the_better_learning_rate():
+    (whole,) = make_pool(1, epochs=12)
+    line = make_line(whole, 0, 0.8)
+    line["runs"]["linear_low"]["validation_accuracy"][-1] = 0.85
+    assert corpus_files.truth(line) == 0.85
+
+
+def test_a_joint_method_knows_neither_set_nor_model(corpus, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        tasks, "learn", lambda known, n, names: told.append(known) or {"train_loss": 1}
+    )
+    first, *others = tasks.read_tasks("probe")
+    tasks.joint(["train_loss"])(first, others, 1)
+    assert len(told) == MODELS
+    for model, known in zip([t.model for t in first.pools[0]], told):
+        assert {t.name for t in known} == {t.name for t in others}
+        assert all(model not in {t.model for t in pool} for t in known for pool in t.pools)
+        assert all(t.truths.shape == (SEEDS, MODELS - 1) for t in known)
+
+
+def test_the_comparison_over_a_corpus(corpus, capsys, monkeypatch):
+    """All methods are in the tables; where learning decides the end, losses rank right."""
+    monkeypatch.setattr(compare_predictors, "EARLY", (2,))
+    monkeypatch.setattr(compare_predictors, "HEADS", ("probe",))
+    compare_predictors.compare(figures=False)
+    printed = capsys.readouterr().out
+    for name in [*PREDICTORS, "baker_svr", "joint_curve", "joint_beta_eff", "logme"]:
+        assert f"| {name} |" in printed
+    loss = tasks.methods("linear")["last_validation_loss"]
+    last = compare_predictors.evaluate(loss, tasks.read_tasks("linear"), 10)
+    assert last.tau.low <= last.tau.value <= last.tau.high
+    assert last.tau.value > 0.8
+    assert last.regret < 0.02
+
+
+def test_packing_takes_what_is_complete(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_files, "FOLDER", tmp_path / "corpus")
+    (tmp_path / "corpus").mkdir()
+    (whole,) = make_pool(1, epochs=12)
+    lines = [{**records.to_json(r), "cpu": 1.0} for r in whole.records]
+    for seed in (0, 1):
+        cell = tmp_path / "work" / "embedded" / "digits" / "tiny_resnet" / f"seed{seed}"
+        cell.mkdir(parents=True)
+        (cell / "scores.json").write_text('{"logme": {"value": 1.0, "seconds": 2.0}}')
+        for kind in corpus_files.HEADS:
+            if (seed, kind) != (1, "linear"):
+                (cell / f"{kind}.json").write_text(json.dumps(lines))
+    build_corpus.pack(tmp_path / "work")
+    build_corpus.pack(tmp_path / "nothing there")  # what is packed stays
+    (file,) = corpus_files.files()
+    (line,) = corpus_files.read(file)
+    assert (line["model"], line["seed"], line["parameters"]) == ("tiny_resnet", 0, 43740)
+    manifest = json.loads((tmp_path / "corpus" / corpus_files.MANIFEST).read_text())
+    assert manifest[file.name]["models"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_documents_quote_what_the_comparison_prints(capsys):
+    compare_predictors.compare(figures=False)
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    results = corpus_files.FOLDER.parents[1] / "docs" / "results.md"
+    lines = results.read_text(encoding="utf-8").splitlines()
+    assert len(printed) > 50
+    assert [line for line in printed if line not in lines] == []
