@@ -35,12 +35,13 @@ def whole(digits):
 
 
 def timeless(ranking):
+    """All of a ranking but its times, as text: exact, and NaN equals NaN."""
     rows = [dataclasses.replace(row, seconds=0.0) for row in ranking.models]
     lines = [
         [dataclasses.replace(r, seconds=0.0, measure_seconds=0.0) for r in t.records]
         for t in ranking.trajectories
     ]
-    return rows, lines
+    return repr((rows, lines))
 
 
 class Stop(BaseException):
