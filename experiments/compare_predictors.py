@@ -29,6 +29,7 @@ from ncap_jax.predictor import PREDICTORS
 from ncap_jax.predictor.calibration import calibrated
 from ncap_jax.selection import metrics
 from ncap_jax.types import HEADS, Head
+from ncap_jax.zoo import MODELS
 
 FLAGS = flags.FLAGS
 
@@ -156,6 +157,26 @@ def score_table(tasks: Sequence[Task]) -> str:
     return "\n".join(lines)
 
 
+def architecture_table(tasks: Sequence[Task]) -> str:
+    """τ of what architecture alone says, and of the probe's absolute β_eff before and after it."""
+    lines = [
+        "| set | parameters | narrow features | β_eff before training | after 2 epochs "
+        "| after 2 epochs, log width regressed out |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task in tasks:
+        width = np.log([MODELS[t.model].feature_width for t in task.pools[0]])
+        level = np.array(
+            [[-np.log(t.beta_eff("absolute")) for t in pool] for pool in task.pools]
+        )  # (seeds, models, epochs + 1)
+        after = level[:, :, 2]
+        rest = [row - np.polyval(np.polyfit(width, row, 1), width) for row in after]
+        found = [task.scores["parameters"], -width[None], level[:, :, 0], after, np.array(rest)]
+        taus = [np.mean([metrics.kendall_tau(row, task.truth) for row in rows]) for rows in found]
+        lines.append(f"| {task.name} | " + " | ".join(f"{tau:.2f}" for tau in taus) + " |")
+    return "\n".join(lines)
+
+
 def words(cell: Cell) -> str:
     """One cell for people: errors and regret in points of accuracy."""
     covered = "" if np.isnan(cell.covered) else f"; {100 * cell.covered:.0f} %"
@@ -179,6 +200,7 @@ def compare(figures: bool) -> None:
     print(f"{json.dumps(environment.describe(), default=str)}\n")
     print(truth_table(read_tasks("linear")) + "\n")
     print("Before any fine-tuning:\n\n" + score_table(read_tasks("linear")) + "\n")
+    print("How much of β_eff is architecture:\n\n" + architecture_table(read_tasks("probe")) + "\n")
     taus: dict[str, dict[str, list[float]]] = {}
     shares: dict[str, list[float]] = {}
     for head in HEADS:

@@ -16,8 +16,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ncap_jax.types import STRENGTHS, EpochRecord, Head, Trajectory
 
 FOLDER = pathlib.Path(__file__).parent / "corpus"
@@ -63,12 +61,6 @@ def trajectory(model: str, kind: str, columns: Mapping[str, list], epochs: int) 
     records = tuple(_record(columns, i) for i in range(epochs + 1))
     seconds = columns["cpu"][epochs]
     return Trajectory(model, HEADS[kind], records, seconds=seconds)
-
-
-def recorded(columns: Mapping[str, list]) -> int:
-    """The last epoch up to which every epoch was recorded."""
-    steps = np.asarray(columns["epoch"])
-    return int(np.sum(steps == np.arange(len(steps)))) - 1
 
 
 def truth(line: Mapping[str, Any]) -> float:

@@ -102,6 +102,8 @@ def beta_eff_across_models(names: Sequence[str]) -> Predictor:
 
     def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
         x = capacitance.features(pool, names)
+        if not pool:
+            return []
         spread = np.nanstd(x, axis=0)
         values = (x / np.where(spread > 0, spread, 1.0)).sum(axis=1)
         return [Prediction(float(value)) for value in values]

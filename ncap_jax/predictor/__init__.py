@@ -19,9 +19,8 @@ from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.ridge import ridge
 from ncap_jax.types import Head
 
-# What `RankConfig.predictor = "default"` means; chosen by experiments/embedded_study.py.
-# What ranks when nobody chooses, per head: the method that ranked the embedded pool best against
-# full fine-tuning (experiments/embedded_study.py; docs/results.md holds its tables).
+# What `RankConfig.predictor = "default"` means, per head: the method that ranked the embedded pool
+# best against full fine-tuning (experiments/embedded_study.py; docs/results.md holds its tables).
 DEFAULT_PREDICTORS: Mapping[Head, str] = {
     "probe": "last_validation_loss",
     "trainable_probe": "last_validation_loss",
