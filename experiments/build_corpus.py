@@ -61,17 +61,18 @@ GENUINE = (
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Which models, trained how, with inputs of `largest_input` pixels at most."""
+    """Which models, trained how, with so many images of so many pixels at most."""
 
     models: tuple[str, ...]
     batch_size: int
     epochs: int
     largest_input: int
+    max_train: int | None = None
 
 
 POOLS = {
     "embedded": Pool(("tiny_*",), batch_size=32, epochs=20, largest_input=32),
-    "genuine": Pool(GENUINE, batch_size=32, epochs=12, largest_input=64),
+    "genuine": Pool(GENUINE, batch_size=32, epochs=12, largest_input=48, max_train=256),
 }
 SETS = {
     "digits": DataConfig(max_validation=500),
@@ -84,10 +85,12 @@ SETS = {
 SOURCES = {"tiny": ("cifar10",), "cifar_resnet": ("cifar10",)}
 
 
-def load(name: str, shared: pathlib.Path) -> Dataset:
-    """One of the target sets, as the pools see it."""
+def load(name: str, shared: pathlib.Path, pool: Pool) -> Dataset:
+    """One of the target sets, as the pool sees it."""
     source = str(shared / "birds" / name) if name.startswith("birds") else name
     config = dataclasses.replace(SETS[name], data_dir=str(shared / "tfds"))
+    if pool.max_train is not None:
+        config = dataclasses.replace(config, max_train=pool.max_train)
     return data.load_dataset(source, seed=0, **dataclasses.asdict(config))
 
 
@@ -243,7 +246,8 @@ def main(argv: list[str]) -> None:
         return
     caching.keep_compiled_programs()
     specs = find_models(FLAGS.models or POOLS[FLAGS.pool].models)
-    feeds = {name: make_feed(load(name, pathlib.Path(FLAGS.shared))) for name in FLAGS.sets}
+    shared, pool = pathlib.Path(FLAGS.shared), POOLS[FLAGS.pool]
+    feeds = {name: make_feed(load(name, shared, pool)) for name in FLAGS.sets}
     packed = {name: corpus_files.read(corpus_file(FLAGS.pool, name)) for name in FLAGS.sets}
     done = {(name, e["model"], e["seed"]) for name, entries in packed.items() for e in entries}
     for seed in map(int, FLAGS.seeds):

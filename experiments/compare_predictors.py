@@ -44,7 +44,7 @@ SHOWN = (
     "last_training_loss",
     "published_ridge",
     "last_beta_eff",
-    "last_beta_eff_and_loss",
+    "capacitance",
     "joint_curve_beta_eff",
 )
 

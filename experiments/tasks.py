@@ -97,18 +97,10 @@ def baker_svr(task: Task, others: Sequence[Task], epochs: int):
     return None, [found[i : i + size] for i in range(0, len(found), size)]
 
 
-def beta_eff_across_models(names: Sequence[str]) -> Predictor:
-    """Nothing learned: features of the last record, each over its spread in the pool, added up."""
-
-    def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
-        x = capacitance.features(pool, names)
-        if not pool:
-            return []
-        spread = np.nanstd(x, axis=0)
-        values = (x / np.where(spread > 0, spread, 1.0)).sum(axis=1)
-        return [Prediction(float(value)) for value in values]
-
-    return Predictor("+".join(names), predict, "equal weights", scores_only=True)
+def equal_weights(*names: str) -> Method:
+    """Nothing learned: features of the last record with equal weights."""
+    predict = capacitance.equal_weights(names)
+    return simple(Predictor("+".join(names), predict, "equal weights", scores_only=True))
 
 
 def joint(names: Sequence[str]) -> Method:
@@ -172,10 +164,7 @@ def methods(head: Head) -> dict[str, Method]:
         if readable is None or predictor.strength in readable
     }
     found["baker_svr"] = baker_svr
-    found["last_beta_eff"] = simple(beta_eff_across_models(["beta_absolute"]))
-    found["last_beta_eff_and_loss"] = simple(
-        beta_eff_across_models(["beta_absolute", "validation_loss"])
-    )
+    found["last_beta_eff"] = equal_weights("beta_absolute")
     wanted = capacitance.FEATURES[head]
     found["joint_curve"] = joint([f for f in wanted if f in capacitance.CURVE])
     found["joint_beta_eff"] = joint([f for f in wanted if f not in capacitance.CURVE])

@@ -30,8 +30,8 @@ import numpy as np
 from jax import Array
 
 from ncap_jax.capacitance import checks, line_graph
-from ncap_jax.capacitance.bilinear import accumulator
 from ncap_jax.capacitance.line_graph import Layer, Sums
+from ncap_jax.capacitance.primitives import accumulator
 from ncap_jax.types import STRENGTHS, Strength
 
 STATUSES: tuple[str, ...] = ("ok", "ill_conditioned", "converged", "non_finite")

@@ -16,6 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ncap_jax.capacitance import depthwise
+from ncap_jax.capacitance.primitives import accumulator
+
 PRIMITIVES = ("dot_general", "conv_general_dilated")
 
 
@@ -43,15 +46,10 @@ class Weight:
         return pull(cotangent)[0]
 
 
-def accumulator(dtype: Any) -> Any:
-    """The dtype to sum in: float32 for anything narrower."""
-    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
-
-
 def apply(name: str, params: dict[str, Any], lhs: Array, rhs: Array) -> Array:
     """The primitive itself, in full precision on every device."""
     kept = {k: v for k, v in params.items() if k not in ("precision", "out_sharding")}
-    function = lax.dot_general if name == "dot_general" else lax.conv_general_dilated
+    function = lax.dot_general if name == "dot_general" else depthwise.convolution
     return function(lhs, rhs, precision=lax.Precision.HIGHEST, **kept)
 
 

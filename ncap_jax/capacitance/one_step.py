@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ncap_jax.capacitance.bilinear import Use, accumulator
+from ncap_jax.capacitance.bilinear import Use
 from ncap_jax.capacitance.line_graph import MAPS
-from ncap_jax.capacitance.primitives import is_float
+from ncap_jax.capacitance.primitives import accumulator, is_float
 from ncap_jax.capacitance.streams import Graph, Map, Node, Stream
 from ncap_jax.capacitance.trace import Trace, Value
 from ncap_jax.types import Strength

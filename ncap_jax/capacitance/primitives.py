@@ -84,3 +84,8 @@ def is_float(x: Any) -> bool:
 def struct(x: Array) -> jax.ShapeDtypeStruct:
     """Shape and dtype of an array."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def accumulator(dtype: Any) -> Any:
+    """The dtype to sum in: float32 for anything narrower."""
+    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)

@@ -26,7 +26,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import Array
 
-from ncap_jax.capacitance import bilinear
+from ncap_jax.capacitance import bilinear, depthwise
 from ncap_jax.capacitance.bilinear import Use, Weight
 from ncap_jax.capacitance.primitives import (
     CONTROL,
@@ -107,6 +107,8 @@ class Trace:
 
     def equation(self, eqn: jex.JaxprEqn, values: list[Value]) -> list[Value]:
         """Evaluates one equation by the rule for its kind."""
+        if depthwise.is_depthwise(eqn):
+            eqn = depthwise.as_convolution(eqn)
         name = eqn.primitive.name
         interesting = any(v.active or v.weight or v.mixed for v in values)
         if name == "stop_gradient":

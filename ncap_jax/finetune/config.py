@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import optax
 
 from ncap_jax import errors
@@ -57,7 +58,15 @@ def check_config(config: RankConfig) -> None:
 
 
 def make_optimizer(config: RankConfig) -> optax.GradientTransformation:
-    """The optimizer of a run: Adam (default), or SGD with momentum 0.9."""
-    if config.optimizer == "adam":
-        return optax.adam(config.learning_rate)
-    return optax.sgd(config.learning_rate, momentum=SGD_MOMENTUM)
+    """The optimizer of a run: Adam (default), or SGD with momentum 0.9.
+
+    The learning rate is a number in its state, not a constant of the compiled step: a run at
+    another rate finds the program in the compilation cache.
+    """
+
+    def make(learning_rate: jax.Array) -> optax.GradientTransformation:
+        if config.optimizer == "adam":
+            return optax.adam(learning_rate)
+        return optax.sgd(learning_rate, momentum=SGD_MOMENTUM)
+
+    return optax.inject_hyperparams(make)(learning_rate=config.learning_rate)

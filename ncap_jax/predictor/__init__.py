@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ncap_jax import errors
-from ncap_jax.predictor import best_seen, curve, last_loss, last_seen, sotl
+from ncap_jax.predictor import best_seen, capacitance, curve, last_loss, last_seen, sotl
 from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.ridge import ridge
 from ncap_jax.types import Head
@@ -69,6 +69,13 @@ _ALL = (
         curve.extrapolation(list(curve.FAMILIES)),
         "power, exponential and log-power curves, weighted by fit, extrapolated",
         min_epochs=2,
+    ),
+    Predictor(
+        "capacitance",
+        capacitance.equal_weights(["beta_absolute", "validation_loss"]),
+        "absolute beta_eff and validation loss of the last epoch, compared across models",
+        scores_only=True,
+        strength="absolute",
     ),
     Predictor(
         "published_ridge",

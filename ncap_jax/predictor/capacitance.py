@@ -1,4 +1,4 @@
-"""β_eff and the learning curve used jointly, across models: a regression with a learned prior.
+"""β_eff and the learning curve used jointly, across models.
 
 Within one short run β_eff stays far from 0, and its extrapolation to β_eff = 0 says little
 (docs/results.md). *Across* the models of a pool it says something that the curve alone does not.
@@ -6,7 +6,14 @@ So, for model i of a pool after n epochs, with features x_ij from the table belo
 
     score_i = Σ_j w_j (x_ij − mean_i' x_i'j)                                                (J1)
 
-The weights w (per head and n) come from a corpus of finished runs on other data sets:
+Equal weights. Every feature counts as much as its spread allows, and nothing is learned:
+
+    w_j = 1 / sd_i(x_ij)                                                                    (J0)
+
+The registry's `capacitance` is this, of minus the logarithms of the absolute β_eff and of the
+validation loss; `equal_weights` makes others.
+
+Learned weights. `fit` takes w (per head and n) from a corpus of finished runs on other data sets:
 
     logit(final_i) − mean_i' logit(final_i') = Σ_j w_j (x_ij − mean_i' x_i'j) + noise       (J2)
 
@@ -22,22 +29,22 @@ pool remove what differs from set to set: how hard it is, how far apart the mode
 | `beta_absolute`, `beta_squared` | −log β_eff of that strength |
 | `fall_absolute`, `fall_squared` | log of its value before training, minus log of it now |
 
-It needs finished runs on *other data sets* to learn from, so it is no entry of `PREDICTORS`: `fit`
-learns the weights, `predictor` makes a predictor of the usual interface from them. A score has no
-unit; `ncap_jax.predictor.calibration` turns it into an accuracy. How well it ranks:
+They need finished runs on *other data sets* to learn from, so they are no entry of `PREDICTORS`:
+`predictor` makes a predictor of the usual interface from them. A score has no unit;
+`ncap_jax.predictor.calibration` turns it into an accuracy. How well each ranks:
 `experiments/compare_predictors.py`, docs/results.md.
 
-Source of the idea: the joint regressions of docs/method.md, "Prediction"; this form is ours.
+Source of the idea: the joint regressions of docs/method.md, "Prediction"; these forms are ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from ncap_jax import errors
-from ncap_jax.predictor.base import Predictor, no_prediction, trained, truncate
+from ncap_jax.predictor.base import PoolFunction, Predictor, no_prediction, trained, truncate
 from ncap_jax.predictor.calibration import EDGE
 from ncap_jax.types import Head, Prediction, Strength, Trajectory
 
@@ -146,38 +153,62 @@ def fit(
 
 def scores(pool: Sequence[Trajectory], weights: Weights) -> list[Prediction]:
     """Equation (J1) for every model of a pool."""
-    x = features(pool, list(weights))
-    values = x @ np.array(list(weights.values()))
+    return _weighted(features(pool, list(weights)), np.array(list(weights.values())))
+
+
+def _weighted(x: np.ndarray, weights: np.ndarray) -> list[Prediction]:
     return [
         Prediction(float(value))
         if np.isfinite(value)
         else no_prediction("a loss or beta_eff of the last epoch is missing or not finite")
-        for value in values
+        for value in x @ weights
     ]
 
 
-def predictor(table: Mapping[int, Weights], name: str = "capacitance") -> Predictor:
+def equal_weights(names: Sequence[str]) -> PoolFunction:
+    """Equations (J1) and (J0) of these features, as a method of the pool."""
+
+    def score(pool: Sequence[Trajectory], length: int) -> list[Prediction]:
+        del length
+        x = features(pool, names)
+        finite = np.isfinite(x).all(axis=1)
+        spread = x[finite].std(axis=0) if finite.any() else np.ones(len(names))
+        return _weighted(x, 1.0 / np.where(spread > 0, spread, 1.0))  # (J0)
+
+    return _among_equals(score)
+
+
+def predictor(table: Mapping[int, Weights], name: str = "capacitance_learned") -> Predictor:
     """A predictor with the weights of the largest n in `table` that a run has reached."""
 
-    def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
-        answers: list[Prediction | None] = [None] * len(pool)
-        # Runs of unequal length (budgets) are only comparable with those as long.
-        for length in {t.epochs for t in pool}:
-            members = [i for i, t in enumerate(pool) if t.epochs == length]
-            known = [n for n in table if n <= length]
-            if not known:
-                found = [no_prediction(f"{length} epoch(s) recorded, {min(table)} needed")]
-                found *= len(members)
-            else:
-                found = scores([pool[i] for i in members], table[max(known)])
-            for i, prediction in zip(members, found, strict=True):
-                answers[i] = prediction
-        return [answer for answer in answers if answer is not None]
+    def score(pool: Sequence[Trajectory], length: int) -> list[Prediction]:
+        known = [n for n in table if n <= length]
+        if not known:
+            reason = f"{length} epoch(s) recorded, {min(table)} needed"
+            return [no_prediction(reason)] * len(pool)
+        return scores(pool, table[max(known)])
 
     return Predictor(
         name,
-        predict,
+        _among_equals(score),
         "regression on losses and beta_eff across the pool, learned on other data sets",
         scores_only=True,
         min_epochs=min(table),
     )
+
+
+def _among_equals(
+    score: Callable[[Sequence[Trajectory], int], list[Prediction]],
+) -> PoolFunction:
+    """Runs of unequal length (budgets) are only comparable with those as long."""
+
+    def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
+        answers: list[Prediction | None] = [None] * len(pool)
+        for length in {t.epochs for t in pool}:
+            members = [i for i, t in enumerate(pool) if t.epochs == length]
+            found = score([pool[i] for i in members], length)
+            for i, prediction in zip(members, found, strict=True):
+                answers[i] = prediction
+        return [answer for answer in answers if answer is not None]
+
+    return predict

@@ -22,6 +22,8 @@ import scipy.special
 from flax import nnx
 from jax.typing import DTypeLike
 
+from ncap_jax.capacitance import depthwise
+
 Size = int | tuple[int, int]
 Padding = Literal["SAME", "VALID"] | int | tuple[tuple[int, int], tuple[int, int]]
 
@@ -99,7 +101,7 @@ class Conv(nnx.Conv):
             pixels, the odd one at the end), "VALID", one number for all sides (PyTorch), or
             ((top, bottom), (left, right)).
         bias: whether a bias is added.
-        groups: of channels that do not see one another.
+        groups: of channels that do not see one another; one channel each: depthwise.
         kernel_init: of the kernel.
         bias_init: of the bias.
         name: the published name.
@@ -133,6 +135,8 @@ class Conv(nnx.Conv):
             feature_group_count=groups,
             kernel_init=kernel_init,
             bias_init=bias_init,
+            # The usual convolution, but for depthwise ones, which XLA's CPU compiler runs slowly.
+            conv_general_dilated=depthwise.convolution,
             dtype=dtype,
             rngs=rngs,
         )

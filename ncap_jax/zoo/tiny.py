@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ncap_jax.capacitance.depthwise import convolution
 from ncap_jax.types import ModelSpec
 
 INPUT_SIZE = 32
@@ -33,6 +34,7 @@ class ConvNorm(nnx.Module):
             feature_group_count=groups,
             use_bias=False,
             kernel_init=nnx.initializers.he_normal(),
+            conv_general_dilated=convolution,
             dtype=dtype,
             rngs=rngs,
         )
@@ -101,7 +103,15 @@ class PatchMixer(nnx.Module):
     """A ConvNeXt-like block: depthwise 5x5, layer norm, two dense layers with GELU, skip."""
 
     def __init__(self, width, expansion=2, *, rngs, dtype=None):
-        self.mix = nnx.Conv(width, width, (5, 5), feature_group_count=width, dtype=dtype, rngs=rngs)
+        self.mix = nnx.Conv(
+            width,
+            width,
+            (5, 5),
+            feature_group_count=width,
+            conv_general_dilated=convolution,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.norm = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
         self.up = nnx.Linear(width, width * expansion, dtype=dtype, rngs=rngs)
         self.down = nnx.Linear(width * expansion, width, dtype=dtype, rngs=rngs)

@@ -220,3 +220,21 @@ def test_bfloat16_trains_with_float32_parameters(digits):
     _, after, loss = one_epoch(loop.prepare(small_spec(), digits, config), digits, config)
     assert np.isfinite(loss)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(after.params))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_another_learning_rate_is_the_same_program(digits, train, optimizer):
+    """It is found in the compilation cache; and the rate does what optax's own does."""
+    programs, moved = [], []
+    for rate in (1e-3, 1e-2):
+        config = small_config(optimizer=optimizer, learning_rate=rate)
+        candidate = loop.prepare(small_spec(), digits, config)
+        step = jax.jit(steps.make_train_step(candidate.network, make_optimizer(config)))
+        arguments = (candidate.train_state, *train, jnp.arange(32), jax.random.key(0))
+        programs.append(step.lower(*arguments).as_text())
+        after, _ = step(*arguments)
+        kernels = [t.params["backbone"]["conv"]["kernel"] for t in (candidate.train_state, after)]
+        moved.append(np.asarray(kernels[1] - kernels[0]))
+    assert programs[0] == programs[1]
+    # A first step is proportional to the rate; the float32 kernels of size 1 round to 1e-7.
+    np.testing.assert_allclose(moved[1], 10 * moved[0], rtol=1e-3, atol=2e-6)
