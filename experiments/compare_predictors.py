@@ -8,24 +8,38 @@ accuracy at the end of ordinary fine-tuning (the better of two learning rates), 
 A method sees the first n epochs of one seed's runs under one head. What learns from finished runs
 is told its training data: `baker_svr` the other models of the same set (leave one model out),
 `joint_*` other models on other sets (leave one set and one family out, for `tiny_plain` and
-`tiny_plain_deep` are relatives), so nothing is scored on what it was tuned on.
+`tiny_plain_deep` are relatives), accuracies what finished runs on other sets say of growth, so
+nothing is scored on what it was tuned on.
 
 Expected result: docs/results.md, section "Which early signal ranks right?".
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
+from scipy.stats import norm
 
 from experiments import comparison_figures
-from experiments.tasks import EARLY, Method, Predictions, Task, methods, read_tasks
+from experiments.tasks import (
+    EARLY,
+    Method,
+    Predictions,
+    Task,
+    data_of,
+    growth_prior,
+    methods,
+    read_tasks,
+)
 from ncap_jax import environment
-from ncap_jax.predictor import PREDICTORS
+from ncap_jax import predictor as predictors
+from ncap_jax.predictor import PREDICTORS, growth
+from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.calibration import calibrated
 from ncap_jax.selection import metrics
 from ncap_jax.types import HEADS, Head
@@ -49,6 +63,10 @@ SHOWN = (
 )
 
 
+# Data set -> what finished runs on the others say of growth.
+Priors = Mapping[str, growth.Prior]
+
+
 class Cell(NamedTuple):
     """A method after n epochs, over all tasks: τ with its interval, regret@1, error, coverage."""
 
@@ -58,7 +76,7 @@ class Cell(NamedTuple):
     covered: float
 
 
-def evaluate(method: Method, tasks: Sequence[Task], epochs: int) -> Cell:
+def evaluate(method: Method, tasks: Sequence[Task], epochs: int, priors: Priors) -> Cell:
     """One cell of the table: means over sets and seeds, bootstrap over models and seeds."""
     pairs, regrets, misses, covered = [], [], [], []
     for this in tasks:
@@ -69,7 +87,8 @@ def evaluate(method: Method, tasks: Sequence[Task], epochs: int) -> Cell:
         regrets.append(np.mean([metrics.regret(row, this.truth) for row in values]))
         accuracies = found
         if predictor is not None and predictor.scores_only:
-            accuracies = [calibrated(predictor, pool, epochs) for pool in this.pools]
+            prior = priors[data_of(this.name)]
+            accuracies = [calibrated(predictor, pool, epochs, prior) for pool in this.pools]
         misses.append(np.nanmean(np.abs(means(accuracies) - this.truth)))
         flat = [p for row in accuracies for p in row]
         truth = np.tile(this.truth, len(this.pools))
@@ -80,11 +99,6 @@ def evaluate(method: Method, tasks: Sequence[Task], epochs: int) -> Cell:
         float(np.mean(misses)),
         float(np.nanmean(covered)) if np.isfinite(covered).any() else float("nan"),
     )
-
-
-def data_of(name: str) -> str:
-    """The data set of a corpus file `<set>_<pool>`."""
-    return name.rsplit("_", 1)[0]
 
 
 def means(predictions: Predictions) -> np.ndarray:
@@ -129,11 +143,13 @@ def truth_table(tasks: Sequence[Task]) -> str:
 Table = dict[str, list[Cell | None]]
 
 
-def cells(head: Head, tasks: Sequence[Task]) -> Table:
+def cells(head: Head, tasks: Sequence[Task], priors: Priors) -> Table:
     """Every method after each of `EARLY` epochs; None where it needs more."""
     needs = {name: predictor.min_epochs for name, predictor in PREDICTORS.items()}
     return {
-        name: [evaluate(method, tasks, n) if n >= needs.get(name, 1) else None for n in EARLY]
+        name: [
+            evaluate(method, tasks, n, priors) if n >= needs.get(name, 1) else None for n in EARLY
+        ]
         for name, method in methods(head).items()
     }
 
@@ -177,6 +193,43 @@ def architecture_table(tasks: Sequence[Task]) -> str:
     return "\n".join(lines)
 
 
+def growth_table(priors: Priors) -> str:
+    """The constants of the growth law without each set, and from all of them: those shipped."""
+    lines = [f"| left out | {' | '.join(HEADS)} | spread | own |", "|---" * (len(HEADS) + 3) + "|"]
+    for name, prior in {**priors, "none": growth_prior()}.items():
+        numbers = [*(prior.growth[head] for head in HEADS), prior.spread, prior.own]
+        lines.append(f"| {name} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |")
+    return "\n".join(lines)
+
+
+def pairs(predictor: Predictor, tasks: Sequence[Task], epochs: int, priors: Priors) -> list[float]:
+    """Over all pairs of models of a pool: mean stated chance of the order, and share that is right.
+
+    The stated chance is that of independent normals N(mean, own_std²), as in P(best).
+    """
+    said, right = [], []
+    for task in tasks:
+        for pool in task.pools:
+            answers = calibrated(predictor, pool, epochs, priors[data_of(task.name)])
+            for (a, end), (b, other) in itertools.combinations(zip(answers, task.truth), 2):
+                chance = norm.cdf((a.mean - b.mean) / np.hypot(a.own_std, b.own_std))
+                if np.isfinite(chance) and end != other:
+                    said.append(max(chance, 1 - chance))
+                    right.append((chance > 0.5) == (end > other))
+    return [float(np.mean(said)), float(np.mean(right))]
+
+
+def pairs_table(priors: Priors) -> str:
+    """Do the stated chances hold? Default predictors, pairs of models."""
+    lines = ["| head | " + " | ".join(f"n={n}" for n in EARLY) + " |", "|---" * 6 + "|"]
+    for head in HEADS:
+        chosen, tasks = predictors.get("default", head), read_tasks(head)
+        found = [pairs(chosen, tasks, n, priors) for n in EARLY]
+        cells = " | ".join(f"{100 * said:.0f} %, {100 * right:.0f} %" for said, right in found)
+        lines.append(f"| {head}: {chosen.name} | {cells} |")
+    return "\n".join(lines)
+
+
 def words(cell: Cell) -> str:
     """One cell for people: errors and regret in points of accuracy."""
     covered = "" if np.isnan(cell.covered) else f"; {100 * cell.covered:.0f} %"
@@ -201,11 +254,14 @@ def compare(figures: bool) -> None:
     print(truth_table(read_tasks("linear")) + "\n")
     print("Before any fine-tuning:\n\n" + score_table(read_tasks("linear")) + "\n")
     print("How much of β_eff is architecture:\n\n" + architecture_table(read_tasks("probe")) + "\n")
+    priors = {data_of(task.name): growth_prior(data_of(task.name)) for task in read_tasks("probe")}
+    print("What is still gained after the last epoch:\n\n" + growth_table(priors) + "\n")
+    print("Order of pairs, stated and right:\n\n" + pairs_table(priors) + "\n")
     taus: dict[str, dict[str, list[float]]] = {}
     shares: dict[str, list[float]] = {}
     for head in HEADS:
         tasks = read_tasks(head)
-        table, shares[head] = cells(head, tasks), costs(tasks)
+        table, shares[head] = cells(head, tasks, priors), costs(tasks)
         spent = ", ".join(f"{share:.0%} (n={n})" for share, n in zip(shares[head], EARLY))
         print(f"### head={head}\n\nCost in CPU seconds, compilation included: {spent}\n")
         print_table(table)

@@ -1,8 +1,8 @@
 """What does successive halving save, and how often does it stop the wrong model?
 
-Every pool of recorded fine-tunings is run again under `strategy="halving"` for 5 epochs: the whole
-pool, and random pools of 8 of its models. Truth: full fine-tuning (`embedded_study`). Reported per
-head, number of best models kept (k) and threshold:
+Every pool of the corpus (`experiments.tasks`: a data set, a seed, a head) is run again under
+`strategy="halving"` for 5 epochs: the whole pool, and random pools of 8 of its models. Truth: full
+fine-tuning, mean over seeds. Reported per head, number of best models kept (k) and threshold:
 
 - saved: epochs, and seconds, that were not run, as a share of all models running all epochs;
 - best stopped: share of pools whose truly best model was stopped;
@@ -15,7 +15,7 @@ head, number of best models kept (k) and threshold:
 Then, per head, whether the stated chances hold: models with a chance in a range against the share
 of them that truly is among the best k.
 
-Command (reads the committed runs; a few minutes on two cores):
+Command (reads the committed corpus; some minutes):
 
     python -m experiments.halving_study
 
@@ -27,47 +27,46 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
 
-from experiments import embedded_study
+from experiments import tasks
 from ncap_jax import environment
 from ncap_jax import predictor as predictors
 from ncap_jax.predictor.base import truncate
 from ncap_jax.selection import halving
-from ncap_jax.types import Head, RankConfig, Trajectory
+from ncap_jax.types import HEADS, Head, RankConfig, Trajectory
 
 FLAGS = flags.FLAGS
 
 EPOCHS = 5
+MIN_MODELS = 10
 TOPS = (1, 3)
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2)
 EDGES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Pool(NamedTuple):
-    """Recorded runs of one head and seed, and what full fine-tuning reached."""
+    """Recorded runs of one data set, head and seed, and what full fine-tuning reached."""
 
+    dataset: str
     head: Head
     seed: int
     trajectories: Sequence[Trajectory]
     truth: Mapping[str, float]
 
 
-def read(path: pathlib.Path) -> list[Pool]:
-    """The pools of a corpus: the only part that knows its format."""
-    corpus = embedded_study.read(path)
-    longest = [r for r in corpus if r["records"][-1]["epoch"] > EPOCHS]
-    finals = embedded_study.final_accuracy(longest, "linear")
-    truth = {model: float(values.mean()) for model, values in finals.items()}
+def read() -> list[Pool]:
+    """The pools of the corpus with `MIN_MODELS` models at least."""
     return [
-        Pool(head, seed, embedded_study.trajectories(corpus, head, seed), truth)
-        for head in embedded_study.HEADS
-        for seed in embedded_study.SEEDS
+        Pool(task.name, head, seed, pool, dict(zip((t.model for t in pool), task.truth.tolist())))
+        for head in HEADS
+        for task in tasks.read_tasks(head)
+        for seed, pool in enumerate(task.pools)
+        if len(pool) >= MIN_MODELS
     ]
 
 
@@ -145,7 +144,7 @@ def print_table(pools: Sequence[Pool]) -> None:
         "\n| head | k | threshold | epochs saved | seconds saved | best stopped "
         "| top k stopped | winner stopped | regret | regret, full |\n|" + "---|" * 10
     )
-    for head, top, threshold in itertools.product(embedded_study.HEADS, TOPS, THRESHOLDS):
+    for head, top, threshold in itertools.product(HEADS, TOPS, THRESHOLDS):
         config = RankConfig(
             epochs=EPOCHS,
             head=head,
@@ -162,7 +161,7 @@ def print_table(pools: Sequence[Pool]) -> None:
 def print_calibration(pools: Sequence[Pool], top: int) -> None:
     """Stated chances of being among the best `top`, at all rungs, against what came true."""
     print(f"\n| head | stated chance, k = {top} | models at rungs | truly so |\n|" + "---|" * 4)
-    for head in embedded_study.HEADS:
+    for head in HEADS:
         config = RankConfig(epochs=EPOCHS, head=head, strategy="halving", halving_top=top)
         stated, true = [], []
         for pool in (pool for pool in pools if pool.head == head):
@@ -181,15 +180,14 @@ def print_calibration(pools: Sequence[Pool], top: int) -> None:
 
 def define_flags() -> None:
     """Called by the script alone: tests import several studies into one process."""
-    flags.DEFINE_string("corpus", "experiments/corpus/embedded_digits.jsonl", "One line a run.")
-    flags.DEFINE_integer("pools", 20, "Random smaller pools per head and seed.")
+    flags.DEFINE_integer("pools", 5, "Random smaller pools of each whole one.")
     flags.DEFINE_integer("size", 8, "Models in each of them.")
 
 
 def main(argv: list[str]) -> None:
     """Print the study's tables."""
     del argv
-    whole = read(pathlib.Path(FLAGS.corpus))
+    whole = read()
     print(f"{json.dumps(environment.describe(), default=str)}\n\n### Whole pools: {len(whole)}")
     print_table(whole)
     print_calibration(whole, 3)

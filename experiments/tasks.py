@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import corpus_files
-from ncap_jax.predictor import PREDICTORS, baker, capacitance
+from ncap_jax.predictor import PREDICTORS, baker, capacitance, growth
 from ncap_jax.predictor.base import Predictor
-from ncap_jax.types import NETWORK_STRENGTHS, Head, Prediction, Trajectory
+from ncap_jax.selection import metrics
+from ncap_jax.types import HEADS, NETWORK_STRENGTHS, Head, Prediction, Trajectory
 
 EARLY = (1, 2, 3, 5, 10)
 
@@ -70,6 +71,32 @@ def task(name: str, head: Head, lines: Sequence[dict]) -> Task:
         | {"parameters": np.array([[line["parameters"] for line in row] for row in rows])},
         np.array([line["runs"]["probe"]["validation_accuracy"][-1] for line in rows[0]]),
     )
+
+
+def mean_tau(predictor: Predictor, head: Head, epochs: int) -> float:
+    """Kendall's τ of a predictor with the truth: mean over seeds, then over the corpus's sets."""
+    found = []
+    for known in read_tasks(head):
+        scores = [np.array([p.mean for p in predictor(pool, epochs)]) for pool in known.pools]
+        found.append(np.mean([metrics.kendall_tau(row, known.truth) for row in scores]))
+    return float(np.mean(found))
+
+
+def growth_prior(without: str | None = None) -> growth.Prior:
+    """The constants of `ncap_jax.predictor.growth` from all heads, one data set left out."""
+    pools: list[list[Trajectory]] = []
+    finals: list[list[float]] = []
+    for head in HEADS:
+        for known in read_tasks(head):
+            if data_of(known.name) != without:
+                pools += known.pools
+                finals += [known.truth.tolist()] * len(known.pools)
+    return growth.fit(pools, finals)
+
+
+def data_of(name: str) -> str:
+    """The data set of a corpus file `<set>_<pool>`."""
+    return name.rsplit("_", 1)[0]
 
 
 Predictions = list[list[Prediction]]

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import build_corpus, compare_predictors, corpus_files, tasks
+from ncap_jax import predictor
 from ncap_jax.finetune import records
-from ncap_jax.predictor import PREDICTORS
+from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS
+from ncap_jax.types import HEADS
 from tests.predictor.pool import make_pool
 
 MODELS, SEEDS = 5, 2
@@ -99,7 +101,9 @@ def test_the_comparison_over_a_corpus(corpus, capsys, monkeypatch):
     for name in [*PREDICTORS, "baker_svr", "joint_curve", "joint_beta_eff", "logme"]:
         assert f"| {name} |" in printed
     loss = tasks.methods("linear")["last_validation_loss"]
-    last = compare_predictors.evaluate(loss, tasks.read_tasks("linear"), 10)
+    known = tasks.read_tasks("linear")
+    priors = {tasks.data_of(t.name): tasks.growth_prior(tasks.data_of(t.name)) for t in known}
+    last = compare_predictors.evaluate(loss, known, 10, priors)
     assert last.tau.low <= last.tau.value <= last.tau.high
     assert last.tau.value > 0.8
     assert last.regret < 0.02
@@ -124,6 +128,31 @@ def test_packing_takes_what_is_complete(tmp_path, monkeypatch):
     assert (line["model"], line["seed"], line["parameters"]) == ("tiny_resnet", 0, 43740)
     manifest = json.loads((tmp_path / "corpus" / corpus_files.MANIFEST).read_text())
     assert manifest[file.name]["models"] == 1
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_defaults_are_the_best_of_the_corpus(head):
+    """Kendall's τ with full fine-tuning, mean over sets and over 1, 2, 3 and 5 epochs."""
+    mean = {
+        name: np.mean([tasks.mean_tau(method, head, epochs) for epochs in (1, 2, 3, 5)])
+        for name, method in PREDICTORS.items()
+        if method.min_epochs == 1
+    }
+    assert max(mean, key=mean.__getitem__) == DEFAULT_PREDICTORS[head]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_pairs_of_real_models_are_ordered_as_often_as_is_said(head):
+    """The committed corpus, growth learned from the other data sets."""
+    known = [task for task in tasks.read_tasks(head) if task.name.endswith("_embedded")]
+    names = {tasks.data_of(task.name) for task in known}
+    priors = {name: tasks.growth_prior(name) for name in names}
+    for epochs in (3, 5):
+        said, right = compare_predictors.pairs(
+            predictor.get("default", head), known, epochs, priors
+        )
+        # About 30 models in 9 pools decide it: the share that is right is known to 5 points or so.
+        assert abs(said - right) < 0.1
 
 
 @pytest.mark.slow

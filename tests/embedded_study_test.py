@@ -1,14 +1,12 @@
-"""The study behind the default predictor: its runs, its tables, what the documents quote."""
+"""The study of the embedded pool on digits: its runs, its tables, what the documents quote."""
 
 from __future__ import annotations
 
 import pathlib
 
-import numpy as np
 import pytest
 
 from experiments import embedded_study as study
-from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS
 from ncap_jax.zoo import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -31,17 +29,3 @@ def test_the_documents_quote_what_the_study_prints(corpus, capsys):
     results = (ROOT / "docs" / "results.md").read_text().splitlines()
     assert len(printed) > 30
     assert [line for line in printed if line not in results] == []
-
-
-def test_the_defaults_are_the_best_of_the_study(corpus):
-    truths = study.final_accuracy(corpus, "linear")
-    truth = {model: float(values.mean()) for model, values in truths.items()}
-    for head in study.HEADS:
-        mean = {
-            name: np.mean(
-                [study.score(method, corpus, head, truth, n).tau.mean() for n in study.EARLY]
-            )
-            for name, method in PREDICTORS.items()
-            if method.min_epochs == 1
-        }
-        assert max(mean, key=mean.__getitem__) == DEFAULT_PREDICTORS[head]

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def pools():
-    return study.read(ROOT / "experiments" / "corpus" / "embedded_digits.jsonl")
+    return study.read()
 
 
 def test_the_documents_quote_what_the_study_prints(pools, capsys):

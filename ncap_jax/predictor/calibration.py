@@ -11,25 +11,17 @@ Three steps, all on the logit scale z = log(p / (1 − p)), all from the pool's 
    All epochs together fix the slope b; the prediction starts from the last epoch's own level
    a_n, because the relation drifts as training goes on. An increasing line keeps the order of
    the scores, so it cannot change the ranking.
-2. Growth. Accuracy goes on rising after the last epoch. The pool's mean curve z̄_k is taken to
-   approach its limit geometrically; r is the least-squares ratio of its successive steps:
+2. Growth. Accuracy goes on rising after the last epoch: every model gains what its pool is
+   expected to gain, equation (G1) of `ncap_jax.predictor.growth`, so growth keeps the order too.
+3. Uncertainty. Of the accuracy: σ of (C1) and the error of the gain, added in quadrature. Of who
+   is better: σ and the spread of the models around their common gain, for what all models share
+   decides nothing between them:
 
-       r = Σ_k d_k d_{k+1} / Σ_k d_k²,   d_k = z̄_{k+1} − z̄_k,   gain = d_last r / (1 − r)      (C2)
+       std² = σ² + (spread · gain)²,   own² = σ² + (own · gain)²                              (C2)
 
-   (Aitken's extrapolation, with r fitted and held in [0, 0.8].) Every model gains the same, so
-   growth keeps the order too. Needs three epochs.
-3. Uncertainty. Of the accuracy: σ of (C1) and the gain itself, added in quadrature. Of who is
-   better: σ and the spread of the models' own last steps, carried on in the same way (at most
-   the gain), for what all models share decides nothing between them:
-
-       std² = σ² + gain²,   own² = σ² + min(gain, sd_i(b Δlink(score_i)) r / (1 − r))²         (C3)
-
-   Mean and standard deviation of the accuracy are those of the logit-normal, by Gauss-Hermite
-   quadrature; `own` is carried to the accuracy scale by the derivative of that mean.
-
-That an extrapolation may be off by as much as it adds is a convention, not an estimate: it gives
-two-sigma intervals that cover about 95 % of the limits of the synthetic pool in the tests (half
-of it: about 80 %).
+   with `spread` and `own` of the same prior. Mean and standard deviation of the accuracy are
+   those of the logit-normal, by Gauss-Hermite quadrature; `own` is carried to the accuracy scale
+   by the derivative of that mean.
 """
 
 from __future__ import annotations
@@ -38,15 +30,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit
 
+from ncap_jax.predictor import growth
 from ncap_jax.predictor.base import Predictor, no_prediction, trained, truncate
 from ncap_jax.types import Prediction, Trajectory
 
-# Accuracies are held this far from 0 and 1 before the logit: one wrong in two hundred.
-EDGE = 0.005
-# A slower approach than this is not told from noise within a few epochs.
-LARGEST_RATIO = 0.8
 # Below this many records the residual spread of the relation is a guess.
 FEW_RECORDS = 8
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
@@ -59,10 +48,6 @@ class Relation(NamedTuple):
     slope: float
     spread: float
     records: int
-
-
-def _logit(accuracy: np.ndarray) -> np.ndarray:
-    return logit(np.clip(accuracy, EDGE, 1.0 - EDGE))
 
 
 def _score_history(
@@ -80,7 +65,7 @@ def _score_history(
                 scores.append(predictor.link(prediction.mean))
                 accuracies.append(accuracy[epoch - 1])
                 epochs.append(epoch)
-    return np.array(scores), _logit(np.array(accuracies)), np.array(epochs)
+    return np.array(scores), growth.clipped_logit(np.array(accuracies)), np.array(epochs)
 
 
 def fit_relation(x: np.ndarray, z: np.ndarray, epoch: np.ndarray) -> Relation | None:
@@ -106,45 +91,6 @@ def fit_relation(x: np.ndarray, z: np.ndarray, epoch: np.ndarray) -> Relation | 
     return Relation(float(level), float(slope), spread, int(x.size))
 
 
-class Growth(NamedTuple):
-    """What the pool's mean logit accuracy will still gain, and r/(1 − r) of (C2)."""
-
-    gain: float
-    factor: float
-
-
-def pool_growth(trajectories: Sequence[Trajectory]) -> Growth | None:
-    """Equation (C2); None below three epochs.
-
-    Only models that ran as long as the longest, with finite accuracies, enter the mean curve.
-    """
-    curves = [trained(t, "validation_accuracy") for t in trajectories]
-    longest = max((c.size for c in curves), default=0)
-    full = [_logit(c) for c in curves if c.size == longest and np.all(np.isfinite(c))]
-    if longest < 3 or not full:
-        return None
-    steps = np.diff(np.mean(full, axis=0))
-    if steps[-1] <= 0:
-        return Growth(0.0, 0.0)  # the pool has stopped rising
-    ratio = float(np.sum(steps[1:] * steps[:-1]) / np.sum(steps[:-1] ** 2))
-    ratio = min(max(ratio, 0.0), LARGEST_RATIO)
-    factor = ratio / (1.0 - ratio)
-    return Growth(float(steps[-1]) * factor, factor)
-
-
-def _spread_of_last_steps(predictor: Predictor, trajectories: Sequence[Trajectory]) -> float:
-    """Standard deviation over models of the last step of link(score); 0 for fewer than two."""
-    longest = max((t.epochs for t in trajectories), default=0)
-    full = [t for t in trajectories if t.epochs == longest]
-    now, before = predictor(full), predictor(full, longest - 1)
-    steps = [
-        predictor.link(b.mean) - predictor.link(a.mean)
-        for a, b in zip(before, now)
-        if np.isfinite(a.mean) and np.isfinite(b.mean)
-    ]
-    return float(np.std(steps, ddof=1)) if len(steps) > 1 else 0.0
-
-
 class Accuracy(NamedTuple):
     """Moments of expit(Z), Z ~ N(m, s²): mean, standard deviation, and d mean / d m."""
 
@@ -163,7 +109,10 @@ def logit_normal(mean: float, std: float) -> Accuracy:
 
 
 def calibrated(
-    predictor: Predictor, trajectories: Sequence[Trajectory], epochs: int | None = None
+    predictor: Predictor,
+    trajectories: Sequence[Trajectory],
+    epochs: int | None = None,
+    prior: growth.Prior = growth.PRIOR,
 ) -> list[Prediction]:
     """Predicted accuracy at convergence, with standard deviation, from a score-only method.
 
@@ -171,33 +120,32 @@ def calibrated(
         predictor: a method with `scores_only`.
         trajectories: the pool; the relation is fitted on all of it.
         epochs: look at the first so many epochs only; None: at all.
+        prior: what finished runs say of growth.
 
     Returns:
         One per trajectory. Where no increasing relation can be fitted, the last seen accuracy
-        with std NaN, flagged; where records are few or the gain is unknown, flagged.
+        with std NaN, flagged; where records or epochs are few, flagged.
     """
     pool = [truncate(t, epochs) for t in trajectories]
     scores = predictor(pool)
     relation = fit_relation(*_score_history(predictor, pool))
-    growth = pool_growth(pool)
+    gain = growth.gain(pool, prior) or 0.0
     flags = []
-    if growth is None:
-        growth = Growth(0.0, 0.0)
-        flags.append("fewer than 3 epochs: growth after the last epoch not included")
+    if max((t.epochs for t in pool), default=0) < 2:
+        flags.append("one epoch only: what is still to be gained is a guess")
     if relation is None:
         return [_last_seen(t, score) for t, score in zip(pool, scores, strict=True)]
     if relation.records < FEW_RECORDS:
         flags.append(f"uncertainty from {relation.records} records only")
-    difference = relation.slope * _spread_of_last_steps(predictor, pool) * growth.factor
-    std = float(np.hypot(relation.spread, growth.gain))  # (C3)
-    own = float(np.hypot(relation.spread, min(growth.gain, difference)))  # (C3)
+    std = float(np.hypot(relation.spread, prior.spread * gain))  # (C2)
+    own = float(np.hypot(relation.spread, prior.own * gain))  # (C2)
     answers = []
     for score in scores:
         if not np.isfinite(score.mean):
             answers.append(no_prediction(score.flag))
             continue
         z = relation.level + relation.slope * predictor.link(score.mean)
-        accuracy = logit_normal(z + growth.gain, std)
+        accuracy = logit_normal(z + gain, std)
         flag = "; ".join(([score.flag] if score.flag else []) + flags)
         answers.append(Prediction(accuracy.mean, accuracy.std, flag, own * accuracy.slope))
     return answers

