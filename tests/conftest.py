@@ -35,8 +35,9 @@ def strict_numerics(request):
 
 @pytest.fixture(autouse=True)
 def skip_without_accelerator(request):
-    """`gpu` tests skip on the CPU."""
-    if request.node.get_closest_marker("gpu") and jax.default_backend() == "cpu":
+    """`gpu` tests skip on the CPU, unless somebody wants to test the tests."""
+    wanted = os.environ.get("NCAP_GPU_TESTS_ON_CPU") or jax.default_backend() != "cpu"
+    if request.node.get_closest_marker("gpu") and not wanted:
         pytest.skip("needs an accelerator")
 
 

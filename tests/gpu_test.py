@@ -1,0 +1,153 @@
+"""What only an accelerator can show: its float32 against float64 on the CPU, and its own epoch.
+
+    python -m pytest -m gpu
+
+`NCAP_GPU_TESTS_ON_CPU=1` runs them on the CPU too, which shows that the tests themselves work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import ncap_jax
+from ncap_jax.capacitance import depthwise, network
+from ncap_jax.capacitance.beta_eff import from_state, mlp_beta_eff
+from ncap_jax.data import batching
+from ncap_jax.data.feed import make_feed
+from ncap_jax.finetune import loop, steps
+from ncap_jax.finetune.config import make_optimizer
+from ncap_jax.types import STRENGTHS
+from ncap_jax.zoo import MODELS, load_model
+from ncap_jax.zoo.capacitance import split_model
+from tests.capacitance.nets import random_net
+from tests.small import small_config, small_digits, small_spec
+
+pytestmark = pytest.mark.gpu
+
+
+@contextlib.contextmanager
+def exact():
+    """float64 on the CPU."""
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        yield
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_probe_kernel_in_float32(strength):
+    net = random_net(0, (256, 128, 64, 32, 10), 512)
+    kernels = [k * np.sqrt(2 / len(k)) for k in net.kernels]  # keeps the logits of order one
+
+    def run(dtype):
+        arrays = (kernels, net.biases, net.inputs)
+        return mlp_beta_eff(
+            *jax.tree.map(lambda a: jnp.asarray(a, dtype), arrays), net.labels, strength=strength
+        )
+
+    with exact():
+        wanted = run(jnp.float64)
+    found = run(jnp.float32)
+    # docs/numerics.md: 80 eps of float32 times the condition, which TF32 products would exceed.
+    tolerance = 1e-5 * max(float(wanted.condition), 1.0)
+    np.testing.assert_allclose(float(found.value), float(wanted.value), rtol=tolerance)
+
+
+class Classifier(nnx.Module):
+    """An embedded model with a linear head on top."""
+
+    def __init__(self, name: str):
+        self.backbone = load_model(name, weights="pretrained")
+        self.head = nnx.Linear(MODELS[name].feature_width, 10, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.head(self.backbone.features(x))
+
+
+@pytest.mark.parametrize("name", ["tiny_depthwise", "tiny_convnext", "tiny_resnet"])
+def test_whole_network_kernel_in_float32(name):
+    apply, *arrays = split_model(Classifier(name))
+    images = np.random.default_rng(1).uniform(size=(8, 32, 32, 3))
+    labels = np.arange(8) % 10
+
+    def run(dtype):
+        def cast(leaf):
+            return jnp.asarray(leaf, dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+        state = network.measure(apply, *jax.tree.map(cast, (*arrays, images)), labels)
+        return from_state(state)
+
+    with exact():
+        wanted = run(jnp.float64)
+    for strength, found in run(jnp.float32).items():
+        # Some twenty layers of float32 sums, and now and then a unit on the other side of its kink.
+        tolerance = 1e-3 * max(float(wanted[strength].condition), 1.0)
+        value = float(wanted[strength].value)
+        np.testing.assert_allclose(float(found.value), value, rtol=tolerance)
+
+
+def test_depthwise_convolution_and_its_gradients():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(4, 9, 10, 16)), rng.normal(size=(3, 3, 1, 16))
+
+    def run(dtype):
+        def f(x, w):
+            options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 16}
+            y = depthwise.convolution(x, w, (2, 2), "SAME", precision="highest", **options)
+            return jnp.sum(y**2), y
+
+        (_, y), gradients = jax.value_and_grad(f, (0, 1), has_aux=True)(
+            jnp.asarray(x, dtype), jnp.asarray(w, dtype)
+        )
+        return [np.asarray(a, np.float64) for a in (y, *gradients)]
+
+    with exact():
+        wanted = run(jnp.float64)
+    for a, b in zip(run(jnp.float32), wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+def test_the_scanned_epoch_equals_single_steps():
+    config = small_config(optimizer="sgd", learning_rate=0.01)
+    feed = make_feed(small_digits())
+    (chunk,) = feed.train(0, 1, 32)
+    batches = jnp.asarray(batching.epoch_batches(0, 1, len(feed.labels), 32))
+    keys = jax.random.split(jax.random.key(0), len(batches))
+    results = []
+    for scan in (True, False):
+        candidate = loop.prepare(small_spec(), feed, config)
+        step = steps.make_train_step(candidate.network, make_optimizer(config))
+        epoch = steps.make_epoch(step, scan=scan)
+        state, losses = epoch(candidate.train_state, chunk.images, chunk.labels, batches, keys)
+        results.append((state.params, np.asarray(losses)))
+    # Products in TF32, 1e-3, may be taken by other algorithms in the two programs.
+    chex.assert_trees_all_close(*results, rtol=5e-3, atol=5e-3)
+
+
+def test_a_seed_repeats():
+    models = ["tiny_plain_barely", "tiny_resnet"]
+    data = ncap_jax.load_dataset("digits", max_train=128, max_validation=100)
+    config = ncap_jax.RankConfig(epochs=2, head="linear", seed=3)
+
+    def rank():
+        ranking = ncap_jax.rank_models(models, data, config, show_progress=False)
+        return {t.model: t.series("train_loss") for t in ranking.trajectories}
+
+    first, second = rank(), rank()
+    for name, losses in first.items():
+        assert np.all(np.isfinite(losses))
+        # Sums by atomic additions differ in the last bits, which two epochs of Adam amplify.
+        np.testing.assert_allclose(second[name], losses, rtol=2e-2)
+
+
+def test_bfloat16_fine_tuning_learns():
+    data = ncap_jax.load_dataset("digits", max_train=256, max_validation=200)
+    config = ncap_jax.RankConfig(epochs=3, head="linear", dtype="bfloat16")
+    ranking = ncap_jax.rank_models(["tiny_resnet"], data, config, show_progress=False)
+    losses = ranking.trajectories[0].series("train_loss")
+    assert losses[-1] < 0.8 * losses[0]
