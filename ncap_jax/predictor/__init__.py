@@ -19,12 +19,12 @@ from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.ridge import ridge
 from ncap_jax.types import Head
 
-# What `RankConfig.predictor = "default"` means, per head: the method that ranked the embedded pool
-# best against full fine-tuning (experiments/embedded_study.py; docs/results.md holds its tables).
+# What `RankConfig.predictor = "default"` means, per head: the method that ranked best against full
+# fine-tuning over the corpus (experiments/compare_predictors.py; docs/results.md has the tables).
 DEFAULT_PREDICTORS: Mapping[Head, str] = {
-    "probe": "last_validation_loss",
-    "trainable_probe": "last_validation_loss",
-    "linear": "sotl",
+    "probe": "capacitance",
+    "trainable_probe": "capacitance",
+    "linear": "last_validation_loss",
 }
 
 _ALL = (
