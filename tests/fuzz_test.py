@@ -6,7 +6,9 @@ import ast
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
+import re
 import string
 import warnings
 
@@ -32,19 +34,27 @@ from ncap_jax.zoo.weights import readers
 
 PACKAGE = pathlib.Path(rerun.__file__).parent
 QUICK, LONG = 60, 3000
+# So many examples instead of LONG, drawn anew: `NCAP_FUZZ=20000 pytest -m slow tests/fuzz*`.
+ANEW = int(os.environ.get("NCAP_FUZZ", 0))
 
 
-def fuzz(strategy, examples=QUICK):
-    """A property over a strategy, the same examples in every run; thousands more when slow."""
+def fuzz(strategy, examples=QUICK, long=LONG):
+    """A property over a strategy, the same examples in every run; `long` when slow (see `ANEW`)."""
 
     def decorate(function):
         def bounded(count):
             checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
             return settings(
-                max_examples=count, derandomize=True, deadline=None, suppress_health_check=checks
+                max_examples=count,
+                derandomize=not ANEW,
+                database=None,
+                deadline=None,
+                suppress_health_check=checks,
             )
 
-        @pytest.mark.parametrize("count", [examples, pytest.param(LONG, marks=pytest.mark.slow)])
+        many = pytest.param(ANEW * long // LONG or long, marks=pytest.mark.slow)
+
+        @pytest.mark.parametrize("count", [examples, many])
         def test(count, tmp_path):
             @bounded(count)
             @given(value=strategy)
@@ -249,9 +259,36 @@ def keras_file():
 
 ARRAYS = {"a.kernel": np.ones((2, 3), np.float32), "a.bias": np.ones(3, np.float32)}
 WEIGHTS = {"safetensors": safetensors.numpy.save(ARRAYS), "h5": keras_file()}
+SHIPPED = (PACKAGE / "zoo" / "weights" / "tiny_inverted.safetensors").read_bytes()
 
 
-@fuzz(st.one_of(*(mutated(content) for content in WEIGHTS.values())), examples=200)
+def structure(content):
+    """Where a file says what it holds: safetensors' header, HDF5's blocks beside the arrays."""
+    if content[8:9] == b"{":
+        return range(8 + int.from_bytes(content[:8], "little"))
+    marks = re.finditer(rb"\x89HDF|TREE|HEAP|SNOD|OHDR|OCHK|GCOL|\x01\x00", content)
+    return [at for mark in marks for at in range(mark.start(), mark.start() + 64)]
+
+
+def damaged(content):
+    """A file with up to six bytes of its structure changed: flipped, or set to an extreme."""
+    places = [at for at in structure(content) if at < len(content)]
+    values = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)
+
+    def apply(changes):
+        changed = bytearray(content)
+        for at, value in changes:
+            changed[at] = value
+        return bytes(changed)
+
+    edits = st.tuples(st.sampled_from(places), values)
+    return st.lists(edits, min_size=1, max_size=6).map(apply)
+
+
+FILES = st.one_of(*(f(c) for f in (mutated, damaged) for c in WEIGHTS.values()), damaged(SHIPPED))
+
+
+@fuzz(FILES, examples=200)
 def test_weights(content, folder):
     path = folder / "weights"
     path.write_bytes(content)
