@@ -1,13 +1,15 @@
 """Runs that are going to be killed: a server that forks one for every line of its input.
 
-A line holds a folder, the number of the call to die in (0: none) and a file for the journal of
-calls, or `-`; the last two need `kill_at_write.c` preloaded. Answers a line each: `pid N`, then
-`end STATUS`, as `waitpid` gives it. All imports are done once, before JAX has made a thread.
+A line is JSON: a folder, the call to die in or null, and a file for the journal of calls or null;
+the last two need `kill_at_write.c` preloaded. A call is its kind, which one of its kind, and
+whether a write is done by half. Answers a line each: `pid N`, then `end STATUS`, as `waitpid` gives
+it. All imports are done once, before JAX has made a thread.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import sys
 import traceback
@@ -37,13 +39,15 @@ def prepare() -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "a fork would inherit broken threads"
 
 
-def child(folder: str, at: int, journal: str) -> None:
+def child(folder: str, call: list | None, journal: str | None) -> None:
     """The forked run; never returns."""
     code = 1
     try:
-        if at or journal != "-":
-            log = -1 if journal == "-" else os.open(journal, os.O_WRONLY | os.O_CREAT)
-            ctypes.CDLL(None).ncap_arm(folder.encode(), ctypes.c_long(at), log)
+        if call or journal:
+            log = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if journal else -1
+            kind, at, half = call or ("", 0, False)
+            arm = ctypes.CDLL(None).ncap_arm
+            arm(folder.encode(), kind.encode(), ctypes.c_long(at), int(half), log)
         run(folder)
         code = 0
     except BaseException:
@@ -58,10 +62,10 @@ def main() -> None:
     prepare()
     print("ready", flush=True)
     for line in sys.stdin:
-        folder, at, journal = line.split()
+        folder, call, journal = json.loads(line)
         pid = os.fork()
         if not pid:
-            child(folder, int(at), journal)
+            child(folder, call, journal)
         print(f"pid {pid}", flush=True)
         print(f"end {os.waitpid(pid, 0)[1]}", flush=True)
 

@@ -6,6 +6,7 @@ wall times are taken out.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import pytest
 
@@ -43,9 +45,9 @@ class Server:
         assert words, "the server is gone"
         return words
 
-    def start(self, folder, at=0, journal="-") -> int | None:
+    def start(self, folder, call=None, journal=None) -> int | None:
         """Start a run; returns a file descriptor that stands for its process."""
-        self.process.stdin.write(f"{folder} {at} {journal}\n")
+        self.process.stdin.write(json.dumps([str(folder), call, journal and str(journal)]) + "\n")
         self.process.stdin.flush()
         pid = int(self.answer()[1])
         if self.handle is not None:
@@ -174,31 +176,97 @@ def test_fifty_random_kills(server, whole, tmp_path):
     print(f"50 kills, {ended} runs brought to their end")
 
 
-def kind(line):
-    """A call by what it does to which kind of file: numbers, and random names, are the same."""
-    return re.sub(r"[0-9a-f]{16,}|\d+", "#", line)
+class Call(NamedTuple):
+    """A call to be killed in: its kind, which one of that kind, whether it is done by half."""
+
+    kind: str
+    number: int
+    half: bool
+
+
+def calls_to_die_in(journal):
+    """The middle call of each kind, to be killed before it does anything; writes by half as well.
+
+    The middle one: an epoch that has others before and after it.
+    """
+    for kind, count in collections.Counter(journal.read_text().splitlines()).items():
+        halves = (False, True) if kind.startswith(("write", "pwrite")) else (False,)
+        for half in halves:
+            yield Call(kind, (count + 1) // 2, half)
+
+
+def make_bases(whole, folder):
+    """Folders to start from, the furthest first: a run is shorter the more of it is there."""
+    reports = [file for file in whole.iterdir() if file.name.startswith(("ranking", "report"))]
+    for name in ("trained", "half"):
+        shutil.copytree(whole, folder / name)
+        for file in reports:
+            (folder / name / file.name).unlink()
+    half = folder / "half"
+    ledger = (half / "ledger.jsonl").read_text().splitlines(keepends=True)
+    assert json.loads(ledger[0])["model"] == MODELS[0]
+    (half / "ledger.jsonl").write_text(ledger[0])
+    (half / records.FOLDER / f"{MODELS[1]}.jsonl").unlink()
+    return [folder / "trained", half, None]
+
+
+def begin(base, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    if base is not None:
+        shutil.copytree(base, folder)
+
+
+def killed_inside(server, base, folder, calls, journal, tries=4):
+    """Start a run and take it up again, each time to be killed inside the next of `calls`.
+
+    How often threads that write a checkpoint call varies between runs. Where a call did not come,
+    another run is to die in the last of its kind that did.
+    """
+    calls = list(calls)
+    for _ in range(tries):
+        begin(base, folder)
+        for place, call in enumerate(calls):
+            server.start(folder, call, journal)
+            if server.end() != signal.SIGKILL:
+                there = journal.read_text().splitlines().count(call.kind)
+                calls[place] = call._replace(number=max(1, min(call.number, there)))
+                break
+        else:
+            return
+    raise AssertionError(f"never reached: {calls[place].kind}")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_a_kill_inside_each_file_write(server, whole, tmp_path):
+def test_a_kill_inside_each_kind_of_file_write(server, whole, tmp_path):
+    """And inside what only a run does that takes up a killed one."""
     if not shutil.which("cc"):
         pytest.skip("needs a C compiler")
-    server.start(tmp_path / "whole", 0, tmp_path / "journal")
-    assert server.end() == 0
-    calls = (tmp_path / "journal").read_text().splitlines()
-    first = {}
-    for number, line in enumerate(calls, start=1):
-        first.setdefault(kind(line), number)
-    killed = 0
-    for number in first.values():
-        folder = tmp_path / str(number)
-        server.start(folder, number)
-        # Threads write checkpoints in calls whose number varies by some: the last may be missed.
-        killed += server.end() == signal.SIGKILL
-        server.start(folder)
+    folder, journal = tmp_path / "run", tmp_path / "journal"
+    plans, kinds, failures = [], set(), []
+
+    def plan(base, before=()):
+        new = [call for call in calls_to_die_in(journal) if call.kind not in kinds]
+        plans.extend((base, (*before, call)) for call in new)
+        kinds.update(call.kind for call in new)
+
+    def finish():
+        server.start(folder, journal=journal)
         assert server.end() == 0
         check(folder, whole)
-        shutil.rmtree(folder)
-    print(f"killed inside {killed} of {len(first)} kinds of {len(calls)} calls")
-    assert killed > len(first) // 2
+
+    for base in make_bases(whole, tmp_path):
+        begin(base, folder)
+        finish()
+        plan(base)
+    for base, calls in plans:  # which grow
+        try:
+            killed_inside(server, base, folder, calls, journal)
+            finish()
+        except AssertionError as error:
+            failures.append(f"{calls}: {error}")
+            print(failures[-1])
+        else:
+            plan(base, calls)
+    print(f"{len(kinds)} kinds of calls, {len(plans)} runs killed inside one and taken up again")
+    assert not failures

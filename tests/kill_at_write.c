@@ -1,8 +1,10 @@
 /* Preloaded into a process, kills it inside one of the calls that change files.
 
-   ncap_arm(folder, at, log) counts from then on the calls that change something below `folder`;
-   at number `at` (from 1; 0: never) a write is done by half, any other call not at all, and the
-   process ends with SIGKILL. Each call is a line of the file descriptor `log` (-1: none). */
+   A call's kind is the operation and the path below `folder`, with `#` for numbers and for random
+   names (16 hexadecimal digits or more). From ncap_arm(folder, kind, at, half, log) on, the process
+   ends with SIGKILL in the `at`-th call of that kind (from 1; 0: never): a write is done by half if
+   `half`, it and any other call else not at all. The kind of each call is a line of the file
+   descriptor `log` (-1: none). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -16,23 +18,39 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static char folder[PATH_MAX];
+enum { RANDOM = 16, LONGEST = 2 * PATH_MAX };
+static char folder[PATH_MAX], wanted[LONGEST];
 static long fatal;
-static int journal = -1;
+static int by_half, journal = -1;
 static atomic_long count;
 
-void ncap_arm(const char *path, long at, int log) {
-  snprintf(folder, sizeof folder, "%s", path);
+void ncap_arm(const char *path, const char *kind, long at, int half, int log) {
+  snprintf(wanted, sizeof wanted, "%s", kind);
   fatal = at;
+  by_half = half;
   journal = log;
   count = 0;
+  snprintf(folder, sizeof folder, "%s", path);
+}
+
+static void kind_of(const char *name, const char *path, char *kind) {
+  size_t n = snprintf(kind, LONGEST, "%s ", name);
+  while (*path && n + 1 < LONGEST) {
+    size_t digits = strspn(path, "0123456789"), hex = strspn(path, "0123456789abcdef");
+    size_t skipped = hex >= RANDOM ? hex : digits;
+    kind[n++] = skipped ? '#' : *path;
+    path += skipped ? skipped : 1;
+  }
+  kind[n] = 0;
 }
 
 /* Whether this is the call to die in: `name` of the file or folder at `path`. */
 static int dying(const char *name, const char *path) {
+  char kind[LONGEST];
   if (!folder[0] || strncmp(path, folder, strlen(folder))) return 0;
-  if (journal >= 0) dprintf(journal, "%s %s\n", name, path + strlen(folder));
-  return atomic_fetch_add(&count, 1) + 1 == fatal;
+  kind_of(name, path + strlen(folder), kind);
+  if (journal >= 0) dprintf(journal, "%s\n", kind);
+  return !strcmp(kind, wanted) && atomic_fetch_add(&count, 1) + 1 == fatal;
 }
 
 /* The same for what a file descriptor stands for, or a path relative to it. */
@@ -64,7 +82,7 @@ static void die(void) { kill(getpid(), SIGKILL); }
 
 ssize_t write(int fd, const void *data, size_t size) {
   if (dying_at("write", fd, NULL)) {
-    REAL(write)(fd, data, size / 2);
+    if (by_half) REAL(write)(fd, data, size / 2);
     die();
   }
   return REAL(write)(fd, data, size);
@@ -72,7 +90,7 @@ ssize_t write(int fd, const void *data, size_t size) {
 
 ssize_t pwrite(int fd, const void *data, size_t size, off_t place) {
   if (dying_at("pwrite", fd, NULL)) {
-    REAL(pwrite)(fd, data, size / 2, place);
+    if (by_half) REAL(pwrite)(fd, data, size / 2, place);
     die();
   }
   return REAL(pwrite)(fd, data, size, place);
@@ -84,7 +102,7 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t place) {
 
 ssize_t writev(int fd, const struct iovec *parts, int number) {
   if (dying_at("writev", fd, NULL)) {
-    REAL(writev)(fd, parts, number / 2);
+    if (by_half) REAL(writev)(fd, parts, number / 2);
     die();
   }
   return REAL(writev)(fd, parts, number);
