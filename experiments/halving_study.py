@@ -61,13 +61,14 @@ class Pool(NamedTuple):
 
 def read() -> list[Pool]:
     """The pools of the corpus with `MIN_MODELS` models at least."""
-    return [
-        Pool(task.name, head, seed, pool, dict(zip((t.model for t in pool), task.truth.tolist())))
-        for head in HEADS
-        for task in tasks.read_tasks(head)
-        for seed, pool in enumerate(task.pools)
-        if len(pool) >= MIN_MODELS
-    ]
+    found = []
+    for head, task in [(h, task) for h in HEADS for task in tasks.read_tasks(h)]:
+        truth = dict(zip((t.model for t in task.pools[0]), task.truth.tolist()))
+        for seed, pool in enumerate(task.pools):
+            if len(pool) >= MIN_MODELS:
+                short = [truncate(t, EPOCHS) for t in pool]
+                found.append(Pool(task.name, head, seed, short, truth))
+    return found
 
 
 def smaller(pool: Pool, size: int, number: int) -> Iterator[Pool]:

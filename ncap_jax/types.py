@@ -151,7 +151,7 @@ class RankConfig:
     weights_dir: str | None = None
     augment: str = "off"
     strategy: str = "full"
-    halving_top: int = 1
+    halving_top: int = 3
     halving_threshold: float = 0.05
     time_budget: float | None = None
     model_time_budget: float | None = None

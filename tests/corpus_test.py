@@ -132,13 +132,18 @@ def test_packing_takes_what_is_complete(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_defaults_are_the_best_of_the_corpus(head):
-    """Kendall's τ with full fine-tuning, mean over sets and over 1, 2, 3 and 5 epochs."""
+    """Kendall's τ with full fine-tuning, mean over sets and over 3 and 5 epochs.
+
+    Of the methods that know how sure they are: P(best) and halving need that of a default.
+    """
+    (pool, *_), *_ = [task.pools for task in tasks.read_tasks(head)]
     mean = {
-        name: np.mean([tasks.mean_tau(method, head, epochs) for epochs in (1, 2, 3, 5)])
+        name: np.mean([tasks.mean_tau(method, head, epochs) for epochs in (3, 5)])
         for name, method in PREDICTORS.items()
-        if method.min_epochs == 1
+        if method.scores_only or np.isfinite([p.std for p in method(pool)]).any()
     }
-    assert max(mean, key=mean.__getitem__) == DEFAULT_PREDICTORS[head]
+    known = {name: value for name, value in mean.items() if np.isfinite(value)}
+    assert max(known, key=known.__getitem__) == DEFAULT_PREDICTORS[head]
 
 
 @pytest.mark.parametrize("head", HEADS)

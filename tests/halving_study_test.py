@@ -17,6 +17,8 @@ def pools():
     return study.read()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_documents_quote_what_the_study_prints(pools, capsys):
     study.print_table(pools)
     study.print_calibration(pools, 3)

@@ -24,12 +24,19 @@ from ncap_jax.types import Head
 DEFAULT_PREDICTORS: Mapping[Head, str] = {
     "probe": "capacitance",
     "trainable_probe": "capacitance",
-    "linear": "last_validation_loss",
+    "linear": "last_validation_accuracy",
 }
 
 _ALL = (
     Predictor("last_seen", last_seen.predict, "validation accuracy of the last epoch"),
     Predictor("best_seen", best_seen.predict, "highest validation accuracy so far"),
+    Predictor(
+        "last_validation_accuracy",
+        last_seen.predict,
+        "validation accuracy of the last epoch as a score: with the growth that is to come",
+        scores_only=True,
+        link=last_seen.logit_link,
+    ),
     Predictor(
         "last_validation_loss",
         last_loss.predict_validation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ncap_jax.predictor.base import no_prediction, per_model, trained
+from ncap_jax.predictor.growth import clipped_logit
 from ncap_jax.types import Prediction, Trajectory
 
 
@@ -23,6 +24,11 @@ def last_seen(trajectory: Trajectory) -> Prediction:
     if not np.isfinite(accuracy[-1]):
         return no_prediction("the last validation accuracy is not finite")
     return Prediction(float(accuracy[-1]))
+
+
+def logit_link(accuracy: float) -> float:
+    """The scale on which accuracies grow (`ncap_jax.predictor.growth`)."""
+    return float(clipped_logit(np.asarray(accuracy)))
 
 
 predict = per_model(last_seen)

@@ -24,7 +24,8 @@ def transrate(features: np.ndarray, labels: np.ndarray, epsilon: float = EPSILON
     """TransRate of features for labels; higher is better. It is not scale-invariant.
 
     Args:
-        features: (n, d) float32 or float64, or (m, n, d) for m models at once.
+        features: (n, d) float32 or float64, or (m, n, d) for m models at once; the arithmetic is
+            float64.
         labels: (n,) integers; only classes that occur count.
         epsilon: the distortion ε of (T1), positive.
 
@@ -35,6 +36,10 @@ def transrate(features: np.ndarray, labels: np.ndarray, epsilon: float = EPSILON
         DataError: shapes, non-finite features, fewer than two classes.
     """
     checked = check(features, labels)
+    # The determinant spans many orders of magnitude: features in the hundreds, some of them dead,
+    # have no Cholesky factor in float32.
+    double = (checked.features.astype(np.float64), checked.one_hot.astype(np.float64))
+    checked = checked._replace(features=double[0], one_hot=double[1])
     return evaluate(_transrate, checked, *_members(checked.labels), epsilon)
 
 

@@ -39,3 +39,14 @@ def test_constant_features_carry_nothing():
     x, labels = task("features")
     assert transrate(np.ones_like(x), labels) == 0.0
     np.testing.assert_allclose(transrate(x + 7.0, labels), transrate(x, labels), rtol=1e-9)
+
+
+def test_float32_features_in_the_hundreds_some_of_them_dead():
+    """Seen with SqueezeNet: more features than samples, 0 to 250, a few always 0."""
+    rng = np.random.default_rng(0)
+    features = np.maximum(rng.normal(20, 60, size=(60, 120)), 0).astype(np.float32)
+    features[:, :8] = 0.0
+    labels = np.arange(60) % 6
+    found = transrate(features, labels)
+    assert np.isfinite(found)
+    assert found == transrate(features.astype(np.float64), labels)
