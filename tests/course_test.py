@@ -21,7 +21,7 @@ from tests.small import SmallNet, small_config, small_digits, small_spec
 
 POOL = [small_spec(f"small_{width}", width) for width in (4, 8, 12)]
 CONFIG = small_config(epochs=3)
-HALVING = dataclasses.replace(CONFIG, strategy="halving")
+HALVING = dataclasses.replace(CONFIG, strategy="halving", halving_top=1)
 
 
 @pytest.fixture(scope="module")
