@@ -2,6 +2,8 @@
 
     python -m experiments.compare_predictors            print the tables
     python -m experiments.compare_predictors --figures  also draw docs/*.svg
+    python -m experiments.compare_predictors --pool=genuine
+                                                        published weights instead of the embedded
 
 Reads experiments/corpus (`experiments.build_corpus` makes it); takes minutes. Truth: validation
 accuracy at the end of ordinary fine-tuning (the better of two learning rates), mean over seeds.
@@ -9,7 +11,7 @@ A method sees the first n epochs of one seed's runs under one head. What learns 
 is told its training data: `baker_svr` the other models of the same set (leave one model out),
 `joint_*` other models on other sets (leave one set and one family out, for `tiny_plain` and
 `tiny_plain_deep` are relatives), accuracies what finished runs on other sets say of growth, so
-nothing is scored on what it was tuned on.
+nothing is scored on what it was tuned on. What is learned always comes from the embedded pool.
 
 Expected result: docs/results.md, section "Which early signal ranks right?".
 """
@@ -76,11 +78,16 @@ class Cell(NamedTuple):
     covered: float
 
 
-def evaluate(method: Method, tasks: Sequence[Task], epochs: int, priors: Priors) -> Cell:
-    """One cell of the table: means over sets and seeds, bootstrap over models and seeds."""
+def evaluate(
+    method: Method, tasks: Sequence[Task], epochs: int, priors: Priors, known: Sequence[Task]
+) -> Cell:
+    """One cell of the table: means over sets and seeds, bootstrap over models and seeds.
+
+    `known`: what may be learned from, but for the set that is scored.
+    """
     pairs, regrets, misses, covered = [], [], [], []
     for this in tasks:
-        others = [other for other in tasks if data_of(other.name) != data_of(this.name)]
+        others = [other for other in known if data_of(other.name) != data_of(this.name)]
         predictor, found = method(this, others, epochs)
         values = means(found)
         pairs.append((values, this.truth))
@@ -146,9 +153,11 @@ Table = dict[str, list[Cell | None]]
 def cells(head: Head, tasks: Sequence[Task], priors: Priors) -> Table:
     """Every method after each of `EARLY` epochs; None where it needs more."""
     needs = {name: predictor.min_epochs for name, predictor in PREDICTORS.items()}
+    known = read_tasks(head)
     return {
         name: [
-            evaluate(method, tasks, n, priors) if n >= needs.get(name, 1) else None for n in EARLY
+            evaluate(method, tasks, n, priors, known) if n >= needs.get(name, 1) else None
+            for n in EARLY
         ]
         for name, method in methods(head).items()
     }
@@ -219,11 +228,11 @@ def pairs(predictor: Predictor, tasks: Sequence[Task], epochs: int, priors: Prio
     return [float(np.mean(said)), float(np.mean(right))]
 
 
-def pairs_table(priors: Priors) -> str:
+def pairs_table(priors: Priors, pool: str) -> str:
     """Do the stated chances hold? Default predictors, pairs of models."""
     lines = ["| head | " + " | ".join(f"n={n}" for n in EARLY) + " |", "|---" * 6 + "|"]
     for head in HEADS:
-        chosen, tasks = predictors.get("default", head), read_tasks(head)
+        chosen, tasks = predictors.get("default", head), read_tasks(head, pool)
         found = [pairs(chosen, tasks, n, priors) for n in EARLY]
         cells = " | ".join(f"{100 * said:.0f} %, {100 * right:.0f} %" for said, right in found)
         lines.append(f"| {head}: {chosen.name} | {cells} |")
@@ -248,19 +257,24 @@ def costs(tasks: Sequence[Task]) -> list[float]:
     return [sum(r.seconds for t in runs for r in t.records[: n + 1]) / full for n in EARLY]
 
 
-def compare(figures: bool) -> None:
+def compare(figures: bool, pool: str = "embedded") -> None:
     """Print everything that docs/results.md quotes; draw its figures if asked to."""
     print(f"{json.dumps(environment.describe(), default=str)}\n")
-    print(truth_table(read_tasks("linear")) + "\n")
-    print("Before any fine-tuning:\n\n" + score_table(read_tasks("linear")) + "\n")
-    print("How much of β_eff is architecture:\n\n" + architecture_table(read_tasks("probe")) + "\n")
-    priors = {data_of(task.name): growth_prior(data_of(task.name)) for task in read_tasks("probe")}
+    print(truth_table(read_tasks("linear", pool)) + "\n")
+    print("Before any fine-tuning:\n\n" + score_table(read_tasks("linear", pool)) + "\n")
+    print(
+        "How much of β_eff is architecture:\n\n"
+        + architecture_table(read_tasks("probe", pool))
+        + "\n"
+    )
+    sets = [data_of(task.name) for task in read_tasks("probe", pool)]
+    priors = {name: growth_prior(name) for name in sets}
     print("What is still gained after the last epoch:\n\n" + growth_table(priors) + "\n")
-    print("Order of pairs, stated and right:\n\n" + pairs_table(priors) + "\n")
+    print("Order of pairs, stated and right:\n\n" + pairs_table(priors, pool) + "\n")
     taus: dict[str, dict[str, list[float]]] = {}
     shares: dict[str, list[float]] = {}
     for head in HEADS:
-        tasks = read_tasks(head)
+        tasks = read_tasks(head, pool)
         table, shares[head] = cells(head, tasks, priors), costs(tasks)
         spent = ", ".join(f"{share:.0%} (n={n})" for share, n in zip(shares[head], EARLY))
         print(f"### head={head}\n\nCost in CPU seconds, compilation included: {spent}\n")
@@ -279,12 +293,13 @@ def compare(figures: bool) -> None:
 def define_flags() -> None:
     """Called by the script alone: tests import several studies into one process."""
     flags.DEFINE_bool("figures", False, "Draw the figures of docs/results.md.")
+    flags.DEFINE_enum("pool", "embedded", ["embedded", "genuine"], "Whose runs are compared.")
 
 
 def main(argv: list[str]) -> None:
     """Print the tables."""
     del argv
-    compare(FLAGS.figures)
+    compare(FLAGS.figures, FLAGS.pool)
 
 
 if __name__ == "__main__":

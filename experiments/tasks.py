@@ -39,9 +39,10 @@ class Task(NamedTuple):
         return self.truths.mean(axis=0)
 
 
-def read_tasks(head: Head) -> list[Task]:
-    """The tasks of one head, one a corpus file; seeds that lack a model are left out."""
-    return [task(path.stem, head, corpus_files.read(path)) for path in corpus_files.files()]
+def read_tasks(head: Head, pool: str = "embedded") -> list[Task]:
+    """The tasks of one head, one a file of the pool; seeds that lack a model are left out."""
+    files = [path for path in corpus_files.files() if path.stem.endswith(f"_{pool}")]
+    return [task(path.stem, head, corpus_files.read(path)) for path in files]
 
 
 def task(name: str, head: Head, lines: Sequence[dict]) -> Task:

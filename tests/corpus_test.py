@@ -103,7 +103,7 @@ def test_the_comparison_over_a_corpus(corpus, capsys, monkeypatch):
     loss = tasks.methods("linear")["last_validation_loss"]
     known = tasks.read_tasks("linear")
     priors = {tasks.data_of(t.name): tasks.growth_prior(tasks.data_of(t.name)) for t in known}
-    last = compare_predictors.evaluate(loss, known, 10, priors)
+    last = compare_predictors.evaluate(loss, known, 10, priors, known)
     assert last.tau.low <= last.tau.value <= last.tau.high
     assert last.tau.value > 0.8
     assert last.regret < 0.02
