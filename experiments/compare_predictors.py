@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags
 from scipy.stats import norm
 
-from experiments import comparison_figures
+from experiments import comparison_figures, corpus_files
 from experiments.tasks import (
     EARLY,
     Method,
@@ -147,6 +147,23 @@ def truth_table(tasks: Sequence[Task]) -> str:
     return "\n".join(lines)
 
 
+def ends_table(pool: str) -> str:
+    """Validation accuracy at the end of ordinary fine-tuning by learning rate, mean over seeds."""
+    lines = ["| set | model | 1e-3 | 3e-4 | frozen probe, 1e-3 |", "|---|---|---|---|---|"]
+    for path in corpus_files.files():
+        if path.stem.endswith(f"_{pool}"):
+            found = corpus_files.read(path)
+            for model in sorted({line["model"] for line in found}):
+                runs = [line["runs"] for line in found if line["model"] == model]
+                kinds = ("linear", "linear_low", "probe")
+                ends = [
+                    np.mean([r[kind]["validation_accuracy"][-1] for r in runs]) for kind in kinds
+                ]
+                cells = " | ".join(f"{100 * end:.1f}" for end in ends)
+                lines.append(f"| {data_of(path.stem)} | {model} | {cells} |")
+    return "\n".join(lines)
+
+
 Table = dict[str, list[Cell | None]]
 
 
@@ -261,6 +278,8 @@ def compare(figures: bool, pool: str = "embedded") -> None:
     """Print everything that docs/results.md quotes; draw its figures if asked to."""
     print(f"{json.dumps(environment.describe(), default=str)}\n")
     print(truth_table(read_tasks("linear", pool)) + "\n")
+    if pool != "embedded":  # whose models hardly differ in the rate that suits them
+        print("By learning rate:\n\n" + ends_table(pool) + "\n")
     print("Before any fine-tuning:\n\n" + score_table(read_tasks("linear", pool)) + "\n")
     print(
         "How much of β_eff is architecture:\n\n"

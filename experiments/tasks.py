@@ -126,7 +126,7 @@ def baker_svr(task: Task, others: Sequence[Task], epochs: int):
 
 
 def equal_weights(*names: str) -> Method:
-    """Nothing learned: features of the last record with equal weights."""
+    """Nothing learned: features of the last record with weights of one."""
     predict = capacitance.equal_weights(names)
     return simple(Predictor("+".join(names), predict, "equal weights", scores_only=True))
 

@@ -6,12 +6,13 @@ So, for model i of a pool after n epochs, with features x_ij from the table belo
 
     score_i = Σ_j w_j (x_ij − mean_i' x_i'j)                                                (J1)
 
-Equal weights. Every feature counts as much as its spread allows, and nothing is learned:
+Equal weights. With w_j = 1 nothing is learned. The registry's `capacitance` is this, of the
+absolute β_eff and the validation loss:
 
-    w_j = 1 / sd_i(x_ij)                                                                    (J0)
+    score = −log( β_eff · loss ) + constant of the pool                                     (J0)
 
-The registry's `capacitance` is this, of minus the logarithms of the absolute β_eff and of the
-validation loss; `equal_weights` makes others.
+Features divided by their spread in the pool would hide how far apart the models of a small pool
+are. `equal_weights` makes others of this kind.
 
 Learned weights. `fit` takes w (per head and n) from a corpus of finished runs on other data sets:
 
@@ -153,29 +154,18 @@ def fit(
 
 def scores(pool: Sequence[Trajectory], weights: Weights) -> list[Prediction]:
     """Equation (J1) for every model of a pool."""
-    return _weighted(features(pool, list(weights)), np.array(list(weights.values())))
-
-
-def _weighted(x: np.ndarray, weights: np.ndarray) -> list[Prediction]:
+    x = features(pool, list(weights))
     return [
         Prediction(float(value))
         if np.isfinite(value)
         else no_prediction("a loss or beta_eff of the last epoch is missing or not finite")
-        for value in x @ weights
+        for value in x @ np.array(list(weights.values()))
     ]
 
 
 def equal_weights(names: Sequence[str]) -> PoolFunction:
-    """Equations (J1) and (J0) of these features, as a method of the pool."""
-
-    def score(pool: Sequence[Trajectory], length: int) -> list[Prediction]:
-        del length
-        x = features(pool, names)
-        finite = np.isfinite(x).all(axis=1)
-        spread = x[finite].std(axis=0) if finite.any() else np.ones(len(names))
-        return _weighted(x, 1.0 / np.where(spread > 0, spread, 1.0))  # (J0)
-
-    return _among_equals(score)
+    """Equation (J1) with weights of one as a method of the pool; of β_eff and a loss: (J0)."""
+    return _among_equals(lambda pool, length: scores(pool, dict.fromkeys(names, 1.0)))
 
 
 def predictor(table: Mapping[int, Weights], name: str = "capacitance_learned") -> Predictor:

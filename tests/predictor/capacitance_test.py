@@ -10,7 +10,7 @@ from scipy.special import logit
 from scipy.stats import kendalltau
 
 from ncap_jax import errors
-from ncap_jax.predictor import capacitance
+from ncap_jax.predictor import PREDICTORS, capacitance
 from ncap_jax.predictor.capacitance import BETA, CURVE
 from ncap_jax.types import Trajectory
 from tests.predictor.pool import make_pool, with_last
@@ -113,3 +113,11 @@ def test_too_little_to_learn_from():
     empty = Trajectory("empty", "probe", ())
     assert np.isnan(capacitance.feature(empty, "train_loss"))
     assert np.isnan(capacitance.feature(empty, "beta_absolute"))
+
+
+def test_the_registrys_method_is_the_product_of_beta_eff_and_loss():
+    pool = make_pool(6)
+    found = [p.mean for p in PREDICTORS["capacitance"](pool)]
+    last = [t.records[-1] for t in pool]
+    expected = np.array([-np.log(r.beta_eff["absolute"][0] * r.validation_loss) for r in last])
+    np.testing.assert_allclose(found, expected - expected.mean(), rtol=1e-9)

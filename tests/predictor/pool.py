@@ -44,7 +44,7 @@ def make_trajectory(
                 measure_seconds=0.2,
             )
         )
-    return Trajectory(name, "probe", tuple(records), seconds=1.5 * (epochs + 1) + 2.0)
+    return Trajectory(name, "trainable_probe", tuple(records), seconds=1.5 * (epochs + 1) + 2.0)
 
 
 def make_pool(models: int = 8, epochs: int = 5, seed: int = 0) -> list[Trajectory]:

@@ -57,7 +57,7 @@ def test_failures_flags_and_ties_are_said():
     pool.append(dataclasses.replace(pool[0], model="twin"))
     text = format_ranking(rank_trajectories(pool, "digits"), width=140)
     assert "! model_2: diverged – loss became NaN" in text
-    assert "! model_3: the last validation loss is not finite" in text
+    assert "! model_3: a loss or beta_eff of the last epoch is missing or not finite" in text
     assert "cannot be told apart" in text
     assert "tied with 1" in text
 

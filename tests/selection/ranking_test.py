@@ -54,7 +54,7 @@ def test_rows_hold_what_was_seen():
         trajectory = next(t for t in pool if t.model == row.name)
         accuracy = trajectory.series("validation_accuracy")
         assert row.validation_accuracy == tuple(accuracy)
-        assert row.beta_eff == tuple(trajectory.beta_eff("signed"))
+        assert row.beta_eff == tuple(trajectory.beta_eff("absolute"))  # what the default reads
         assert row.last_seen == accuracy[-1]
         assert row.best_seen == accuracy[1:].max()
         assert (row.epochs, row.seconds) == (trajectory.epochs, trajectory.seconds)
