@@ -43,7 +43,7 @@ SAMPLES = 8192  # images on the device, 32×32×3: a small set such as CIFAR-10'
 EPOCHS = 10  # orders drawn per repeat
 GATHERS = 50  # per repeat, so that the call's own overhead, which a jitted step hides, overlaps
 FILES = {96: 1024, 256: 256, 400: 256}  # by side: about as long a run for each
-STREAM_BATCH = 32
+STREAM_BATCH = 64  # the default of fine-tuning, whose hand-over is a batch at a time
 
 
 def training_step() -> tuple[str, Callable[[], Any]]:
