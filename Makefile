@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 
 .PHONY: rank test test-all lint format bench docs pictures clean
 
-# Rank the embedded pretrained models on the embedded digits: offline, under three minutes.
+# Rank the embedded pretrained models on the embedded digits: offline, about three minutes.
 rank: $(VENV)/.installed
 	$(BIN)/python -m ncap_jax $(ARGS)
 

@@ -15,7 +15,6 @@ are the two that scikit-learn ships, cut into pieces.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import tempfile
@@ -180,12 +179,7 @@ def main(argv: list[str]) -> None:
         "in_memory": in_memory(),
         "streaming": [streaming(96, 96), streaming(256, 224), streaming(400, 128)],
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if _OUTPUT.value:
-        path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+    timing.report(result, _OUTPUT.value)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ process, after agreeing to 1e-4 of the largest entry (float32, sums in another o
 from __future__ import annotations
 
 import functools
-import json
 import os
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -96,12 +94,7 @@ def main(argv: list[str]) -> None:
         "batch": _BATCH.value,
         "layers": [measure(*layer) for layer in LAYERS],
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if _OUTPUT.value:
-        path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+    timing.report(result, _OUTPUT.value)
 
 
 if __name__ == "__main__":

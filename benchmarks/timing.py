@@ -78,6 +78,16 @@ def _status(key: str) -> float:
     raise RuntimeError(f"{key} is not in /proc/self/status")
 
 
+def report(result: Mapping[str, Any], output: str | None) -> None:
+    """Prints a result as JSON, and writes it to the file `output` if one is named."""
+    text = json.dumps(result, indent=1)
+    print(text)
+    if output:
+        path = pathlib.Path(output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+
+
 def in_subprocess(module: str, arguments: Sequence[str]) -> Any:
     """Runs `python -m module arguments` and reads the JSON on its last line."""
     command = [sys.executable, "-m", module, *arguments]

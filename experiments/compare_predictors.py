@@ -278,7 +278,7 @@ def compare(figures: bool, pool: str = "embedded") -> None:
     """Print everything that docs/results.md quotes; draw its figures if asked to."""
     print(f"{json.dumps(environment.describe(), default=str)}\n")
     print(truth_table(read_tasks("linear", pool)) + "\n")
-    if pool != "embedded":  # whose models hardly differ in the rate that suits them
+    if pool != "embedded":  # published weights: the rate decides much (docs/results.md)
         print("By learning rate:\n\n" + ends_table(pool) + "\n")
     print("Before any fine-tuning:\n\n" + score_table(read_tasks("linear", pool)) + "\n")
     print(

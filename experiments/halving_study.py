@@ -52,7 +52,6 @@ EDGES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 class Pool(NamedTuple):
     """Recorded runs of one data set, head and seed, and what full fine-tuning reached."""
 
-    dataset: str
     head: Head
     seed: int
     trajectories: Sequence[Trajectory]
@@ -67,7 +66,7 @@ def read() -> list[Pool]:
         for seed, pool in enumerate(task.pools):
             if len(pool) >= MIN_MODELS:
                 short = [truncate(t, EPOCHS) for t in pool]
-                found.append(Pool(task.name, head, seed, short, truth))
+                found.append(Pool(head, seed, short, truth))
     return found
 
 
