@@ -8,7 +8,7 @@ PACKAGING := setup.cfg pyproject.toml
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--config-settings editable_mode=compat --editable
 
-.PHONY: rank test test-all lint format bench docs pictures clean
+.PHONY: rank test test-all lint format bench docs pictures address clean
 
 # Rank the embedded pretrained models on the embedded digits: offline, about three minutes.
 rank: $(VENV)/.installed
@@ -57,6 +57,13 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 REPORT ?= runs/digits/report.html
 pictures: $(VENV)/.installed
 	$(BIN)/python docs/pictures.py $(REPORT) docs
+
+# Where the notebooks install from, once per publication: URL, else the remote `origin`.
+URL ?= $(shell git remote get-url origin)
+address:
+	test -n "$(URL)"
+	sed -i.bak -E 's|(REPOSITORY = \\?")[^"\\]*|\1$(URL)|' colab/*.py colab/*.ipynb
+	rm colab/*.bak
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info runs

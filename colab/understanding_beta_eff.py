@@ -27,9 +27,13 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = "git+https://github.com/OWNER/ncap_jax"  # the address of this repository
+REPOSITORY = "https://github.com/OWNER/ncap_jax"  # @param {type:"string"}
 if importlib.util.find_spec("ncap_jax") is None:  # on Colab; takes about a minute
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", REPOSITORY], check=True)
+    if "/OWNER/" in REPOSITORY:
+        raise SystemExit("Write the address of this repository into REPOSITORY and run this again")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", f"git+{REPOSITORY}"], check=True
+    )
 
 # %% tags=["parameters"]
 STEPS = 400  # of training, in the last part

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
+import subprocess
 
 import jupytext
 import nbclient
@@ -53,6 +55,35 @@ def test_the_notebook_is_its_script_without_outputs(name):
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert notebook.metadata.kernelspec.name == "python3"
     assert "REPOSITORY" in code[0].source, "the first cell installs"
+
+
+def first_cell(folder: pathlib.Path, name: str) -> str:
+    notebook = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+    return next(cell.source for cell in notebook.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_first_cell_installs_from_the_address_that_was_published(name, tmp_path, monkeypatch):
+    """`make address` writes it; before that, a runtime without the package is told what to do."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
+    with pytest.raises(SystemExit, match="address of this repository"):
+        exec(first_cell(COLAB, name), {})
+    assert not commands
+
+    shutil.copytree(COLAB, tmp_path / "colab")
+    shutil.copy(COLAB.parent / "Makefile", tmp_path)
+    monkeypatch.undo()
+    url = "https://example.org/us/ncap_jax.git"
+    subprocess.run(["make", "address", f"URL={url}"], cwd=tmp_path, check=True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
+    exec(first_cell(tmp_path / "colab", name), {})
+    assert commands[0][1:4] == ["-m", "pip", "install"]
+    assert commands[0][-1] == f"git+{url}"
+    script = jupytext.read(tmp_path / "colab" / f"{name}.py")
+    assert first_cell(tmp_path / "colab", name) in [cell.source for cell in script.cells]
 
 
 @pytest.mark.parametrize("name", SMALL)
