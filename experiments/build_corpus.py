@@ -16,6 +16,10 @@ Four runs each, Adam at a constant rate, batches of 32:
     probe                the paper's frozen probe: of seed 0 to the same end, else the early epochs
     trainable_probe      the early epochs
 
+The genuine pool also has the early epochs at 3e-4 (linear_low, trainable_probe_low). All its sets
+are brought to squares of 40 pixels and to one number of images first, so that one compilation of a
+model serves all sets of as many classes.
+
 The embedded pool is not run on cifar10, on which it was pretrained, nor the CIFAR ResNets.
 The data are the same for all seeds; a seed draws heads, probes and the order of batches.
 
@@ -31,6 +35,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
@@ -41,38 +46,70 @@ from ncap_jax.finetune import loop, records
 from ncap_jax.predictor.scores import SCORES
 from ncap_jax.report.files import write_atomically
 from ncap_jax.types import DataConfig, Dataset, ModelSpec, RankConfig
-from ncap_jax.zoo import find_models
+from ncap_jax.zoo import find_models, preprocess
 
 FLAGS = flags.FLAGS
 
-EARLY = 10
-RATES = {"probe": 1e-3, "trainable_probe": 1e-3, "linear": 1e-3, "linear_low": 3e-4}
-# The smallest published models, whose weights lie in ../shared/data.
+RATES = {
+    "probe": 1e-3,
+    "trainable_probe": 1e-3,
+    "trainable_probe_low": 3e-4,
+    "linear": 1e-3,
+    "linear_low": 3e-4,
+}
+KINDS = ("probe", "trainable_probe", "linear", "linear_low")
+# Published models whose weights lie in ../shared/data, without the costliest on a CPU.
 GENUINE = (
     "mobilenet_025",
     "mobilenet_075",
-    "mobilenet_12blocks",
     "mobilenetv2",
     "squeezenet",
-    "*_folded*",
-    "cifar_resnet*",
+    "mobilenet_025_folded",
+    "mobilenet_050_folded",
+    "mobilenet_075_folded",
+    "mobilenetv2_folded*",
+    "cifar_resnet20",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Which models, trained how, with so many images of so many pixels at most."""
+    """Which models, trained how, with so many images of so many pixels at most.
+
+    `early`: epochs that the early signals are taken from. `rates`: whether early signals are also
+    taken at the lower rate. `side`: of the squares that all images are brought to. `classes`: at
+    most so many, the first ones.
+    """
 
     models: tuple[str, ...]
     batch_size: int
     epochs: int
+    early: int
     largest_input: int
-    max_train: int | None = None
+    rates: bool = False
+    side: int | None = None
+    images: int | None = None
+    classes: int | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The runs of each (model, set, seed)."""
+        return (*KINDS, "trainable_probe_low") if self.rates else KINDS
 
 
 POOLS = {
-    "embedded": Pool(("tiny_*",), batch_size=32, epochs=20, largest_input=32),
-    "genuine": Pool(GENUINE, batch_size=32, epochs=12, largest_input=48, max_train=256),
+    "embedded": Pool(("tiny_*",), batch_size=32, epochs=20, early=10, largest_input=32),
+    "genuine": Pool(
+        GENUINE,
+        batch_size=32,
+        epochs=10,
+        early=5,
+        largest_input=40,
+        rates=True,
+        side=40,
+        images=256,
+        classes=85,
+    ),
 }
 SETS = {
     "digits": DataConfig(max_validation=500),
@@ -89,15 +126,50 @@ def load(name: str, shared: pathlib.Path, pool: Pool) -> Dataset:
     """One of the target sets, as the pool sees it."""
     source = str(shared / "birds" / name) if name.startswith("birds") else name
     config = dataclasses.replace(SETS[name], data_dir=str(shared / "tfds"))
-    if pool.max_train is not None:
-        config = dataclasses.replace(config, max_train=pool.max_train)
-    return data.load_dataset(source, seed=0, **dataclasses.asdict(config))
+    found = data.load_dataset(source, seed=0, **dataclasses.asdict(config))
+    if pool.classes is not None:
+        found = first_classes(found, pool.classes)
+    if pool.images is not None:
+        found = data.load_dataset(found, seed=0, max_train=pool.images, max_validation=pool.images)
+    return found if pool.side is None else at_side(found, pool.side)
+
+
+def first_classes(dataset: Dataset, classes: int) -> Dataset:
+    """The images of the first `classes` classes."""
+    if dataset.num_classes <= classes:
+        return dataset
+    assert dataset.class_names is not None
+    assert dataset.validation_labels is not None
+    train, validation = dataset.labels < classes, dataset.validation_labels < classes
+    return dataclasses.replace(
+        dataset,
+        images=np.asarray(dataset.images)[train],
+        labels=dataset.labels[train],
+        validation_images=np.asarray(dataset.validation_images)[validation],
+        validation_labels=dataset.validation_labels[validation],
+        class_names=dataset.class_names[:classes],
+    )
+
+
+def at_side(dataset: Dataset, side: int) -> Dataset:
+    """The same images as RGB squares of `side` pixels."""
+
+    def resized(images: Any) -> np.ndarray:
+        pixels = preprocess.resize(jnp.asarray(np.asarray(images), jnp.float32), side)
+        rounded = np.asarray(jnp.clip(jnp.round(pixels), 0, 255), np.uint8)
+        return np.broadcast_to(rounded, (*rounded.shape[:-1], 3)).copy()
+
+    return dataclasses.replace(
+        dataset,
+        images=resized(dataset.images),
+        validation_images=resized(dataset.validation_images),
+    )
 
 
 def last_epoch(kind: str, pool: Pool, seed: int) -> int:
     """How long a run is: the truth to its end, of the probes only one to see where they end."""
     full = kind in corpus_files.TRUTHS or (kind == "probe" and seed == 0)
-    return pool.epochs if full else EARLY
+    return pool.epochs if full else pool.early
 
 
 def configs(spec: ModelSpec, pool: Pool, seed: int) -> dict[str, RankConfig]:
@@ -118,16 +190,18 @@ def configs(spec: ModelSpec, pool: Pool, seed: int) -> dict[str, RankConfig]:
             epochs=last_epoch(kind, pool, seed),
         )
         for kind, head in corpus_files.HEADS.items()
+        if kind in pool.kinds
     }
 
 
-def observed(kind: str, config: RankConfig) -> frozenset[int]:
+def observed(kind: str, pool: Pool, config: RankConfig) -> frozenset[int]:
     """Epochs that are measured: the early ones, then now and then, and the end.
 
-    Evaluation costs as much as training here, and the lower rate is only there for its end.
+    Evaluation costs as much as training here.
     """
     late = {config.epochs, config.epochs - 5}
-    return frozenset(late if kind == "linear_low" else late | set(range(EARLY + 1)))
+    only_the_end = kind == "linear_low" and not pool.rates
+    return frozenset(late if only_the_end else late | set(range(pool.early + 1)))
 
 
 def run(spec: ModelSpec, feed: Feed, config: RankConfig, epochs: frozenset[int]) -> list[dict]:
@@ -161,24 +235,25 @@ def scores(spec: ModelSpec, feed: Feed, config: RankConfig) -> dict[str, dict[st
     return found
 
 
-def missing(folder: pathlib.Path) -> Iterator[str]:
+def missing(folder: pathlib.Path, pool: Pool) -> Iterator[str]:
     """Parts of one (model, set, seed) that are not done."""
-    for part in ("scores", *corpus_files.HEADS):
+    for part in ("scores", *pool.kinds):
         if not (folder / f"{part}.json").is_file():
             yield part
 
 
 def build(name: str, feed: Feed, spec: ModelSpec, seed: int) -> None:
     """Make what is missing of one (model, set, seed)."""
-    kinds = configs(spec, POOLS[FLAGS.pool], seed)
+    pool = POOLS[FLAGS.pool]
+    kinds = configs(spec, pool, seed)
     folder = pathlib.Path(FLAGS.work_dir, FLAGS.pool, name, spec.name, f"seed{seed}")
-    for part in missing(folder):
+    for part in missing(folder, pool):
         start = time.perf_counter()
         result: Any
         if part == "scores":
             result = scores(spec, feed, kinds["linear"])
         else:
-            result = run(spec, feed, kinds[part], observed(part, kinds[part]))
+            result = run(spec, feed, kinds[part], observed(part, pool, kinds[part]))
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"{part}.json", json.dumps(result, allow_nan=False))
         seconds = time.perf_counter() - start
@@ -201,8 +276,8 @@ def pack(work_dir: pathlib.Path) -> None:
         found = {spec.name: spec for spec in find_models(POOLS[pool].models)}
         for cell in sorted(folder.glob("*/seed*")):
             model, seed = cell.parent.name, int(cell.name.removeprefix("seed"))
-            if model in found and not list(missing(cell)):
-                lines[model, seed] = line(cell, model, seed, found[model].parameters)
+            if model in found and not list(missing(cell, POOLS[pool])):
+                lines[model, seed] = line(cell, POOLS[pool], model, seed, found[model].parameters)
         if lines:
             entries = [lines[key] for key in sorted(lines)]
             text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
@@ -218,11 +293,13 @@ def pack(work_dir: pathlib.Path) -> None:
     write_atomically(file, json.dumps(manifest, indent=1, default=str) + "\n")
 
 
-def line(cell: pathlib.Path, model: str, seed: int, parameters: int | None) -> dict[str, Any]:
+def line(
+    cell: pathlib.Path, pool: Pool, model: str, seed: int, parameters: int | None
+) -> dict[str, Any]:
     """One line of the corpus from the files of a (model, set, seed)."""
     parts = {path.stem: json.loads(path.read_text()) for path in cell.glob("*.json")}
     found = parts.pop("scores")
-    runs = {kind: corpus_files.compact(parts[kind]) for kind in corpus_files.HEADS}
+    runs = {kind: corpus_files.compact(parts[kind]) for kind in pool.kinds}
     return {"model": model, "seed": seed, "parameters": parameters, "scores": found, "runs": runs}
 
 

@@ -29,7 +29,6 @@ from scipy.stats import norm
 
 from experiments import comparison_figures, corpus_files
 from experiments.tasks import (
-    EARLY,
     Method,
     Predictions,
     Task,
@@ -168,22 +167,22 @@ Table = dict[str, list[Cell | None]]
 
 
 def cells(head: Head, tasks: Sequence[Task], priors: Priors) -> Table:
-    """Every method after each of `EARLY` epochs; None where it needs more."""
+    """Every method after each of the recorded early epochs; None where it needs more."""
     needs = {name: predictor.min_epochs for name, predictor in PREDICTORS.items()}
     known = read_tasks(head)
     return {
         name: [
             evaluate(method, tasks, n, priors, known) if n >= needs.get(name, 1) else None
-            for n in EARLY
+            for n in tasks[0].early
         ]
         for name, method in methods(head).items()
     }
 
 
-def print_table(table: Table) -> None:
+def print_table(table: Table, early: Sequence[int]) -> None:
     """Method × n: τ [interval]; regret@1; error; coverage."""
-    print("| method | " + " | ".join(f"n={n}" for n in EARLY) + " |")
-    print("|---|" + "---|" * len(EARLY))
+    print("| method | " + " | ".join(f"n={n}" for n in early) + " |")
+    print("|---|" + "---|" * len(early))
     for name, row in table.items():
         print(f"| {name} | " + " | ".join("" if c is None else words(c) for c in row) + " |")
 
@@ -247,10 +246,12 @@ def pairs(predictor: Predictor, tasks: Sequence[Task], epochs: int, priors: Prio
 
 def pairs_table(priors: Priors, pool: str) -> str:
     """Do the stated chances hold? Default predictors, pairs of models."""
-    lines = ["| head | " + " | ".join(f"n={n}" for n in EARLY) + " |", "|---" * 6 + "|"]
+    early = read_tasks("linear", pool)[0].early
+    lines = ["| head | " + " | ".join(f"n={n}" for n in early) + " |"]
+    lines.append("|---" * (len(early) + 1) + "|")
     for head in HEADS:
         chosen, tasks = predictors.get("default", head), read_tasks(head, pool)
-        found = [pairs(chosen, tasks, n, priors) for n in EARLY]
+        found = [pairs(chosen, tasks, n, priors) for n in early]
         cells = " | ".join(f"{100 * said:.0f} %, {100 * right:.0f} %" for said, right in found)
         lines.append(f"| {head}: {chosen.name} | {cells} |")
     return "\n".join(lines)
@@ -271,7 +272,8 @@ def costs(tasks: Sequence[Task]) -> list[float]:
     """CPU seconds of the first n epochs as shares of full fine-tuning at one learning rate."""
     full = sum(float(task.costs.sum()) for task in tasks)
     runs = [t for task in tasks for pool in task.pools for t in pool]
-    return [sum(r.seconds for t in runs for r in t.records[: n + 1]) / full for n in EARLY]
+    early = tasks[0].early
+    return [sum(r.seconds for t in runs for r in t.records[: n + 1]) / full for n in early]
 
 
 def compare(figures: bool, pool: str = "embedded") -> None:
@@ -295,9 +297,9 @@ def compare(figures: bool, pool: str = "embedded") -> None:
     for head in HEADS:
         tasks = read_tasks(head, pool)
         table, shares[head] = cells(head, tasks, priors), costs(tasks)
-        spent = ", ".join(f"{share:.0%} (n={n})" for share, n in zip(shares[head], EARLY))
+        spent = ", ".join(f"{share:.0%} (n={n})" for share, n in zip(shares[head], tasks[0].early))
         print(f"### head={head}\n\nCost in CPU seconds, compilation included: {spent}\n")
-        print_table(table)
+        print_table(table, tasks[0].early)
         print()
         taus[head] = {
             name: [np.nan if cell is None else cell.tau.value for cell in table[name]]

@@ -10,6 +10,7 @@ six significant digits; no weights.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import pathlib
@@ -20,10 +21,11 @@ from ncap_jax.types import STRENGTHS, EpochRecord, Head, Trajectory
 
 FOLDER = pathlib.Path(__file__).parent / "corpus"
 MANIFEST = "manifest.json"
-# Kind of run -> head. `linear_low` is ordinary fine-tuning at the lower learning rate.
+# Kind of run -> head. `_low`: at the lower learning rate; of the probes in some pools only.
 HEADS: Mapping[str, Head] = {
     "probe": "probe",
     "trainable_probe": "trainable_probe",
+    "trainable_probe_low": "trainable_probe",
     "linear": "linear",
     "linear_low": "linear",
 }
@@ -61,6 +63,12 @@ def trajectory(model: str, kind: str, columns: Mapping[str, list], epochs: int) 
     records = tuple(_record(columns, i) for i in range(epochs + 1))
     seconds = columns["cpu"][epochs]
     return Trajectory(model, HEADS[kind], records, seconds=seconds)
+
+
+def last_in_a_row(columns: Mapping[str, list]) -> int:
+    """The last epoch of a run up to which every one was recorded."""
+    here = itertools.takewhile(lambda pair: pair[0] == pair[1], enumerate(columns["epoch"]))
+    return sum(1 for _ in here) - 1
 
 
 def truth(line: Mapping[str, Any]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from ncap_jax.selection import metrics
 from ncap_jax.types import HEADS, NETWORK_STRENGTHS, Head, Prediction, Trajectory
 
 EARLY = (1, 2, 3, 5, 10)
+# At which learning rate the early signals are taken: the higher, the lower (where a pool has
+# them), or for each run the one of the lower validation loss after its first epoch.
+Rate = Literal["high", "low", "better"]
 
 
 class Task(NamedTuple):
@@ -38,14 +41,31 @@ class Task(NamedTuple):
         """(models,): mean over seeds."""
         return self.truths.mean(axis=0)
 
+    @property
+    def early(self) -> tuple[int, ...]:
+        """Those of `EARLY` that the runs are recorded for."""
+        return tuple(n for n in EARLY if n <= self.pools[0][0].epochs)
 
-def read_tasks(head: Head, pool: str = "embedded") -> list[Task]:
+
+def read_tasks(head: Head, pool: str = "embedded", rate: Rate = "high") -> list[Task]:
     """The tasks of one head, one a file of the pool; seeds that lack a model are left out."""
     files = [path for path in corpus_files.files() if path.stem.endswith(f"_{pool}")]
-    return [task(path.stem, head, corpus_files.read(path)) for path in files]
+    return [task(path.stem, head, corpus_files.read(path), rate) for path in files]
 
 
-def task(name: str, head: Head, lines: Sequence[dict]) -> Task:
+def early_run(line: dict, head: Head, rate: Rate) -> Trajectory:
+    """The early epochs of one (model, seed)."""
+    found = []
+    for kind in (head, f"{head}_low"):
+        if rate != "better" and kind.endswith("_low") != (rate == "low"):
+            continue
+        columns = line["runs"][kind]
+        last = min(max(EARLY), corpus_files.last_in_a_row(columns))
+        found.append(corpus_files.trajectory(line["model"], kind, columns, last))
+    return min(found, key=lambda run: run.records[1].validation_loss)
+
+
+def task(name: str, head: Head, lines: Sequence[dict], rate: Rate = "high") -> Task:
     """One corpus file under one head."""
     by_key = {(line["model"], line["seed"]): line for line in lines}
     models = sorted({line["model"] for line in lines})
@@ -55,13 +75,7 @@ def task(name: str, head: Head, lines: Sequence[dict]) -> Task:
     return Task(
         name,
         head,
-        [
-            [
-                corpus_files.trajectory(line["model"], head, line["runs"][head], max(EARLY))
-                for line in row
-            ]
-            for row in rows
-        ],
+        [[early_run(line, head, rate) for line in row] for row in rows],
         np.array([[corpus_files.truth(line) for line in row] for row in rows]),
         np.array([[line["runs"]["linear"]["cpu"][-1] for line in row] for row in rows]),
         {
@@ -142,7 +156,7 @@ def joint(names: Sequence[str]) -> Method:
         tables = {
             t.model: {
                 n: learn([without(o, family(t.model)) for o in others], n, names)
-                for n in EARLY
+                for n in task.early
                 if n <= epochs
             }
             for t in task.pools[0]

@@ -91,7 +91,7 @@ def test_a_joint_method_knows_neither_set_nor_model(corpus, monkeypatch):
 
 def test_the_comparison_over_a_corpus(corpus, capsys, monkeypatch):
     """All methods are in the tables; where learning decides the end, losses rank right."""
-    monkeypatch.setattr(compare_predictors, "EARLY", (2,))
+    monkeypatch.setattr(tasks, "EARLY", (2, 10))
     monkeypatch.setattr(compare_predictors, "HEADS", ("probe",))
     monkeypatch.setattr(
         compare_predictors, "architecture_table", lambda tasks: ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ncap_jax.data import batching
 from ncap_jax.data.feed import Feed
-from ncap_jax.finetune import measure, parallel, steps
+from ncap_jax.finetune import measure, parallel, statistics, steps
 from ncap_jax.finetune.config import make_optimizer
 from ncap_jax.types import ModelSpec, RankConfig
 from ncap_jax.zoo import functional, load_model, preprocess, probe
@@ -70,6 +70,7 @@ def prepare(
     backbone = load_model(
         spec, weights, weights_dir=config.weights_dir, seed=config.seed, dtype=dtype
     )
+    statistics.limit_memory(backbone, batching.steps_per_epoch(len(feed.labels), config.batch_size))
     definition, params, state = functional.split(backbone)
     head, head_params, head_state = probe.make_head(
         config.head,

@@ -1,0 +1,101 @@
+"""What the published momenta of batch norm cost in a short fine-tuning.
+
+    python -m experiments.batch_norm_memory
+
+Ordinary fine-tuning of published MobileNets on the six bird species (256 training images of 40
+pixels, Adam 1e-3, batches of 32, 10 epochs: 80 steps), with running averages as published and as
+`ncap_jax.finetune.statistics` limits them. Validation accuracy at the end, in inference mode, which
+uses these averages; mean and range over seeds.
+
+Expected: docs/results.md, "Published weights". About ten CPU minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator
+from unittest import mock
+
+from absl import app, flags
+from flax import nnx
+
+from experiments import build_corpus
+from ncap_jax import caching, environment
+from ncap_jax.data.feed import Feed, make_feed
+from ncap_jax.finetune import loop, statistics
+from ncap_jax.types import ModelSpec, RankConfig
+from ncap_jax.zoo import find_models, functional
+
+FLAGS = flags.FLAGS
+POOL = build_corpus.POOLS["genuine"]
+MODELS = ("mobilenet_025", "mobilenet_075", "mobilenetv2")
+
+
+@contextlib.contextmanager
+def as_published() -> Iterator[None]:
+    """Running averages keep their published momentum."""
+    with mock.patch.object(statistics, "limit_memory"):
+        yield
+
+
+def end(spec: ModelSpec, feed: Feed, seed: int, weights_dir: str) -> float:
+    """Validation accuracy after the last epoch."""
+    config = RankConfig(
+        seed=seed,
+        head="linear",
+        epochs=POOL.epochs,
+        batch_size=POOL.batch_size,
+        input_size=POOL.largest_input,
+        weights_dir=weights_dir,
+    )
+    candidate = loop.prepare(spec, feed, config)._replace(network_sums=None)
+    (record,) = loop.run(candidate, feed, config, {config.epochs})
+    return record.validation_accuracy
+
+
+def momentum(spec: ModelSpec) -> float:
+    """Of the first batch norm, as published."""
+    module = functional.build_to_fill(lambda: spec.build(rngs=nnx.Rngs(0)), seed=0)
+    return next(
+        node.momentum for _, node in nnx.iter_graph(module) if isinstance(node, nnx.BatchNorm)
+    )
+
+
+def words(ends: list[float]) -> str:
+    """Mean and range in percent."""
+    return f"{100 * sum(ends) / len(ends):.1f} ({100 * min(ends):.1f} to {100 * max(ends):.1f})"
+
+
+def study(feed: Feed, seeds: int, weights_dir: str) -> str:
+    """The table."""
+    lines = ["| model | momentum | as published | limited |", "|---|---|---|---|"]
+    for spec in find_models(MODELS):
+        limited = [end(spec, feed, seed, weights_dir) for seed in range(seeds)]
+        with as_published():
+            published = [end(spec, feed, seed, weights_dir) for seed in range(seeds)]
+        cells = f"{momentum(spec)} | {words(published)} | {words(limited)}"
+        lines.append(f"| {spec.name} | {cells} |")
+    return "\n".join(lines)
+
+
+def define_flags() -> None:
+    """Called by the script alone: tests import several studies into one process."""
+    flags.DEFINE_integer("seeds", 3, "How many.", lower_bound=1)
+    flags.DEFINE_string("shared", "../shared/data", "Folder with the sets and the weights.")
+
+
+def main(argv: list[str]) -> None:
+    """Print the environment and the table."""
+    del argv
+    caching.keep_compiled_programs()
+    shared = pathlib.Path(FLAGS.shared)
+    feed = make_feed(build_corpus.load("birds6", shared, POOL))
+    print(f"{json.dumps(environment.describe(), default=str)}\n")
+    print(study(feed, FLAGS.seeds, str(shared / "weights")))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
