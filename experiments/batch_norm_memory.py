@@ -45,6 +45,7 @@ def end(spec: ModelSpec, feed: Feed, seed: int, weights_dir: str) -> float:
     config = RankConfig(
         seed=seed,
         head="linear",
+        trial_rates=(),
         epochs=POOL.epochs,
         batch_size=POOL.batch_size,
         input_size=POOL.largest_input,

@@ -177,6 +177,7 @@ def configs(spec: ModelSpec, pool: Pool, seed: int) -> dict[str, RankConfig]:
     common = RankConfig(
         seed=seed,
         probe_seed=seed,
+        trial_rates=(),
         batch_size=pool.batch_size,
         input_size=min(spec.input_size, pool.largest_input),
         weights_dir=FLAGS.weights_dir,

@@ -75,6 +75,7 @@ class Study:
             probe_seed=seed,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            trial_rates=(),
             weights="random",
         )
 

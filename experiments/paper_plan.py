@@ -58,6 +58,7 @@ class Plan:
             seed=seed,
             probe_seed=seed,
             probe_widths=self.probe_widths,
+            trial_rates=(),  # the paper has one rate
             **{name: getattr(self, name) for name in SHARED},
         )
         found = {"probe": common}

@@ -57,6 +57,9 @@ flags.DEFINE_integer("probe_seed", DEFAULT.probe_seed, "Seed of the probe's weig
 flags.DEFINE_integer("batch_size", DEFAULT.batch_size, "Samples a step.")
 flags.DEFINE_string("optimizer", DEFAULT.optimizer, "adam or sgd (momentum 0.9).")
 flags.DEFINE_float("learning_rate", DEFAULT.learning_rate, "Constant learning rate.")
+flags.DEFINE_list(
+    "trial_rates", None, "Other rates, tried for an epoch (default: 3e-4; none: --trial_rates=)."
+)
 flags.DEFINE_integer("measure_size", DEFAULT.measure_size, "Samples that measure beta_eff.")
 flags.DEFINE_list("probe_widths", [str(w) for w in DEFAULT.probe_widths], "Hidden widths, >= 3.")
 flags.DEFINE_integer("num_probes", DEFAULT.num_probes, "Independent probes over one backbone.")
@@ -89,16 +92,20 @@ def config_from_flags() -> RankConfig:
     """The RankConfig that the flags spell.
 
     Raises:
-        ConfigError: probe widths that are not whole numbers.
+        ConfigError: probe widths that are not whole numbers, or rates that are no numbers.
     """
     values = flag_values(RankConfig)
-    widths: list[str] = values["probe_widths"]
-    try:
-        values["probe_widths"] = tuple(int(width) for width in widths)
-    except ValueError:
-        raise errors.ConfigError(
-            f"probe_widths={','.join(widths)} are not whole numbers", "Write them like 256,128,64"
-        ) from None
+    for name, kind, what, example in (
+        ("probe_widths", int, "whole numbers", "256,128,64"),
+        ("trial_rates", float, "numbers", "3e-4,1e-4"),
+    ):
+        words: list[str] | None = values[name]
+        try:
+            values[name] = None if words is None else tuple(kind(word) for word in words)
+        except ValueError:
+            raise errors.ConfigError(
+                f"{name}={','.join(words or ())} are not {what}", f"Write them like {example}"
+            ) from None
     return RankConfig(**values)
 
 

@@ -89,7 +89,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
         facts = json.loads(file.read_text(encoding="utf-8"))
         command, models = facts["command"], tuple(facts["models"].keys())
         fields = facts["config"]
-        config = RankConfig(**{**fields, "probe_widths": tuple(fields["probe_widths"])})
+        config = RankConfig.from_json(fields)
         data_config = DataConfig(**facts["data"]["config"])
         # A flag of the command is --name=value; its last word is never looked at for another.
         words = shlex.split(command) if command is not None else []

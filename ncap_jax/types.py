@@ -106,6 +106,9 @@ class RankConfig:
         batch_size: samples a step.
         optimizer: `adam` or `sgd` (momentum 0.9).
         learning_rate: of the optimizer, constant.
+        trial_rates: other learning rates; every model takes its first epoch at each, and goes on at
+            the one of the lowest validation loss (`ncap_jax.finetune.rates`). None: 3e-4, but for
+            the embedded models; (): none.
         measure_size: at most this many training samples measure the training loss and the
             probe's beta_eff; a whole network's takes a fortieth of the training part.
         probe_widths: hidden widths of the probe, three at least.
@@ -141,6 +144,7 @@ class RankConfig:
     batch_size: int = 64
     optimizer: str = "adam"
     learning_rate: float = 1e-3
+    trial_rates: tuple[float, ...] | None = None
     measure_size: int = 2048
     probe_widths: tuple[int, ...] = (256, 128, 64)
     num_probes: int = 1
@@ -160,6 +164,20 @@ class RankConfig:
     workers: int | None = None
     ray_address: str | None = None
     mesh: str | None = None
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> RankConfig:
+        """The configuration that `dataclasses.asdict` and JSON made these fields of.
+
+        Raises:
+            TypeError: a field is unknown or of another kind.
+        """
+        tuples = {
+            name: tuple(fields[name])
+            for name in ("probe_widths", "trial_rates")
+            if fields.get(name) is not None
+        }
+        return cls(**{**fields, **tuples})
 
 
 # Fields of RankConfig that decide how far models get and where they run, not what they do on the
@@ -218,6 +236,7 @@ class EpochRecord:
         beta_eff_status: strength -> one status per value (`ncap_jax.capacitance.beta_eff`).
         seconds: wall time of the epoch's training and measurements.
         measure_seconds: the part of `seconds` that beta_eff took.
+        learning_rate: at which the model goes on, where several were tried; else None.
     """
 
     epoch: int
@@ -230,6 +249,7 @@ class EpochRecord:
     beta_eff_status: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seconds: float = 0.0
     measure_seconds: float = 0.0
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -307,6 +327,7 @@ class RankedModel:
     message: str = ""
     p_best: float = float("nan")
     tied_with_best: bool = False
+    learning_rate: float | None = None
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
 
     @property

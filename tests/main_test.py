@@ -29,6 +29,7 @@ def test_ranks_embedded_models(tmp_path):
         "--models=tiny_depthwise,tiny_plain_barely",
         "--epochs=2",
         "--probe_widths=32,24,16",
+        "--trial_rates=3e-4",
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
@@ -38,6 +39,9 @@ def test_ranks_embedded_models(tmp_path):
     assert str(pathlib.Path("runs") / "digits" / "report.html") in result.stdout
     content = json.loads((folder / "ranking.json").read_text())
     assert content["config"]["probe_widths"] == [32, 24, 16]
+    assert content["config"]["trial_rates"] == [3e-4]
+    assert {model["learning_rate"] for model in content["models"]} <= {1e-3, 3e-4}
+    assert "Learning rate, the better of those tried" in result.stdout
     run = json.loads((folder / "run.json").read_text())
     assert all(len(model["weights_sha256"]) == 64 for model in run["models"].values())
 
@@ -52,6 +56,7 @@ def test_ranks_embedded_models(tmp_path):
         (["--head=linaer"], "probe|trainable_probe|linear"),
         (["--epochs=1", "--predictor=published_ridge"], "2"),
         (["--probe_widths=a,b,c"], "not whole numbers"),
+        (["--trial_rates=fast"], "trial_rates=fast are not numbers"),
         (["stray"], "unexpected argument 'stray'"),
         (["--output_dir=/proc/none"], "cannot write to /proc/none"),
     ],

@@ -51,5 +51,11 @@ def small_digits(train: int = 96, validation: int = 70) -> Dataset:
 
 
 def small_config(**changes) -> RankConfig:
-    values = {"epochs": 2, "batch_size": 32, "probe_widths": WIDTHS, "weights": "random"}
+    values = {
+        "epochs": 2,
+        "batch_size": 32,
+        "probe_widths": WIDTHS,
+        "weights": "random",
+        "trial_rates": (),
+    }
     return RankConfig(**{**values, **changes})

@@ -12,7 +12,7 @@ import numpy as np
 
 from ncap_jax.data import batching
 from ncap_jax.data.feed import Feed
-from ncap_jax.finetune import measure, parallel, statistics, steps
+from ncap_jax.finetune import measure, parallel, rates, statistics, steps
 from ncap_jax.finetune.config import make_optimizer
 from ncap_jax.types import ModelSpec, RankConfig
 from ncap_jax.zoo import functional, load_model, preprocess, probe
@@ -26,7 +26,7 @@ class Candidate(NamedTuple):
     `measurement` holds the training samples that measure the training loss and the probe's
     beta_eff, `network_measurement` those that measure the whole network's, which starts from
     `network_sums` (None: not measured). `micro_batches`: parts that a batch is taken in.
-    `mesh`: devices that a batch is divided over (`parallel`).
+    `mesh`: devices that a batch is divided over (`parallel`). `rates`: learning rates to try.
     """
 
     network: steps.Network
@@ -38,6 +38,7 @@ class Candidate(NamedTuple):
     network_sums: Any = None
     micro_batches: int = 1
     mesh: Any = None
+    rates: tuple[float, ...] = ()
 
     @property
     def evaluation_batch(self) -> int:
@@ -106,7 +107,18 @@ def prepare(
         size = measure.network_samples(len(feed.labels), config.measure_size)
         few = batching.measurement_subset(feed.labels, size, config.seed)
         empty = measure.empty_network_sums(network, train_state, shape, spec.name)
-    return Candidate(network, train_state, epoch, features, subset, few, empty, micro_batches, mesh)
+    return Candidate(
+        network,
+        train_state,
+        epoch,
+        features,
+        subset,
+        few,
+        empty,
+        micro_batches,
+        mesh,
+        rates.of(spec, config),
+    )
 
 
 def blank(train_state: steps.TrainState) -> steps.TrainState:

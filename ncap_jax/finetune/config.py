@@ -29,10 +29,14 @@ def check_config(config: RankConfig) -> None:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise errors.ConfigError(f"{name}={value!r}", "Give a whole number of at least 1")
-    if not config.learning_rate > 0 or config.learning_rate == float("inf"):
-        raise errors.ConfigError(
-            f"learning_rate={config.learning_rate!r}", "Give a positive number, such as 1e-3"
-        )
+    for name, rates in (
+        ("learning_rate", (config.learning_rate,)),
+        ("trial_rates", config.trial_rates or ()),
+    ):
+        if not all(0 < rate < float("inf") for rate in rates):
+            raise errors.ConfigError(
+                f"{name}={getattr(config, name)!r}", "Give positive numbers, such as 1e-3"
+            )
     if config.input_size is not None and config.input_size < 1:
         raise errors.ConfigError(f"input_size={config.input_size}", "Give the side in pixels")
     for name in ("seed", "probe_seed"):

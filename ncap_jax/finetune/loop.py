@@ -15,7 +15,7 @@ import numpy as np
 
 from ncap_jax.data import batching
 from ncap_jax.data.feed import Feed
-from ncap_jax.finetune import measure, parallel, steps
+from ncap_jax.finetune import measure, parallel, rates, steps
 from ncap_jax.finetune.candidate import Candidate, blank, prepare
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.types import EpochRecord, ModelSpec, RankConfig, Status, Trajectory
@@ -59,23 +59,46 @@ def run(
     last = config.epochs if until is None else min(until, config.epochs)
     for epoch in range(0 if after is None else after + 1, last + 1):
         start = time.perf_counter()
-        running_loss = None
-        if epoch:
-            train_state, running_loss = train_epoch(
-                candidate, train_state, feed, config, epoch, check
+        seen = observed is None or epoch in observed
+        record: EpochRecord | None
+        if epoch == 1 and len(candidate.rates) > 1:
+            attempt = partial(
+                advance, candidate, feed=feed, config=config, epoch=epoch, seen=True, check=check
             )
-        if observed is not None and epoch not in observed:
+            train_state, record = rates.best(train_state, candidate.rates, attempt)
+        else:
+            train_state, record = advance(candidate, train_state, feed, config, epoch, seen, check)
+        if not seen or record is None:
             continue
-        record = observe(candidate, train_state, feed, config, check)
-        seconds = time.perf_counter() - start
         record = dataclasses.replace(
-            record, epoch=epoch, running_loss=running_loss, seconds=seconds
+            record,
+            seconds=time.perf_counter() - start,
+            learning_rate=rates.chosen(train_state, candidate.rates) if epoch else None,
         )
         yield record
         if not is_finite(record):
             return
         if checkpoints is not None and epoch < config.epochs:
             checkpoints.save(epoch, train_state)
+
+
+def advance(
+    candidate: Candidate,
+    train_state: steps.TrainState,
+    feed: Feed,
+    config: RankConfig,
+    epoch: int,
+    seen: bool,
+    check: Callable[[], None] | None = None,
+) -> tuple[steps.TrainState, EpochRecord | None]:
+    """One epoch of training, none for epoch 0, and its record where it is to be seen."""
+    running_loss = None
+    if epoch:
+        train_state, running_loss = train_epoch(candidate, train_state, feed, config, epoch, check)
+    if not seen:
+        return train_state, None
+    record = observe(candidate, train_state, feed, config, check)
+    return train_state, dataclasses.replace(record, epoch=epoch, running_loss=running_loss)
 
 
 def calibrated(candidate: Candidate, train_state: steps.TrainState, feed: Feed) -> steps.TrainState:

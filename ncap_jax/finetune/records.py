@@ -100,8 +100,9 @@ def parse(fields: dict[str, Any]) -> EpochRecord:
         values[name] = _number(values[name])
     for name in ("seconds", "measure_seconds"):
         values[name] = float(values.get(name, 0.0))
-    if values.get("running_loss") is not None:
-        values["running_loss"] = float(values["running_loss"])
+    for name in ("running_loss", "learning_rate"):
+        if values.get(name) is not None:
+            values[name] = float(values[name])
     values["beta_eff"] = {k: tuple(_number(x) for x in v) for k, v in values["beta_eff"].items()}
     values["beta_eff_status"] = {
         k: tuple(map(str, v)) for k, v in values["beta_eff_status"].items()

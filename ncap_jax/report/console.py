@@ -43,6 +43,8 @@ def format_ranking(ranking: Ranking, width: int | None = None, color: bool | Non
     fitting = (t for t in tables if console.measure(t, options=wide).maximum <= width)
     console.print(next(fitting, tables[-1]))
     console.print(text.answer(ranking), style="bold" if color else None)
+    if rates := text.learning_rates(ranking):
+        console.print(rates)
     for line in text.warnings(ranking):
         console.print(f"! {line}", style="yellow" if color else None)
     return _lines(buffer)

@@ -34,6 +34,7 @@ _CSV_COLUMNS = [
     "best_seen",
     "last_seen",
     "epochs",
+    "learning_rate",
     "beta_eff",
     "validation_accuracy",
     "seconds",
@@ -142,11 +143,9 @@ def read_ranking(path: str | os.PathLike[str]) -> Ranking:
                 f"{file} has schema {document.get('schema')!r}, this version reads {SCHEMA}",
                 "Read it with the version of ncap_jax that wrote it",
             )
-        config = dict(document["config"])
-        config["probe_widths"] = tuple(config["probe_widths"])
         return Ranking(
             dataset=document["dataset"],
-            config=RankConfig(**config),
+            config=RankConfig.from_json(document["config"]),
             models=tuple(_row_from_json(row) for row in document["models"]),
             predictor=document["predictor"],
             strength=document["strength"],

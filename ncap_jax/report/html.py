@@ -62,6 +62,7 @@ def render(ranking: Ranking) -> str:
         ranking=ranking,
         answer=text.answer(ranking),
         warnings=text.warnings(ranking),
+        learning_rates=text.learning_rates(ranking),
         rows=_rows(ranking),
         methods=_methods(ranking),
         description=_description(ranking),

@@ -53,6 +53,8 @@ def render(ranking: Ranking) -> str:
         f"{len(ranking.models)} models, {config.epochs} epochs each, head `{config.head}`, seed "
         f"{config.seed}, ranked by `{ranking.predictor}`. {bill.sentence()}",
     ]
+    if rates := text.learning_rates(ranking):
+        lines += ["", escape(rates)]
     warnings = text.warnings(ranking)
     if warnings:
         lines += ["", "Before you trust this:", "", *(f"- {escape(line)}" for line in warnings)]

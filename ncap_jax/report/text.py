@@ -97,6 +97,16 @@ def _no_better_than_the_largest_class(ranking: Ranking) -> list[str]:
     ]
 
 
+def learning_rates(ranking: Ranking) -> str:
+    """Which models went on at which learning rate, a sentence; empty where none was tried."""
+    by_rate: dict[float, list[str]] = {}
+    for row in ranking.models:
+        if row.learning_rate is not None:
+            by_rate.setdefault(row.learning_rate, []).append(row.name)
+    parts = [f"{rate:g} for {listed(names)}" for rate, names in sorted(by_rate.items())]
+    return f"Learning rate, the better of those tried: {'; '.join(parts)}." if parts else ""
+
+
 def beta_eff_now(row: RankedModel) -> float:
     """The last measured beta_eff; NaN if there is none."""
     return row.beta_eff[-1] if row.beta_eff else math.nan

@@ -223,5 +223,6 @@ def _row(
         message=message,
         p_best=p_best,
         tied_with_best=tied,
+        learning_rate=trajectory.records[-1].learning_rate if trajectory.records else None,
         predictions=entry.predictions,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import math
 
 import pytest
 
-from ncap_jax.report import text
+from ncap_jax import report
+from ncap_jax.report import format_ranking, html, markdown, text
 from ncap_jax.selection.ranking import rank_trajectories
+from ncap_jax.types import RankConfig
 from tests.predictor.pool import make_pool
 
 
@@ -77,3 +80,34 @@ def test_a_flag_that_all_share_is_said_once():
     ranking = rank_trajectories(make_pool(models=3, epochs=1), "x")
     (line,) = text.warnings(ranking)
     assert line.startswith("all models: one epoch only")
+
+
+def test_every_form_of_the_report_says_the_learning_rates(tmp_path):
+    rates = (1e-3, 3e-4, 3e-4)
+    pool = [
+        dataclasses.replace(
+            t,
+            records=(
+                t.records[0],
+                *(dataclasses.replace(r, learning_rate=rate) for r in t.records[1:]),
+            ),
+        )
+        for t, rate in zip(make_pool(3), rates, strict=True)
+    ]
+    config = RankConfig(trial_rates=(3e-4,))
+    ranking = rank_trajectories(pool, "digits", config)
+    names = [row.name for row in ranking.models if row.learning_rate == 3e-4]
+    sentence = text.learning_rates(ranking)
+    assert f"0.0003 for {names[0]} and {names[1]}; 0.001 for model_0." in sentence
+    assert sentence in format_ranking(ranking, width=200)
+    assert sentence in html.render(ranking)
+    assert sentence.replace("_", r"\_") in markdown.render(ranking)
+    report.write(ranking, tmp_path)
+    back = report.read_ranking(tmp_path)
+    assert (back.config, text.learning_rates(back)) == (config, sentence)
+    rows = list(csv.DictReader((tmp_path / "ranking.csv").open()))
+    assert [row["learning_rate"] for row in rows].count("0.0003") == 2
+
+    one = rank_trajectories(make_pool(3), "digits")
+    assert text.learning_rates(one) == ""
+    assert "Learning rate" not in html.render(one)
