@@ -21,6 +21,7 @@ from ncap_jax.options import check_types
 from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.run_folder import RunFolder
 from ncap_jax.selection import ranking as selection
+from ncap_jax.shared_folder import SharedFolder
 from ncap_jax.types import (
     DataConfig,
     Dataset,
@@ -86,21 +87,35 @@ def rank_models(
     command = environment.command(specs, dataset, config, data_config)
     facts = {**environment.run_facts(specs, checked, config, data_config), "command": command}
     if not parallel.first():
-        output_dir, show_progress, board = None, False, None
+        show_progress, board = False, None
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         watchers = [] if board is None else [stack.enter_context(board)]
-        folder = None
-        if output_dir is not None:
-            folder = stack.enter_context(RunFolder(output_dir, facts))
+        folder = open_folder(output_dir, facts)
+        if folder is not None:
+            stack.enter_context(folder)
         trajectories = course.finetune_all(
             specs, checked, config, folder, show_progress, watchers, start=called
         )
         info = report_info(specs, config, facts, checked, command, time.perf_counter() - start)
         ranking = selection.rank_trajectories(trajectories, checked.name, config, info=info)
-        if folder is not None:
+        if folder is not None and parallel.first():
             report.write(ranking, folder.path)
     return ranking
+
+
+def open_folder(
+    output_dir: str | os.PathLike[str] | None, facts: Mapping[str, Any]
+) -> RunFolder | None:
+    """The folder of a run, None if it has none; of several processes the first one's counts.
+
+    Raises:
+        OutputError: see `RunFolder`.
+    """
+    if not parallel.several():
+        return None if output_dir is None else RunFolder(output_dir, facts)
+    path = parallel.agree(None if output_dir is None else os.fspath(output_dir))
+    return None if path is None else SharedFolder(path, facts)
 
 
 def report_info(

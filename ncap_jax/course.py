@@ -5,7 +5,8 @@ budget of epochs allows, before any goes further. With `strategy="full"` and no 
 that is one rung: each model runs all its epochs at once.
 
 This process alone writes the ends of models into the ledger. Workers append to their own model's
-trajectory; what a worker cannot write, because it does not see the folder, is written here.
+trajectory; what a worker cannot write, because it does not see the folder, is written here. Several
+processes with one mesh (`finetune.parallel`) go this way side by side, with a `SharedFolder`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import time
 from collections.abc import Sequence
 
 from ncap_jax import candidates, workers
-from ncap_jax.finetune import parallel, records
 from ncap_jax.report.progress import Progress, Watcher, Watchers
 from ncap_jax.run_folder import RunFolder
 from ncap_jax.selection import budget, executors, halving
@@ -104,7 +104,7 @@ class Course:
         self._names, self._config = names, config
         self._folder, self._watcher, self._clock = folder, watcher, clock
         self._waiting: dict[str, Trajectory] = {}
-        self._ends = finished(folder, config)
+        self._ends = folder.finished(config.head) if folder is not None else {}
         self._before = frozenset(self._ends)
         for name in names:
             if name in self._ends:
@@ -209,20 +209,3 @@ class Course:
             f"stopped by epochs_budget={self._config.epochs_budget} after {epoch} of "
             f"{self._config.epochs} epochs"
         )
-
-
-def finished(folder: RunFolder | None, config: RankConfig) -> dict[str, Trajectory]:
-    """The models that need not be run again, as the process that has the folder knows them."""
-    found = folder.finished(config.head) if folder is not None else {}
-    if not parallel.several():
-        return found
-    told = parallel.agree(
-        {
-            name: {**vars(t), "records": [records.to_json(record) for record in t.records]}
-            for name, t in found.items()
-        }
-    )
-    return {
-        name: Trajectory(**{**fields, "records": tuple(map(records.parse, fields["records"]))})
-        for name, fields in told.items()
-    }

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from ncap_jax import candidates, errors
-from ncap_jax.finetune import parallel
 from ncap_jax.run_folder import RunFolder
 from ncap_jax.selection import budget, executors, halving, processes
 from ncap_jax.selection.ray_workers import RayWorkers, import_ray
@@ -45,9 +44,6 @@ def make_executor(
         ConfigError: no Ray cluster at the address; a device that cannot be divided.
     """
     by_name = {spec.name: spec for spec in specs}
-    if parallel.several():  # the folder is the first's alone: no checkpoints, lines from here
-        make = partial(candidates.make_work, by_name, dataset, config, None, False)
-        return executors.Local(make)
     if config.executor == "local":
         return executors.Local(partial(candidates.make_work, by_name, dataset, config, folder))
     assert folder is not None

@@ -7,6 +7,9 @@ file format itself would let a changed byte pass.
 A model's hundreds of arrays are written as the few blocks of bytes that they make in a row. Each
 array of its own would cost Orbax a millisecond, and some 300 bytes of memory for good: its
 `KvStore.Spec.to_json` is never freed (tensorstore 0.1.86).
+
+Of several processes the first alone uses Orbax: the state is whole on each of them, and those of
+other machines may not see the folder. A state that is read back is broadcast from there.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import os
 import pathlib
 import shutil
 import zlib
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncap_jax import errors
+from ncap_jax.finetune import parallel
 
 CHECKSUM = "crc32"
 # Bytes of a block, but for a larger array, which is one of its own. Blocks are compressed and
@@ -48,6 +53,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with self._manager() as manager:
                 manager.save(epoch, args=ocp.args.StandardSave(_pack(tree)))
         except (OSError, ValueError) as error:
@@ -102,18 +108,65 @@ class Checkpoints:
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp
 
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1,
+            enable_async_checkpointing=False,
+            # Otherwise every call waits at a barrier for all processes. With some of them alone
+            # Orbax does not make the folder: `save` does.
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}
+            ),
+        )
         return ocp.CheckpointManager(self.folder, options=options)
 
 
+class SharedCheckpoints(Checkpoints):
+    """The checkpoints of one candidate for several processes, of which the first has the folder.
+
+    Every method is called by all of them, in the same order. It returns the same in each, or
+    raises the same: see `parallel.first_does`.
+    """
+
+    def save(self, epoch: int, tree: Any) -> None:
+        """See `Checkpoints.save`; `tree` is whole on the devices of every process."""
+        parallel.first_does(partial(super().save, epoch, tree))
+
+    def latest(self) -> int | None:
+        """See `Checkpoints.latest`."""
+        return parallel.first_does(super().latest)
+
+    def restore(self, epoch: int, template: Any) -> Any:
+        """See `Checkpoints.restore`; the arrays lie on the first device of each process."""
+        load = partial(super().restore, epoch, template)
+        tree = template  # stands for the state where there is none: of the same layout
+
+        def read() -> None:
+            nonlocal tree
+            tree = load()
+
+        parallel.first_does(read)
+        blocks = {name: parallel.broadcast(block) for name, block in _in_blocks(tree).items()}
+        return _unpack(blocks, template)
+
+    def remove(self) -> None:
+        """See `Checkpoints.remove`."""
+        parallel.first_does(super().remove)
+
+
 def _pack(tree: Any) -> dict[str, np.ndarray]:
-    """The leaves' bytes in a row, cut between leaves: blocks by number, (n,) uint8; a checksum."""
+    """The blocks of a tree by number, and a checksum."""
+    blocks = _in_blocks(tree)
+    return {**blocks, CHECKSUM: _checksum(blocks, tree)}
+
+
+def _in_blocks(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves' bytes in a row, cut between leaves: blocks by number, (n,) uint8."""
     leaves = [_bytes(leaf) for leaf in jax.tree.leaves(tree)]
-    blocks = {
+    return {
         str(number): np.concatenate([leaves[place] for place in places])
         for number, places in enumerate(_blocks([leaf.size for leaf in leaves]))
     }
-    return {**blocks, CHECKSUM: _checksum(blocks, tree)}
 
 
 def _expected(template: Any) -> dict[str, np.ndarray]:
@@ -141,7 +194,7 @@ def _blocks(sizes: list[int]) -> list[list[int]]:
 
 
 def _unpack(blocks: dict[str, np.ndarray], template: Any) -> Any:
-    """The tree of `_pack`; the structure, shapes and dtypes come from the template."""
+    """The tree of `_in_blocks`; the structure, shapes and dtypes come from the template."""
     leaves, structure = jax.tree.flatten(template)
     raw = [_raw(leaf) for leaf in leaves]
     restored: list[Any] = [None] * len(leaves)

@@ -8,8 +8,8 @@ So batch statistics are those of the whole batch, whatever the number of devices
 and gradients: the same numbers up to the order of summation.
 
 With several processes (`jax.distributed`) the mesh spans all their devices. Every process runs the
-same program on the same data; the first alone reads and writes the run's folder. Checkpoints are
-not kept then: a run that is taken up again repeats the model that was under way.
+same program on the same data; the first alone reads and writes the run's folder, and tells the
+others what it found there or what went wrong (`first_does`, `broadcast`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,12 @@ from ncap_jax import errors
 from ncap_jax.data.feed import Chunk, Feed
 from ncap_jax.types import RankConfig
 
+T = TypeVar("T")
 AXIS = "data"
+# A broadcast is a program of its own for every length: messages have few lengths, in bytes, and
+# long arrays go in pieces, which also bounds what they take on the devices.
+MESSAGE = 1 << 10
+PIECE = 16 << 20
 # Options that several processes could not carry out alike, with the values that they must have.
 PLAIN = {
     "strategy": "full",
@@ -141,10 +146,66 @@ def agree(value: Any) -> Any:
         return value
     from jax.experimental import multihost_utils
 
-    data = np.frombuffer(json.dumps(value if first() else None).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
-    data = np.resize(data, size)  # the others' content does not count, its size does
-    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(data), np.uint8)))
+    text = json.dumps(value if first() else None).encode()
+    text = text.ljust(-(-len(text) // MESSAGE) * MESSAGE)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    # The others' content does not count, its size does.
+    return json.loads(broadcast(np.resize(np.frombuffer(text, np.uint8), size)).tobytes())
+
+
+def broadcast(data: np.ndarray) -> np.ndarray:
+    """The first process's bytes, in every process; (n,) uint8.
+
+    Args:
+        data: (n,) uint8; in the other processes the length counts, not the content.
+    """
+    if not several():
+        return data
+    from jax.experimental import multihost_utils
+
+    pieces = [
+        np.asarray(multihost_utils.broadcast_one_to_all(data[start : start + PIECE]), np.uint8)
+        for start in range(0, data.size, PIECE)
+    ]
+    return np.concatenate([data[:0], *pieces])
+
+
+def first_does(action: Callable[[], T]) -> T:
+    """What the first process alone does: all wait for it, and its outcome is everyone's.
+
+    Whatever an action raises there must be raised everywhere: a process that went on without the
+    others would wait for them for ever.
+
+    Args:
+        action: called in the first process; gives a value of JSON's types.
+
+    Raises:
+        NcapError: of the same kind and with the same words as the action's.
+        RuntimeError: for any other exception of the action, if there are several processes.
+    """
+    if not several():
+        return action()
+    value, cause = None, None
+    if first():
+        try:
+            value = action()
+        except Exception as error:
+            cause = error
+    told = agree([value, None if cause is None else _in_words(cause)])
+    if told[1] is not None:
+        raise _from_words(*told[1]) from cause
+    return told[0]
+
+
+def _in_words(error: Exception) -> list[str]:
+    """Kind, cause and remedy of an error; the kind is empty unless it is one of ours."""
+    if isinstance(error, errors.NcapError):
+        return [type(error).__name__, error.cause, error.remedy]
+    return ["", f"{type(error).__name__}: {error}", ""]
+
+
+def _from_words(kind: str, cause: str, remedy: str) -> Exception:
+    return getattr(errors, kind)(cause, remedy) if kind else RuntimeError(cause)
 
 
 def make_mesh(config: RankConfig) -> Mesh | None:
