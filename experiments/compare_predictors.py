@@ -27,10 +27,11 @@ import numpy as np
 from absl import app, flags
 from scipy.stats import norm
 
-from experiments import comparison_figures, corpus_files
+from experiments import comparison_figures
 from experiments.tasks import (
     Method,
     Predictions,
+    Rate,
     Task,
     data_of,
     growth_prior,
@@ -146,23 +147,6 @@ def truth_table(tasks: Sequence[Task]) -> str:
     return "\n".join(lines)
 
 
-def ends_table(pool: str) -> str:
-    """Validation accuracy at the end of ordinary fine-tuning by learning rate, mean over seeds."""
-    lines = ["| set | model | 1e-3 | 3e-4 | frozen probe, 1e-3 |", "|---|---|---|---|---|"]
-    for path in corpus_files.files():
-        if path.stem.endswith(f"_{pool}"):
-            found = corpus_files.read(path)
-            for model in sorted({line["model"] for line in found}):
-                runs = [line["runs"] for line in found if line["model"] == model]
-                kinds = ("linear", "linear_low", "probe")
-                ends = [
-                    np.mean([r[kind]["validation_accuracy"][-1] for r in runs]) for kind in kinds
-                ]
-                cells = " | ".join(f"{100 * end:.1f}" for end in ends)
-                lines.append(f"| {data_of(path.stem)} | {model} | {cells} |")
-    return "\n".join(lines)
-
-
 Table = dict[str, list[Cell | None]]
 
 
@@ -220,9 +204,10 @@ def architecture_table(tasks: Sequence[Task]) -> str:
 
 def growth_table(priors: Priors) -> str:
     """The constants of the growth law without each set, and from all of them: those shipped."""
-    lines = [f"| left out | {' | '.join(HEADS)} | spread | own |", "|---" * (len(HEADS) + 3) + "|"]
+    lines = [f"| left out | {' | '.join(HEADS)} | spread | own | k |"]
+    lines.append("|---" * (len(HEADS) + 4) + "|")
     for name, prior in {**priors, "none": growth_prior()}.items():
-        numbers = [*(prior.growth[head] for head in HEADS), prior.spread, prior.own]
+        numbers = [*(prior.growth[head] for head in HEADS), prior.spread, prior.own, prior.shrink]
         lines.append(f"| {name} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |")
     return "\n".join(lines)
 
@@ -250,11 +235,19 @@ def pairs_table(priors: Priors, pool: str) -> str:
     lines = ["| head | " + " | ".join(f"n={n}" for n in early) + " |"]
     lines.append("|---" * (len(early) + 1) + "|")
     for head in HEADS:
-        chosen, tasks = predictors.get("default", head), read_tasks(head, pool)
+        chosen, tasks = predictors.get("default", head), read_tasks(head, pool, rate_of(pool))
         found = [pairs(chosen, tasks, n, priors) for n in early]
         cells = " | ".join(f"{100 * said:.0f} %, {100 * right:.0f} %" for said, right in found)
         lines.append(f"| {head}: {chosen.name} | {cells} |")
     return "\n".join(lines)
+
+
+def rate_of(pool: str) -> Rate:
+    """At which rate early signals are taken, as by default (`ncap_jax.finetune.rates`).
+
+    A frozen probe was run at the higher one only.
+    """
+    return "high" if pool == "embedded" else "better"
 
 
 def words(cell: Cell) -> str:
@@ -280,8 +273,6 @@ def compare(figures: bool, pool: str = "embedded") -> None:
     """Print everything that docs/results.md quotes; draw its figures if asked to."""
     print(f"{json.dumps(environment.describe(), default=str)}\n")
     print(truth_table(read_tasks("linear", pool)) + "\n")
-    if pool != "embedded":  # published weights: the rate decides much (docs/results.md)
-        print("By learning rate:\n\n" + ends_table(pool) + "\n")
     print("Before any fine-tuning:\n\n" + score_table(read_tasks("linear", pool)) + "\n")
     print(
         "How much of β_eff is architecture:\n\n"
@@ -295,7 +286,7 @@ def compare(figures: bool, pool: str = "embedded") -> None:
     taus: dict[str, dict[str, list[float]]] = {}
     shares: dict[str, list[float]] = {}
     for head in HEADS:
-        tasks = read_tasks(head, pool)
+        tasks = read_tasks(head, pool, rate_of(pool))
         table, shares[head] = cells(head, tasks, priors), costs(tasks)
         spent = ", ".join(f"{share:.0%} (n={n})" for share, n in zip(shares[head], tasks[0].early))
         print(f"### head={head}\n\nCost in CPU seconds, compilation included: {spent}\n")

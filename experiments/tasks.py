@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +18,12 @@ EARLY = (1, 2, 3, 5, 10)
 # At which learning rate the early signals are taken: the higher, the lower (where a pool has
 # them), or for each run the one of the lower validation loss after its first epoch.
 Rate = Literal["high", "low", "better"]
+# Head -> its kinds of runs, at the higher and, where there is one, at the lower rate.
+RATES: Mapping[Head, Sequence[str]] = {
+    "probe": ("probe",),
+    "trainable_probe": ("trainable_probe", "trainable_probe_low"),
+    "linear": ("linear", "linear_low"),
+}
 
 
 class Task(NamedTuple):
@@ -55,10 +61,9 @@ def read_tasks(head: Head, pool: str = "embedded", rate: Rate = "high") -> list[
 
 def early_run(line: dict, head: Head, rate: Rate) -> Trajectory:
     """The early epochs of one (model, seed)."""
+    kinds = {"high": RATES[head][:1], "low": RATES[head][1:], "better": RATES[head]}[rate]
     found = []
-    for kind in (head, f"{head}_low"):
-        if rate != "better" and kind.endswith("_low") != (rate == "low"):
-            continue
+    for kind in kinds:
         columns = line["runs"][kind]
         last = min(max(EARLY), corpus_files.last_in_a_row(columns))
         found.append(corpus_files.trajectory(line["model"], kind, columns, last))

@@ -36,7 +36,7 @@ TIMEOUT = 280  # seconds; a run takes some 30 on one core
 LONG = ["--models=tiny_plain_wide,tiny_plain", "--epochs=12"]
 FIRST, KILLED = "tiny_plain_wide", "tiny_plain"
 # Adam's first steps have the same size for the smallest gradient, of whatever sign rounding gives.
-PLAIN_STEPS = ["--optimizer=sgd", "--learning_rate=0.01"]
+PLAIN_STEPS = ["--optimizer=sgd", "--learning_rate=0.001", "--trial_rates=0.01"]
 
 
 def free_port():

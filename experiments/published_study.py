@@ -1,0 +1,115 @@
+"""Published weights: what the learning rate and a trial of it do to truths and early signals.
+
+    python -m experiments.published_study
+
+Reads the genuine pool of experiments/corpus (`experiments.build_corpus --pool=genuine` makes it);
+takes about a minute. The truth is ordinary fine-tuning at the better of 1e-3 and 3e-4. Early
+signals are taken at the higher rate for all models, at the lower for all, or, as the product does
+by default (`ncap_jax.finetune.rates`), at the one whose first epoch has the lower validation loss.
+`python -m experiments.compare_predictors --pool=genuine` compares all methods under the last.
+
+Expected result: docs/results.md, section "Published weights".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app
+
+from experiments import corpus_files
+from experiments.compare_predictors import interval, means, over_tasks
+from experiments.tasks import RATES, Rate, Task, data_of, methods, read_tasks
+from ncap_jax import environment
+from ncap_jax import predictor as predictors
+from ncap_jax.selection import metrics
+from ncap_jax.types import Head
+
+POOL = "genuine"
+TRIED: tuple[Head, ...] = ("trainable_probe", "linear")
+
+
+def lines_by_set() -> dict[str, list[dict]]:
+    """Data set -> the corpus's lines of the pool."""
+    files = [path for path in corpus_files.files() if path.stem.endswith(f"_{POOL}")]
+    return {data_of(path.stem): corpus_files.read(path) for path in files}
+
+
+def end(line: dict, kind: str) -> float:
+    """Validation accuracy at the end of a run."""
+    return line["runs"][kind]["validation_accuracy"][-1]
+
+
+def ends_table() -> str:
+    """Validation accuracy at the end of ordinary fine-tuning, by rate; mean over seeds."""
+    lines = ["| set | model | 1e-3 | 3e-4 |", "|---|---|---|---|"]
+    for name, found in lines_by_set().items():
+        for model in sorted({line["model"] for line in found}):
+            runs = [line for line in found if line["model"] == model]
+            ends = [100 * np.mean([end(line, kind) for line in runs]) for kind in RATES["linear"]]
+            lines.append(f"| {name} | {model} | {ends[0]:.1f} | {ends[1]:.1f} |")
+    return "\n".join(lines)
+
+
+def choice_table() -> str:
+    """What one epoch at each rate says about which of them ends better.
+
+    Lost: accuracy at the better rate's end minus that at the end of the rate that is always taken,
+    or was chosen; mean over runs, in points.
+    """
+    lines = [
+        "| set | runs | lost at 1e-3 | lost at 3e-4 | lost by the choice | chosen is the better |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in lines_by_set().items():
+        kinds = RATES["linear"]
+        ends = np.array([[end(line, kind) for kind in kinds] for line in found])
+        losses = [[line["runs"][kind]["validation_loss"][1] for kind in kinds] for line in found]
+        chosen = np.argmin(losses, axis=1)
+        best, at = ends.max(axis=1), ends[np.arange(len(ends)), chosen]
+        lost = [100 * np.mean(best - values) for values in (ends[:, 0], ends[:, 1], at)]
+        right = np.mean(at == best)
+        cells = " | ".join(f"{value:.1f}" for value in lost)
+        lines.append(f"| {name} | {len(found)} | {cells} | {100 * right:.0f} % |")
+    return "\n".join(lines)
+
+
+def rates_table(head: Head) -> str:
+    """The default method by the rate of the early signals: τ [interval]; regret@1 in points."""
+    name = predictors.get("default", head).name
+    lines = []
+    for rate in ("high", "low", "better"):
+        tasks = read_tasks(head, POOL, rate)
+        cells = [cell(name, tasks, n) for n in tasks[0].early]
+        lines.append(f"| {head} | {name} | {WORDS[rate]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+WORDS: dict[Rate, str] = {"high": "1e-3", "low": "3e-4", "better": "the better"}
+
+
+def cell(name: str, tasks: Sequence[Task], epochs: int) -> str:
+    """One method after n epochs over all sets."""
+    found = [means(methods(task.head)[name](task, (), epochs)[1]) for task in tasks]
+    tau = over_tasks(metrics.kendall_tau, [(v, t.truth) for v, t in zip(found, tasks)])
+    regrets = [metrics.regret(row, t.truth) for v, t in zip(found, tasks) for row in v]
+    return f"{interval(tau)}; {100 * np.mean(regrets):.1f}"
+
+
+def main(argv: list[str]) -> None:
+    """Print the tables."""
+    del argv
+    print(f"{json.dumps(environment.describe(), default=str)}\n")
+    print(choice_table() + "\n")
+    early = read_tasks("linear", POOL)[0].early
+    print("| head | method | early epochs at | " + " | ".join(f"n={n}" for n in early) + " |")
+    print("|---" * (3 + len(early)) + "|")
+    for head in TRIED:
+        print(rates_table(head))
+    print("\n" + ends_table())
+
+
+if __name__ == "__main__":
+    app.run(main)
