@@ -50,10 +50,20 @@ def both(monkeypatch):
         barrier.wait()
         return told
 
+    heard = [None, None]
+
+    def hear_all(value):
+        heard[which.number] = value
+        barrier.wait()
+        all_heard = list(heard)
+        barrier.wait()
+        return all_heard
+
     monkeypatch.setattr(parallel, "several", lambda: True)
     monkeypatch.setattr(parallel, "first", lambda: which.number == 0)
     monkeypatch.setattr(parallel, "agree", tell)
     monkeypatch.setattr(parallel, "broadcast", tell)
+    monkeypatch.setattr(parallel, "gather", hear_all)
 
     def run(action):
         outcomes = [None, None]
@@ -195,3 +205,28 @@ def test_long_arrays_are_broadcast_in_pieces(monkeypatch):
     found = parallel.broadcast(data)
     assert (found.dtype, found.tolist(), sent) == (np.uint8, data.tolist(), [16, 16, 8])
     assert parallel.broadcast(data[:0]).size == 0
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_weights_that_one_process_lacks_fail_in_all(both, failing):
+    """A process that went on would wait for the other in its first collective operation."""
+
+    def read():
+        if parallel.first() == (failing == 0):
+            raise errors.WeightsError("there is no a.h5", "Put it there")
+        return "weights"
+
+    for outcome in both(lambda: parallel.all_do(read)):
+        assert isinstance(outcome, errors.WeightsError)
+        assert (outcome.cause, outcome.remedy) == ("there is no a.h5", "Put it there")
+    assert both(lambda: parallel.all_do(lambda: "weights")) == ["weights", "weights"]
+
+
+def test_one_process_alone_raises_its_own_error():
+    def fail():
+        raise KeyError("as it is")
+
+    with pytest.raises(KeyError):
+        parallel.all_do(fail)
+    assert parallel.all_do(lambda: 3) == 3
+    assert parallel.gather([1]) == [[1]]

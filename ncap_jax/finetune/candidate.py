@@ -68,9 +68,10 @@ def prepare(
     """
     dtype = jnp.dtype(config.dtype)
     weights = "pretrained" if config.weights == "pretrained" else None
-    backbone = load_model(
-        spec, weights, weights_dir=config.weights_dir, seed=config.seed, dtype=dtype
+    read = partial(
+        load_model, spec, weights, weights_dir=config.weights_dir, seed=config.seed, dtype=dtype
     )
+    backbone = parallel.all_do(read)
     statistics.limit_memory(backbone, batching.steps_per_epoch(len(feed.labels), config.batch_size))
     definition, params, state = functional.split(backbone)
     head, head_params, head_state = probe.make_head(

@@ -197,6 +197,41 @@ def first_does(action: Callable[[], T]) -> T:
     return told[0]
 
 
+def all_do(action: Callable[[], T]) -> T:
+    """What every process does for itself, such as reading weights: it succeeds in all or in none.
+
+    Raises:
+        NcapError, RuntimeError: of the first process that failed, in every process; see
+            `first_does`. Alone, whatever the action raises.
+    """
+    if not several():
+        return action()
+    value, cause = None, None
+    try:
+        value = action()
+    except Exception as error:
+        cause = error
+    failures = [said for said in gather(None if cause is None else _in_words(cause)) if said]
+    if failures:
+        raise _from_words(*failures[0]) from cause
+    assert value is not None, "actions that give nothing need no agreement"
+    return value
+
+
+def gather(value: Any) -> list[Any]:
+    """Every process's value (of JSON's types), in the order of the processes, in each of them."""
+    if not several():
+        return [value]
+    from jax.experimental import multihost_utils
+
+    text = json.dumps(value).encode()
+    sizes = multihost_utils.process_allgather(np.int32(len(text)))
+    longest = -(-int(np.max(sizes)) // MESSAGE) * MESSAGE
+    padded = np.frombuffer(text.ljust(longest), np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded), np.uint8)
+    return [json.loads(row.tobytes()) for row in rows]
+
+
 def _in_words(error: Exception) -> list[str]:
     """Kind, cause and remedy of an error; the kind is empty unless it is one of ours."""
     if isinstance(error, errors.NcapError):

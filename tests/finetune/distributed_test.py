@@ -92,6 +92,52 @@ def kill(processes):
         process.communicate()
 
 
+ALL_DO = """
+import jax
+from ncap_jax import errors
+from ncap_jax.finetune import parallel
+
+parallel.join()
+
+def read():
+    if jax.process_index() == 1:
+        raise errors.WeightsError("gone " * 400, "Put it there")
+    return "weights"
+
+try:
+    parallel.all_do(read)
+except errors.WeightsError as error:
+    print(len(error.cause), error.remedy)
+print(parallel.gather(jax.process_index()))
+"""
+
+
+def test_what_one_process_fails_at_all_fail_at():
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ALL_DO],
+            env={
+                **os.environ,
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(number),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=TIMEOUT) for process in processes]
+    finally:
+        kill(processes)
+    for output, complaint in outputs:
+        # Before these, Gloo may say that it is connected.
+        assert output.splitlines()[-2:] == ["2000 Put it there", "[0, 1]"], complaint
+
+
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
     one = ncap(f"--output_dir={tmp_path / 'one'}", *PLAIN_STEPS)
