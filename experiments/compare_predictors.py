@@ -11,7 +11,8 @@ A method sees the first n epochs of one seed's runs under one head. What learns 
 is told its training data: `baker_svr` the other models of the same set (leave one model out),
 `joint_*` other models on other sets (leave one set and one family out, for `tiny_plain` and
 `tiny_plain_deep` are relatives), accuracies what finished runs on other sets say of growth, so
-nothing is scored on what it was tuned on. What is learned always comes from the embedded pool.
+nothing is scored on what it was tuned on. Weights are always learned from the embedded pool, growth
+from both.
 
 Expected result: docs/results.md, section "Which early signal ranks right?".
 """
@@ -29,13 +30,14 @@ from scipy.stats import norm
 
 from experiments import comparison_figures
 from experiments.tasks import (
+    POOLS,
     Method,
     Predictions,
-    Rate,
     Task,
     data_of,
-    growth_prior,
+    growth_priors,
     methods,
+    rate_of,
     read_tasks,
 )
 from ncap_jax import environment
@@ -66,7 +68,7 @@ SHOWN = (
 
 
 # Data set -> what finished runs on the others say of growth.
-Priors = Mapping[str, growth.Prior]
+Priors = Mapping[str, growth.Priors]
 
 
 class Cell(NamedTuple):
@@ -204,11 +206,11 @@ def architecture_table(tasks: Sequence[Task]) -> str:
 
 def growth_table(priors: Priors) -> str:
     """The constants of the growth law without each set, and from all of them: those shipped."""
-    lines = [f"| left out | {' | '.join(HEADS)} | spread | own | k |"]
-    lines.append("|---" * (len(HEADS) + 4) + "|")
-    for name, prior in {**priors, "none": growth_prior()}.items():
-        numbers = [*(prior.growth[head] for head in HEADS), prior.spread, prior.own, prior.shrink]
-        lines.append(f"| {name} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |")
+    lines = ["| head | left out | c | spread | own | k | q |", "|---" * 7 + "|"]
+    for head in HEADS:
+        for name, known in {**priors, "none": growth_priors()}.items():
+            numbers = " | ".join(f"{number:.2f}" for number in known[head])
+            lines.append(f"| {head} | {name} | {numbers} |")
     return "\n".join(lines)
 
 
@@ -242,14 +244,6 @@ def pairs_table(priors: Priors, pool: str) -> str:
     return "\n".join(lines)
 
 
-def rate_of(pool: str) -> Rate:
-    """At which rate early signals are taken, as by default (`ncap_jax.finetune.rates`).
-
-    A frozen probe was run at the higher one only.
-    """
-    return "high" if pool == "embedded" else "better"
-
-
 def words(cell: Cell) -> str:
     """One cell for people: errors and regret in points of accuracy."""
     covered = "" if np.isnan(cell.covered) else f"; {100 * cell.covered:.0f} %"
@@ -279,8 +273,8 @@ def compare(figures: bool, pool: str = "embedded") -> None:
         + architecture_table(read_tasks("probe", pool))
         + "\n"
     )
-    sets = [data_of(task.name) for task in read_tasks("probe", pool)]
-    priors = {name: growth_prior(name) for name in sets}
+    sets = {data_of(task.name) for known in POOLS for task in read_tasks("probe", known)}
+    priors = {name: growth_priors(name) for name in sorted(sets)}
     print("What is still gained after the last epoch:\n\n" + growth_table(priors) + "\n")
     print("Order of pairs, stated and right:\n\n" + pairs_table(priors, pool) + "\n")
     taus: dict[str, dict[str, list[float]]] = {}
@@ -305,7 +299,7 @@ def compare(figures: bool, pool: str = "embedded") -> None:
 def define_flags() -> None:
     """Called by the script alone: tests import several studies into one process."""
     flags.DEFINE_bool("figures", False, "Draw the figures of docs/results.md.")
-    flags.DEFINE_enum("pool", "embedded", ["embedded", "genuine"], "Whose runs are compared.")
+    flags.DEFINE_enum("pool", "embedded", POOLS, "Whose runs are compared.")
 
 
 def main(argv: list[str]) -> None:

@@ -94,7 +94,7 @@ def cell(name: str, tasks: Sequence[Task], epochs: int) -> str:
     """One method after n epochs over all sets."""
     found = [means(methods(task.head)[name](task, (), epochs)[1]) for task in tasks]
     tau = over_tasks(metrics.kendall_tau, [(v, t.truth) for v, t in zip(found, tasks)])
-    regrets = [metrics.regret(row, t.truth) for v, t in zip(found, tasks) for row in v]
+    regrets = [np.mean([metrics.regret(row, t.truth) for row in v]) for v, t in zip(found, tasks)]
     return f"{interval(tau)}; {100 * np.mean(regrets):.1f}"
 
 

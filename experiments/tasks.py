@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -15,6 +17,7 @@ from ncap_jax.selection import metrics
 from ncap_jax.types import HEADS, NETWORK_STRENGTHS, Head, Prediction, Trajectory
 
 EARLY = (1, 2, 3, 5, 10)
+POOLS = ("embedded", "genuine")
 # At which learning rate the early signals are taken: the higher, the lower (where a pool has
 # them), or for each run the one of the lower validation loss after its first epoch.
 Rate = Literal["high", "low", "better"]
@@ -67,7 +70,12 @@ def early_run(line: dict, head: Head, rate: Rate) -> Trajectory:
         columns = line["runs"][kind]
         last = min(max(EARLY), corpus_files.last_in_a_row(columns))
         found.append(corpus_files.trajectory(line["model"], kind, columns, last))
-    return min(found, key=lambda run: run.records[1].validation_loss)
+    best = min(found, key=lambda run: run.records[1].validation_loss)
+    # All of them took the first epoch.
+    first = dataclasses.replace(
+        best.records[1], seconds=sum(run.records[1].seconds for run in found)
+    )
+    return dataclasses.replace(best, records=(best.records[0], first, *best.records[2:]))
 
 
 def task(name: str, head: Head, lines: Sequence[dict], rate: Rate = "high") -> Task:
@@ -102,16 +110,26 @@ def mean_tau(predictor: Predictor, head: Head, epochs: int) -> float:
     return float(np.mean(found))
 
 
-def growth_prior(without: str | None = None) -> growth.Prior:
-    """The constants of `ncap_jax.predictor.growth` from all heads, one data set left out."""
+def growth_priors(without: str | None = None) -> growth.Priors:
+    """The constants of `ncap_jax.predictor.growth` from the whole corpus, one data set left out."""
     pools: list[list[Trajectory]] = []
     finals: list[list[float]] = []
-    for head in HEADS:
-        for known in read_tasks(head):
+    for head, pool in itertools.product(HEADS, POOLS):
+        if pool != "embedded" and len(RATES[head]) < 2:
+            continue  # not run as by default, with a trial of rates
+        for known in read_tasks(head, pool, rate_of(pool)):
             if data_of(known.name) != without:
                 pools += known.pools
                 finals += [known.truth.tolist()] * len(known.pools)
     return growth.fit(pools, finals)
+
+
+def rate_of(pool: str) -> Rate:
+    """At which rate early signals are taken, as by default (`ncap_jax.finetune.rates`).
+
+    A frozen probe was run at the higher one only.
+    """
+    return "high" if pool == "embedded" else "better"
 
 
 def data_of(name: str) -> str:

@@ -156,7 +156,7 @@ class RankConfig:
     augment: str = "off"
     strategy: str = "full"
     halving_top: int = 3
-    halving_threshold: float = 0.05
+    halving_threshold: float = 0.1
     time_budget: float | None = None
     model_time_budget: float | None = None
     epochs_budget: int | None = None

@@ -102,7 +102,7 @@ def test_the_comparison_over_a_corpus(corpus, capsys, monkeypatch):
         assert f"| {name} |" in printed
     loss = tasks.methods("linear")["last_validation_loss"]
     known = tasks.read_tasks("linear")
-    priors = {tasks.data_of(t.name): tasks.growth_prior(tasks.data_of(t.name)) for t in known}
+    priors = {tasks.data_of(t.name): tasks.growth_priors(tasks.data_of(t.name)) for t in known}
     last = compare_predictors.evaluate(loss, known, 10, priors, known)
     assert last.tau.low <= last.tau.value <= last.tau.high
     assert last.tau.value > 0.8
@@ -151,7 +151,7 @@ def test_pairs_of_real_models_are_ordered_as_often_as_is_said(head):
     """The committed corpus, growth learned from the other data sets."""
     known = [task for task in tasks.read_tasks(head) if task.name.endswith("_embedded")]
     names = {tasks.data_of(task.name) for task in known}
-    priors = {name: tasks.growth_prior(name) for name in names}
+    priors = {name: tasks.growth_priors(name) for name in names}
     for epochs in (3, 5):
         said, right = compare_predictors.pairs(
             predictor.get("default", head), known, epochs, priors
@@ -162,8 +162,9 @@ def test_pairs_of_real_models_are_ordered_as_often_as_is_said(head):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_documents_quote_what_the_comparison_prints(capsys):
-    compare_predictors.compare(figures=False)
+@pytest.mark.parametrize("pool", tasks.POOLS)
+def test_the_documents_quote_what_the_comparison_prints(pool, capsys):
+    compare_predictors.compare(figures=False, pool=pool)
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     results = corpus_files.FOLDER.parents[1] / "docs" / "results.md"
     lines = results.read_text(encoding="utf-8").splitlines()

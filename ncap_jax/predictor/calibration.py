@@ -12,16 +12,16 @@ Three steps, all on the logit scale z = log(p / (1 − p)), all from the pool's 
    a_n, because the relation drifts as training goes on. An increasing line keeps the order of
    the scores, so it cannot change the ranking.
 2. Growth. Accuracy goes on rising after the last epoch: every model gains what its pool is
-   expected to gain, equation (G1) of `ncap_jax.predictor.growth`, so growth keeps the order too.
-3. Uncertainty. Of the accuracy: σ of (C1) and the error of the gain, added in quadrature. Of who
-   is better: σ and the spread of the models around their common gain, for what all models share
-   decides nothing between them:
+   expected to gain, and its lead over the pool's mean shrinks, equations (G1) and (G2) of
+   `ncap_jax.predictor.growth`; both keep the order too.
+3. Uncertainty. Of who is better: σ, shrunk like the leads, and the error of (G2). Of the accuracy:
+   the error of the gain as well, which all models share and which decides nothing between them:
 
-       std² = σ² + (spread · gain)²,   own² = σ² + (own · gain)²                              (C2)
+       own² = (σ exp(-k gain))² + Var(e),   std² = own² + (spread · gain)²                    (C2)
 
-   with `spread` and `own` of the same prior. Mean and standard deviation of the accuracy are
-   those of the logit-normal, by Gauss-Hermite quadrature; `own` is carried to the accuracy scale
-   by the derivative of that mean.
+   with the constants of the same prior. Mean and standard deviation of the accuracy are those of
+   the logit-normal, by Gauss-Hermite quadrature; `own` is carried to the accuracy scale by the
+   derivative of that mean.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def calibrated(
     predictor: Predictor,
     trajectories: Sequence[Trajectory],
     epochs: int | None = None,
-    prior: growth.Prior = growth.PRIOR,
+    priors: growth.Priors = growth.PRIORS,
 ) -> list[Prediction]:
     """Predicted accuracy at convergence, with standard deviation, from a score-only method.
 
@@ -120,15 +120,18 @@ def calibrated(
         predictor: a method with `scores_only`.
         trajectories: the pool; the relation is fitted on all of it.
         epochs: look at the first so many epochs only; None: at all.
-        prior: what finished runs say of growth.
+        priors: what finished runs say of growth, by head.
 
     Returns:
         One per trajectory. Where no increasing relation can be fitted, the last seen accuracy
         with std NaN, flagged; where records or epochs are few, flagged.
     """
+    if not trajectories:
+        return []
     pool = [truncate(t, epochs) for t in trajectories]
     scores = predictor(pool)
     relation = fit_relation(*_score_history(predictor, pool))
+    prior = priors[pool[0].head]
     gain = growth.gain(pool, prior) or 0.0
     flags = []
     if max((t.epochs for t in pool), default=0) < 2:
@@ -137,15 +140,21 @@ def calibrated(
         return [_last_seen(t, score) for t, score in zip(pool, scores, strict=True)]
     if relation.records < FEW_RECORDS:
         flags.append(f"uncertainty from {relation.records} records only")
-    std = float(np.hypot(relation.spread, prior.spread * gain))  # (C2)
-    own = float(np.hypot(relation.spread, prior.own * gain))  # (C2)
+    left = float(np.exp(-prior.shrink * gain))  # of a lead (G2)
+    links = [predictor.link(s.mean) if np.isfinite(s.mean) else np.nan for s in scores]
+    seen = relation.level + relation.slope * np.array(links)
+    finite = seen[np.isfinite(seen)]
+    middle, apart = (finite.mean(), finite.std()) if finite.size else (0.0, 0.0)
+    curve = growth.mean_curve(pool)
+    rise = float(curve[-1] - curve[0]) if curve.size else 0.0
+    own = float(np.hypot(left * relation.spread, growth.scatter(prior, gain, rise, apart)))
+    std = float(np.hypot(own, prior.spread * gain))  # (C2)
     answers = []
-    for score in scores:
-        if not np.isfinite(score.mean):
+    for score, z in zip(scores, seen, strict=True):
+        if not np.isfinite(z):
             answers.append(no_prediction(score.flag))
             continue
-        z = relation.level + relation.slope * predictor.link(score.mean)
-        accuracy = logit_normal(z + gain, std)
+        accuracy = logit_normal(float(middle + left * (z - middle) + gain), std)
         flag = "; ".join(([score.flag] if score.flag else []) + flags)
         answers.append(Prediction(accuracy.mean, accuracy.std, flag, own * accuracy.slope))
     return answers

@@ -9,11 +9,23 @@ with z̄_k the mean logit of validation accuracy after k epochs, k = 0 before tr
 many e-fold lengthenings of the training are still to be gained at the present slope: a run that
 has flattened out, on a large set for instance, gains little.
 
-The constants come from pools of finished runs, `fit`: c per head is the median of gain / b, for
-the end of *ordinary fine-tuning* is what is to be predicted, which a frozen probe only reaches
-from below. `spread` is the relative error of (G1), `own` the spread between the models of a pool
-around their common gain, relative to it. How well they hold on a set they were not fitted to:
-`experiments/compare_predictors.py`, docs/results.md.
+While a pool gains, its models draw together: who leads early is caught up with. With x the logits'
+distances from the pool's mean after n epochs, y those at the end, s the standard deviation of x
+over the models, and u the share of the climb that is still ahead,
+
+    y = x exp(-k gain) + e,   e ~ N(0, own² + q² s² u)                                     (G2)
+    u = (gain + ½) / (gain + rise + ½),   rise = max(0, z̄_n - z̄_0)
+
+Early leads, however large, decide little while the climb has hardly begun, and more and more
+towards its end; the ½ keeps a pool that has not started to rise from counting as finished. `own` is
+what no early epoch tells: two runs of one model end so far apart.
+
+The constants come from pools of finished runs, `fit`, for each head its own: what is to be
+predicted is the end of *ordinary fine-tuning*, which a frozen probe only reaches from below. c is
+the median of gain / b, `spread` the relative error of (G1). k, own and q have the greatest
+likelihood under (G2) with Student's t of 4 degrees of freedom for e, because a few models end far
+from where all signs point and must not blur the others. How well they hold on a set they were not
+fitted to: `experiments/compare_predictors.py`, docs/results.md.
 """
 
 from __future__ import annotations
@@ -22,6 +34,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import logit
 
 from ncap_jax import errors
@@ -32,20 +45,42 @@ EDGE = 0.005
 # Epochs after which the constants are fitted, and slopes too flat to divide by.
 FITTED = (1, 2, 3, 5)
 _FLAT = 0.05
+FREEDOM = 4.0  # degrees of freedom of Student's t
+# Logits by which a climb counts as begun.
+_BEGUN = 0.5
+# Standard deviation of a logit that is never undercut: exact pools would have none.
+_LEAST = 0.01
 
 
 class Prior(NamedTuple):
-    """The constants of (G1).
+    """The constants of (G1) and (G2) under one head.
 
     Attributes:
-        growth: head -> c.
+        growth: c.
         spread: standard deviation of the true gain around (G1), as a share of it.
-        own: standard deviation of a model's gain around its pool's, as a share of it.
+        own: standard deviation, a logit, of where a model ends when its leads are known.
+        shrink: k.
+        scatter: q.
     """
 
-    growth: Mapping[Head, float]
+    growth: float
     spread: float
     own: float
+    shrink: float
+    scatter: float
+
+
+Priors = Mapping[Head, Prior]
+
+
+class Leads(NamedTuple):
+    """What (G1) and (G2) see of a pool: b, rise, mean gain, distances x and y, (models,)."""
+
+    slope: float
+    rise: float
+    gained: float
+    before: np.ndarray
+    after: np.ndarray
 
 
 def clipped_logit(accuracy: np.ndarray) -> np.ndarray:
@@ -71,41 +106,88 @@ def mean_curve(trajectories: Sequence[Trajectory]) -> np.ndarray:
 def gain(trajectories: Sequence[Trajectory], prior: Prior) -> float | None:
     """Equation (G1); None without an epoch of training, or without a finite curve."""
     curve = mean_curve(trajectories)
-    if curve.size < 2:
-        return None
-    return prior.growth[trajectories[0].head] * max(0.0, log_slope(curve))
+    return prior.growth * max(0.0, log_slope(curve)) if curve.size > 1 else None
 
 
-def fit(pools: Sequence[Sequence[Trajectory]], finals: Sequence[Sequence[float]]) -> Prior:
-    """The constants from pools of finished runs, of one or several heads.
+def ahead(gain: float, rise: float) -> float:
+    """Of the climb the share that is still ahead, u of (G2), in (0, 1]."""
+    return (gain + _BEGUN) / (gain + max(0.0, rise) + _BEGUN)
+
+
+def scatter(prior: Prior, gain: float, rise: float, apart: float) -> float:
+    """Standard deviation of e of (G2), a logit; `apart` is s."""
+    return float(np.hypot(prior.own, prior.scatter * apart * np.sqrt(ahead(gain, rise))))
+
+
+def fit(
+    pools: Sequence[Sequence[Trajectory]], finals: Sequence[Sequence[float]]
+) -> dict[Head, Prior]:
+    """The constants from pools of finished runs, for every head that they have.
 
     Args:
         pools: the models of one data set, seed and head each, `max(FITTED)` epochs at least.
         finals: what each model reached in ordinary fine-tuning, in [0, 1].
 
     Raises:
-        ConfigError: no pool, or none that rises.
+        ConfigError: no pool, or none of a head that rises.
     """
-    ratios: dict[Head, list[float]] = {}
-    own: list[float] = []
+    leads: dict[Head, list[Leads]] = {}
     for pool, final in zip(pools, finals, strict=True):
         end = clipped_logit(np.asarray(final, dtype=np.float64))
         curves = np.array([clipped_logit(t.series("validation_accuracy")) for t in pool])
-        for n in FITTED:
-            slope = log_slope(curves[:, : n + 1].mean(axis=0))
-            gains = end - curves[:, n]
-            if slope > _FLAT and gains.mean() > 0:
-                ratios.setdefault(pool[0].head, []).append(float(gains.mean() / slope))
-                own.append(float(gains.std() / gains.mean()))
+        leads.setdefault(pool[0].head, []).extend(_leads(curves[:, : n + 1], end) for n in FITTED)
+    if not leads:
+        raise errors.ConfigError("no pool of finished runs", "Give some of every head")
+    return {head: _fit_head(found) for head, found in leads.items()}
+
+
+def _leads(curves: np.ndarray, end: np.ndarray) -> Leads:
+    """(models, n + 1) and (models,) logits."""
+    middle = curves.mean(axis=0)
+    return Leads(
+        slope=log_slope(middle),
+        rise=float(middle[-1] - middle[0]),
+        gained=float(end.mean() - middle[-1]),
+        before=curves[:, -1] - middle[-1],
+        after=end - end.mean(),
+    )
+
+
+def _fit_head(leads: Sequence[Leads]) -> Prior:
+    ratios = [e.gained / e.slope for e in leads if e.slope > _FLAT and e.gained > 0]
     if not ratios:
         raise errors.ConfigError(
             "no pool of finished runs that rises", "Give pools whose accuracy grows with training"
         )
-    growth = {head: float(np.median(values)) for head, values in ratios.items()}
-    off = [abs(value / growth[head] - 1) for head, values in ratios.items() for value in values]
+    growth = float(np.median(ratios))
+    off = [abs(ratio / growth - 1) for ratio in ratios]
     # Heavy tails: two standard deviations are to cover what they cover of a normal.
-    return Prior(growth, float(np.quantile(off, 0.95) / 1.96), float(np.median(own)))
+    return Prior(growth, float(np.quantile(off, 0.95) / 1.96), *_fit_leads(leads, growth))
+
+
+def _fit_leads(leads: Sequence[Leads], growth: float) -> tuple[float, float, float]:
+    """own, k and q of greatest likelihood (G2); every pool counts the same, however large."""
+
+    def surprise(logs: np.ndarray) -> float:
+        own, shrink, scatter = np.exp(logs)
+        total = 0.0
+        for slope, rise, _, before, after in leads:
+            gain = growth * max(0.0, slope)
+            variance = own**2 + scatter**2 * before.var() * ahead(gain, rise) + _LEAST**2
+            left = (after - before * np.exp(-shrink * gain)) ** 2 / variance
+            tails = (FREEDOM + 1) * np.mean(np.log1p(left / FREEDOM))
+            total += float(np.log(variance) + tails)
+        return total
+
+    starts = (np.log([0.2, 0.5, 1.0]), np.log([0.1, 0.2, 0.5]))
+    found = min((minimize(surprise, s, method="Nelder-Mead") for s in starts), key=lambda o: o.fun)
+    own, shrink, scatter = np.exp(found.x).tolist()
+    return own, shrink, scatter
 
 
 # Fitted to experiments/corpus by `python -m experiments.compare_predictors`, which prints them.
-PRIOR = Prior({"probe": 1.80, "trainable_probe": 0.57, "linear": 0.86}, spread=0.68, own=0.21)
+PRIORS: Priors = {
+    "probe": Prior(1.80, spread=1.14, own=0.07, shrink=0.57, scatter=0.73),
+    "trainable_probe": Prior(0.75, spread=1.67, own=0.11, shrink=0.73, scatter=0.76),
+    "linear": Prior(0.72, spread=0.86, own=0.08, shrink=0.76, scatter=0.58),
+}

@@ -112,5 +112,5 @@ def check_config(config: RankConfig) -> None:
         raise errors.ConfigError(f"halving_top={top!r}", "Give a whole number of at least 1")
     if not (isinstance(threshold, int | float) and 0 < threshold < 1):
         raise errors.ConfigError(
-            f"halving_threshold={threshold!r}", "Give a chance between 0 and 1, such as 0.05"
+            f"halving_threshold={threshold!r}", "Give a chance between 0 and 1, such as 0.1"
         )

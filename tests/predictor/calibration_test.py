@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from ncap_jax.predictor import PREDICTORS
+from ncap_jax.predictor import PREDICTORS, growth
 from ncap_jax.predictor.calibration import calibrated, fit_relation, logit_normal
 from ncap_jax.predictor.growth import EDGE
 from ncap_jax.types import EpochRecord, Trajectory
@@ -153,3 +153,15 @@ def test_truncation():
     pool = make_pool(epochs=8)
     start = [dataclasses.replace(t, records=t.records[:5]) for t in pool]
     assert repr(calibrated(LOSS, pool, epochs=4)) == repr(calibrated(LOSS, start))
+
+
+def test_leads_shrink_with_what_is_still_to_be_gained_and_keep_their_order():
+    """(G2): with one spread of the noise, the logits' distances shrink by exp(-k gain)."""
+    pool = make_pool(epochs=3)
+    known, head = growth.PRIORS[pool[0].head], pool[0].head
+    priors = [known._replace(spread=0.0, own=0.0, scatter=0.0, shrink=k) for k in (0.0, 0.5)]
+    free, drawn = ([a.mean for a in calibrated(LOSS, pool, priors={head: p})] for p in priors)
+    assert np.array_equal(np.argsort(free), np.argsort(drawn))
+    left = np.exp(-0.5 * growth.gain(pool, known))
+    # The mean of a logit-normal is not quite the expit of its middle: 3 % here.
+    np.testing.assert_allclose(np.ptp(logit(drawn)) / np.ptp(logit(free)), left, rtol=0.05)
