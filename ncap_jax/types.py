@@ -107,8 +107,9 @@ class RankConfig:
         optimizer: `adam` or `sgd` (momentum 0.9).
         learning_rate: of the optimizer, constant.
         trial_rates: other learning rates; every model takes its first epoch at each, and goes on at
-            the one of the lowest validation loss (`ncap_jax.finetune.rates`). None: 3e-4, but for
-            the embedded models; (): none.
+            the one of the lowest validation loss (`ncap_jax.finetune.rates`). None: 3e-4 where
+            `optimizer` and `learning_rate` are left as they are, but for the embedded models;
+            (): none.
         measure_size: at most this many training samples measure the training loss and the
             probe's beta_eff; a whole network's takes a fortieth of the training part.
         probe_widths: hidden widths of the probe, three at least.

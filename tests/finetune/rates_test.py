@@ -38,7 +38,9 @@ def test_which_rates_are_tried():
     tiny, other = MODELS["tiny_resnet"], MODELS["resnet50"]
     assert rates.of(tiny, RankConfig()) == (1e-3,)
     assert rates.of(other, RankConfig()) == (1e-3, 3e-4)
-    assert rates.of(other, RankConfig(learning_rate=3e-4)) == (3e-4,)
+    assert rates.of(other, RankConfig(learning_rate=1e-4)) == (1e-4,)  # chosen by somebody
+    assert rates.of(other, RankConfig(optimizer="sgd")) == (1e-3,)
+    assert rates.of(other, RankConfig(learning_rate=3e-4, trial_rates=(3e-4,))) == (3e-4,)
     assert rates.of(tiny, RankConfig(trial_rates=(1e-2,))) == (1e-3, 1e-2)
     assert rates.of(other, RankConfig(trial_rates=())) == (1e-3,)
 
