@@ -161,8 +161,8 @@ def _fit_head(leads: Sequence[Leads]) -> Prior:
         )
     growth = float(np.median(ratios))
     off = [abs(ratio / growth - 1) for ratio in ratios]
-    # Heavy tails: two standard deviations are to cover what they cover of a normal.
-    return Prior(growth, float(np.quantile(off, 0.95) / 1.96), *_fit_leads(leads, growth))
+    # What a standard deviation covers of a normal: in the tails are pools that hardly rose yet.
+    return Prior(growth, float(np.quantile(off, 0.6827)), *_fit_leads(leads, growth))
 
 
 def _fit_leads(leads: Sequence[Leads], growth: float) -> tuple[float, float, float]:
@@ -187,7 +187,7 @@ def _fit_leads(leads: Sequence[Leads], growth: float) -> tuple[float, float, flo
 
 # Fitted to experiments/corpus by `python -m experiments.compare_predictors`, which prints them.
 PRIORS: Priors = {
-    "probe": Prior(1.80, spread=1.14, own=0.07, shrink=0.57, scatter=0.73),
-    "trainable_probe": Prior(0.75, spread=1.67, own=0.11, shrink=0.73, scatter=0.76),
-    "linear": Prior(0.72, spread=0.86, own=0.08, shrink=0.76, scatter=0.58),
+    "probe": Prior(1.80, spread=0.39, own=0.07, shrink=0.57, scatter=0.73),
+    "trainable_probe": Prior(0.75, spread=0.65, own=0.11, shrink=0.73, scatter=0.76),
+    "linear": Prior(0.72, spread=0.48, own=0.08, shrink=0.76, scatter=0.58),
 }
