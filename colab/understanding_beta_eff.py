@@ -269,6 +269,6 @@ print(f"loss {losses[0]:.2f} -> {losses[-1]:.4f}, β_eff {absolute[0]:.3g} -> {a
 assert absolute[-1] < absolute[0]
 
 # %% [markdown]
-# In `ncap_jax` a model is represented by a small random *probe* on its features, whose line graph
-# is treated in this way, or, with `head="linear"`, by its whole network. What β_eff tells about a
+# In `ncap_jax` this is done to a model's whole network, or, with `head="probe"` (as in the paper)
+# and `head="trainable_probe"`, to a small random *probe* on its features. What β_eff tells about a
 # model's final accuracy, and what it does not, is measured in `docs/results.md`.

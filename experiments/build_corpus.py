@@ -62,13 +62,16 @@ KINDS = ("probe", "trainable_probe", "linear", "linear_low")
 GENUINE = (
     "mobilenet_025",
     "mobilenet_075",
+    "mobilenet_12blocks",
     "mobilenetv2",
     "squeezenet",
     "mobilenet_025_folded",
     "mobilenet_050_folded",
     "mobilenet_075_folded",
+    "mobilenet_folded",
     "mobilenetv2_folded*",
     "cifar_resnet20",
+    "cifar_resnet32",
 )
 
 

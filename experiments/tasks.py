@@ -101,11 +101,11 @@ def task(name: str, head: Head, lines: Sequence[dict], rate: Rate = "high") -> T
     )
 
 
-def mean_tau(predictor: Predictor, head: Head, epochs: int) -> float:
-    """Kendall's τ of a predictor with the truth: mean over seeds, then over the corpus's sets."""
+def mean_tau(predictor: Predictor, head: Head, epochs: int, pool: str = "embedded") -> float:
+    """Kendall's τ of a predictor with the truth: mean over seeds, then over the pool's sets."""
     found = []
-    for known in read_tasks(head):
-        scores = [np.array([p.mean for p in predictor(pool, epochs)]) for pool in known.pools]
+    for known in read_tasks(head, pool, rate_of(pool)):
+        scores = [np.array([p.mean for p in predictor(runs, epochs)]) for runs in known.pools]
         found.append(np.mean([metrics.kendall_tau(row, known.truth) for row in scores]))
     return float(np.mean(found))
 

@@ -6,6 +6,7 @@ deleted at any time; what was in it is fetched or made again.
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 from typing import Any
@@ -42,3 +43,15 @@ def keep_compiled_programs() -> pathlib.Path | None:
     if options.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder() / "xla"))
     return pathlib.Path(options.jax_compilation_cache_dir)
+
+
+def forget_compiled_programs() -> None:
+    """Free the memory of all compiled programs of this process.
+
+    JAX holds them until it is told otherwise, which adds up over a pool of large models. One that
+    is called again is read from the folder of `keep_compiled_programs`, or compiled again.
+    """
+    import jax
+
+    jax.clear_caches()
+    gc.collect()

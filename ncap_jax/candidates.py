@@ -24,6 +24,9 @@ from ncap_jax.selection.budget import Share, Spent
 from ncap_jax.selection.executors import Emit, Work
 from ncap_jax.types import Dataset, EpochRecord, ModelSpec, RankConfig, Status, Trajectory
 
+# Parameters from which on a model's compiled programs are not left in memory.
+LARGE = 1_000_000
+
 
 class Order(NamedTuple):
     """What is asked of a worker: train this model up to this epoch within this share of time.
@@ -85,7 +88,11 @@ def make_work(
     bench = Bench(specs, feed, config, augment, folder, shared, scratch=scratch)
 
     def work(order: Order, emit: Emit) -> Trajectory:
-        return finetune_one(bench, order, emit)
+        trajectory = finetune_one(bench, order, emit)
+        # Programs of models that pause are wanted again; those of small ones are small.
+        if not bench.kept and (specs[order.model].parameters or 0) >= LARGE:
+            caching.forget_compiled_programs()
+        return trajectory
 
     return work
 

@@ -99,8 +99,8 @@ class RankConfig:
 
     Attributes:
         epochs: fine-tuning epochs per model; epoch 0 is measured before training on top of these.
-        head: `probe` (frozen random probe, the paper's), `trainable_probe` (the default: it ranks
-            better, docs/results.md), `linear` (ordinary fine-tuning).
+        head: `linear` (ordinary fine-tuning; the default: it ranks best, docs/results.md),
+            `trainable_probe`, `probe` (frozen random probe, the paper's).
         seed: of the batches' order and of a trainable head.
         probe_seed: of the probe's weights: equal feature widths get equal probes.
         batch_size: samples a step.
@@ -139,10 +139,10 @@ class RankConfig:
     """
 
     epochs: int = 5
-    head: Head = "trainable_probe"
+    head: Head = "linear"
     seed: int = 0
     probe_seed: int = 0
-    batch_size: int = 64
+    batch_size: int = 32
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     trial_rates: tuple[float, ...] | None = None

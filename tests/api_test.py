@@ -114,7 +114,7 @@ def test_the_command_repeats_the_run():
     config = small_config(epochs=3, weights="pretrained")
     assert environment.command(specs, "digits", config, DataConfig()) == (
         "python -m ncap_jax --models=tiny_plain,tiny_senet --dataset=digits --epochs=3 "
-        "--batch_size=32 --trial_rates= --probe_widths=24,16,12"
+        "--head=trainable_probe --trial_rates= --probe_widths=24,16,12"
     )
     assert environment.command(
         specs, "a set/x", RankConfig(), DataConfig("y", stream=False)

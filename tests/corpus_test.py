@@ -11,7 +11,7 @@ from experiments import build_corpus, compare_predictors, corpus_files, tasks
 from ncap_jax import predictor
 from ncap_jax.finetune import records
 from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS
-from ncap_jax.types import HEADS
+from ncap_jax.types import HEADS, RankConfig
 from tests.predictor.pool import make_pool
 
 MODELS, SEEDS = 5, 2
@@ -144,6 +144,21 @@ def test_the_defaults_are_the_best_of_the_corpus(head):
     }
     known = {name: value for name, value in mean.items() if np.isfinite(value)}
     assert max(known, key=known.__getitem__) == DEFAULT_PREDICTORS[head]
+
+
+def test_the_default_head_ranks_best():
+    """The same mean, each head by its default method, on both pools."""
+    for pool in tasks.POOLS:
+        mean = {
+            head: np.mean(
+                [
+                    tasks.mean_tau(predictor.get("default", head), head, epochs, pool)
+                    for epochs in (3, 5)
+                ]
+            )
+            for head in HEADS
+        }
+        assert max(HEADS, key=mean.__getitem__) == RankConfig().head
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 
+import jax
 import pytest
 
 import ncap_jax as ncap
@@ -235,6 +236,21 @@ def test_what_is_kept_of_models_that_left_is_dropped(digits, tmp_path, monkeypat
     assert set(kept["now"]) == both
     work(candidates.Order("small_8", 2, alive=frozenset({"small_8"})), lambda item: None)
     assert set(kept["now"]) == {"small_8"}
+
+
+@pytest.mark.parametrize(("parameters", "forgotten"), [(candidates.LARGE, True), (None, False)])
+def test_programs_of_a_large_model_are_forgotten_once_it_ends(
+    digits, whole, tmp_path, parameters, forgotten
+):
+    specs = {s.name: dataclasses.replace(s, parameters=parameters) for s in POOL}
+    work = candidates.join_work(specs, digits, CONFIG, str(tmp_path), "digest")
+    programs = jax.devices()[0].client.live_executables
+    work(candidates.Order("small_4", 1), lambda item: None)
+    held = len(programs())  # it pauses, and will call them again
+    assert held > 0
+    trajectory = work(candidates.Order("small_4", 3), lambda item: None)
+    assert timeless(trajectory) == timeless(whole.trajectories[0])
+    assert (len(programs()) < held) == forgotten
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def small_config(**changes) -> RankConfig:
     values = {
         "epochs": 2,
         "batch_size": 32,
+        "head": "trainable_probe",  # of the heads that train along the one that compiles fastest
         "probe_widths": WIDTHS,
         "weights": "random",
         "trial_rates": (),

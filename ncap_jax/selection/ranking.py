@@ -73,7 +73,7 @@ def rank_trajectories(
     Args:
         trajectories: one per model, epoch 0 included; unequal lengths and failures are fine.
         dataset: name of the target data set, for the report.
-        config: `predictor` chooses the method; None: defaults.
+        config: `predictor` chooses the method; None: defaults, of the head that was recorded.
         info: run facts that the report shows.
 
     Returns:
@@ -84,7 +84,8 @@ def rank_trajectories(
             has fewer epochs than the predictor needs.
         ModelError: two trajectories have the same model name.
     """
-    config = config or RankConfig()
+    if config is None:
+        config = RankConfig(head=trajectories[0].head) if trajectories else RankConfig()
     chosen = predictors.get(config.predictor, config.head)
     _check_names(trajectories)
     rankable = [t for t in trajectories if t.status in _RANKABLE and t.epochs >= 1]
@@ -100,7 +101,8 @@ def rank_trajectories(
     }
     order = _order([e for e in by_name.values() if math.isfinite(e.score.mean)])
     p_best, tied = _contest(order, config.seed)
-    strength: Strength = chosen.strength or "signed"
+    # Sums of signed strengths cancel (docs/method.md): the absolute one tells more to a reader.
+    strength: Strength = chosen.strength or "absolute"
     ranked = [
         _row(
             e, rank, strength, p_best.get(e.trajectory.model, math.nan), e.trajectory.model in tied

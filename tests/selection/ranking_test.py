@@ -48,6 +48,14 @@ def test_default_shows_an_accuracy_with_its_std():
         assert row.std > 0
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_the_default_is_that_of_the_head_that_was_recorded(head):
+    pool = [dataclasses.replace(t, head=head) for t in make_pool(2)]
+    ranking = rank_trajectories(pool, "synthetic")
+    assert ranking.predictor == DEFAULT_PREDICTORS[head]
+    assert ranking.strength == "absolute"  # also where the method reads none
+
+
 def test_rows_hold_what_was_seen():
     pool = make_pool(models=3)
     for row in rank_trajectories(pool, "synthetic").models:
