@@ -72,7 +72,14 @@ def test_bad_input_exits_with_2(tmp_path, arguments, match):
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     small = ["--max_train=40", "--max_validation=20", "--probe_widths=8,8,8"]
     command = [sys.executable, "-m", "ncap_jax", "--models=tiny_depthwise", "--epochs=999", *small]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them, and so their children, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr is not None
         while "epoch 1/999" not in process.stderr.readline():
             assert process.poll() is None

@@ -67,7 +67,11 @@ def genuine(tmp_path, monkeypatch):
         lines.append(line)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "birds6_genuine.jsonl").write_text(text)
-    (tmp_path / corpus_files.MANIFEST).write_text('{"birds6_genuine.jsonl": {}}')
+    other = {"runs": {"linear": {"validation_accuracy": [0.1, 0.9]}}}
+    other["runs"]["linear_low"] = {"validation_accuracy": [0.92]}
+    (tmp_path / "digits_embedded.jsonl").write_text(json.dumps(other | {"model": "a", "seed": 0}))
+    names = ("birds6_genuine.jsonl", "digits_embedded.jsonl")
+    (tmp_path / corpus_files.MANIFEST).write_text(json.dumps({name: {} for name in names}))
     return lines
 
 
@@ -90,8 +94,9 @@ def test_early_signals_at_the_rate_of_the_better_first_epoch(genuine):
 
 def test_what_the_choice_loses(genuine):
     """Ends of 0.5, 0.4 and 0.6, 0.8: the higher loses 0 and 20 points, the lower 10 and 0."""
-    row = published_study.choice_table().splitlines()[-1]
-    assert row == "| birds6 | 2 | 10.0 | 5.0 | 0.0 | 100 % |"
+    row, embedded = published_study.choice_table().splitlines()[-2:]
+    assert row == "| birds6 | 2 | 10.0 | 5.0 | 50 % | 0.0 | 100 % |"
+    assert embedded == "| digits, embedded models | 1 | 2.0 | 0.0 | 0 % | | |"
     assert "| birds6 | model_1 | 60.0 | 80.0 |" in published_study.ends_table()
 
 
