@@ -54,6 +54,7 @@ class Plan:
     def configs(self, seed: int) -> dict[str, RankConfig]:
         """Kind of run -> configuration; the other probes are only looked at early."""
         common: Any = RankConfig(
+            head="probe",  # frozen
             epochs=self.full_epochs,
             seed=seed,
             probe_seed=seed,

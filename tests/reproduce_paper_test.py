@@ -67,7 +67,7 @@ def test_what_is_missing_is_named_with_its_remedy(report):
 def test_every_table_is_there_and_agrees_with_the_trajectories(plan, report):
     text = report.read_text()
     mains = runs(plan)
-    assert {run.epochs for run in mains.values()} == {4}
+    assert {(run.epochs, run.head) for run in mains.values()} == {(4, "probe")}  # frozen
     names = list(mains)
     ends = {name: run.series("validation_accuracy")[-1] for name, run in mains.items()}
     early = PREDICTORS["scaled_ridge"](list(mains.values()), epochs=3)

@@ -291,7 +291,7 @@ class Trace:
                 f"{eqn.primitive.name!r} in {self._where(eqn)} has weights or their results inside",
                 "Write the layers out, or loop over them with scan",
             )
-        consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        consts, carried = _scan_sizes(eqn)
         fixed, carry, sliced = (
             values[:consts],
             values[consts : consts + carried],
@@ -311,6 +311,18 @@ class Trace:
     def _call(self, function: Callable, *values: Value) -> Value:
         """Applies a function of arrays by the same rules as the model's own code."""
         return self.run(jax.make_jaxpr(function)(*(v.primal for v in values)), values)[0]
+
+
+def _scan_sizes(eqn: jex.JaxprEqn) -> tuple[int, int]:
+    """How many operands of a scan are constants, and how many are carried.
+
+    Read off the shapes, for the parameters that say so are named otherwise from JAX 0.12 on: what
+    is sliced or stacked has one axis less inside.
+    """
+    inner = inner_jaxpr(eqn).jaxpr
+    sliced = sum(shape(o) != shape(i) for o, i in zip(eqn.invars, inner.invars))
+    carried = sum(shape(o) == shape(i) for o, i in zip(eqn.outvars, inner.outvars))
+    return len(eqn.invars) - carried - sliced, carried
 
 
 def _unmapped(linear: Callable[..., Array]) -> Callable[[Map], Callable[..., Array]]:

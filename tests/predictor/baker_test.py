@@ -38,7 +38,7 @@ def test_a_model_never_sees_its_own_end():
     changed[3] = 0.1
     before = baker.leave_one_out(pool, final, epochs=3)
     after = baker.leave_one_out(pool, changed, epochs=3)
-    assert before[3] == after[3]
+    assert repr(before[3]) == repr(after[3])  # NaN (no own deviation) equals NaN there
     assert before[0] != after[0]
 
 
@@ -46,7 +46,8 @@ def test_other_seeds_of_the_same_model_are_left_out_with_it():
     pool, final = corpus(models=5)
     twin = dataclasses.replace(pool[3], seconds=99.0)
     alone = baker.leave_one_out(pool, final, epochs=3)[3]
-    assert baker.leave_one_out([*pool, twin], [*final, final[3]], epochs=3)[3] == alone
+    again = baker.leave_one_out([*pool, twin], [*final, final[3]], epochs=3)[3]
+    assert repr(again) == repr(alone)
 
 
 def test_predictor_has_the_usual_interface():
@@ -55,7 +56,7 @@ def test_predictor_has_the_usual_interface():
     (short, full) = predictor([dataclasses.replace(pool[0], records=pool[0].records[:3]), pool[1]])
     assert np.isnan(short.mean)
     assert short.flag
-    assert full == predictor(pool, epochs=4)[1]
+    assert repr(full) == repr(predictor(pool, epochs=4)[1])
 
 
 def test_broken_curves_are_left_out_and_too_few_are_refused():

@@ -133,10 +133,10 @@ def our_model(spec: ModelSpec, path: pathlib.Path, dtype: str) -> nnx.Module:
     return module
 
 
-def images(size: int, dtype: str) -> list[np.ndarray]:
+def images(size: int, dtype: str, samples: int = BATCH) -> list[np.ndarray]:
     """Batches of different means, none of them zero, and different spreads."""
     rng = np.random.default_rng(1000)
-    shape = (BATCH, size, size, 3)
+    shape = (samples, size, size, 3)
     return [rng.normal(m, s, shape).astype(dtype) for m, s in ((0.4, 1.0), (-0.9, 0.5))]
 
 
@@ -265,7 +265,15 @@ def differences(ours: Outcome, theirs: Outcome, module: nnx.Module) -> dict[str,
 
 
 def compare(
-    spec: ModelSpec, name: str, size: int, dtype: str, folder, *, train: bool, **options
+    spec: ModelSpec,
+    name: str,
+    size: int,
+    dtype: str,
+    folder,
+    *,
+    train: bool,
+    samples: int = BATCH,
+    **options,
 ) -> tuple[dict[str, float], list[Outcome]]:
     """Build both networks with the same weights and run them on the same images.
 
@@ -276,6 +284,7 @@ def compare(
         dtype: float32 or float64.
         folder: for the weights file.
         train: compare training mode, gradients and running averages too, or inference.
+        samples: images a batch.
         options: to Keras's builder.
 
     Returns:
@@ -287,7 +296,7 @@ def compare(
         path = pathlib.Path(folder) / f"{name}.h5"
         save_legacy(theirs, path)
         module = our_model(spec, path, dtype)
-        batches = images(size, dtype)
+        batches = images(size, dtype, samples)
         ours = run_ours(module, batches, train=train)
         keras_outcomes = run_keras(theirs, list(ours[0].stages), batches, train=train)
         pairs = [differences(*pair, module) for pair in zip(ours, keras_outcomes, strict=True)]
