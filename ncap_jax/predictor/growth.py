@@ -188,6 +188,6 @@ def _fit_leads(leads: Sequence[Leads], growth: float) -> tuple[float, float, flo
 # Fitted to experiments/corpus by `python -m experiments.compare_predictors`, which prints them.
 PRIORS: Priors = {
     "probe": Prior(1.80, spread=0.39, own=0.07, shrink=0.57, scatter=0.73),
-    "trainable_probe": Prior(0.75, spread=0.65, own=0.11, shrink=0.73, scatter=0.76),
-    "linear": Prior(0.72, spread=0.48, own=0.08, shrink=0.76, scatter=0.58),
+    "trainable_probe": Prior(0.80, spread=0.61, own=0.09, shrink=0.64, scatter=0.90),
+    "linear": Prior(0.71, spread=0.54, own=0.05, shrink=0.69, scatter=0.67),
 }
