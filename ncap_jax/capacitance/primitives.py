@@ -21,7 +21,8 @@ ELEMENTWISE = frozenset((
 SHIFTS = frozenset(("add", "add_any", "sub", "convert_element_type", "copy"))
 REARRANGEMENTS = frozenset((
     "broadcast_in_dim", "concatenate", "copy", "convert_element_type", "dynamic_slice",
-    "expand_dims", "gather", "pad", "reshape", "rev", "slice", "split", "squeeze", "transpose",
+    "expand_dims", "gather", "pad", "reshape", "rev", "slice", "split", "squeeze", "stack", "tile",
+    "transpose", "unstack",
 ))
 REDUCTIONS = frozenset(("reduce_sum", "reduce_max", "reduce_min"))
 LINEAR = REARRANGEMENTS | REDUCTIONS | {"reduce_window_sum", "reduce_window_max"}

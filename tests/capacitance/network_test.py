@@ -359,6 +359,82 @@ def test_scanned_and_rematerialised_blocks_are_loops(x64):
             )
 
 
+REARRANGED = {
+    "stack": (
+        lambda x: jnp.stack([x, x[:, ::-1]], axis=1).reshape(len(x), -1),
+        lambda x: jnp.concatenate([x, x[:, ::-1]], axis=1),
+    ),
+    "unstack": (
+        lambda x: sum(jnp.unstack(x.reshape(-1, 2, 2), axis=1)),
+        lambda x: x[:, :2] + x[:, 2:],
+    ),
+    "tile": (lambda x: jnp.tile(x, (1, 2)), lambda x: jnp.concatenate([x, x], axis=1)),
+}
+
+
+@pytest.mark.parametrize("name", REARRANGED)
+def test_rearrangements_between_layers_are_what_they_are_made_of(x64, name):
+    one, other = REARRANGED[name]
+    rng = np.random.default_rng(3)
+    width = one(jnp.zeros((1, 4))).shape[1]
+    shapes = ((4, 5), (5, 4), (width, 5), (5, 3))
+    params = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+    inputs, labels = jnp.asarray(rng.normal(size=(6, 4))), jnp.arange(6) % 3
+
+    def net(between):
+        def apply(params, constants, x):
+            x = between(jnp.tanh(jnp.tanh(x @ params[0]) @ params[1]))
+            return jnp.tanh(x @ params[2]) @ params[3]
+
+        return apply
+
+    states = (measured(net(f), params, None, inputs, labels) for f in (one, other))
+    a, b = (beta_eff.from_state(state) for state in states)
+    for strength in network.STRENGTHS:
+        np.testing.assert_allclose(a[strength].value, b[strength].value, rtol=1e-12)
+        assert abs(b[strength].value) > 1e-6
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_with_constants_and_outputs_is_a_loop(x64, reverse):
+    """All kinds of operands at once: constants, two carries, slices; and stacked outputs."""
+    rng = np.random.default_rng(2)
+    first, kernel, last = (jnp.asarray(rng.normal(size=s)) for s in ((4, 5), (5, 5), (10, 3)))
+    params = {"first": first, "kernel": kernel, "last": last}
+    shifts = jnp.asarray(rng.normal(size=(3, 5)))
+    inputs, labels = jnp.asarray(rng.normal(size=(6, 4))), jnp.arange(6) % 3
+
+    def step(kernel, carry, shift):
+        x, count = carry
+        y = jnp.tanh(x @ kernel + shift[None])
+        return (y, count + 1), x
+
+    def net(loop):
+        def apply(params, constants, x):
+            (x, _), seen = loop(partial(step, params["kernel"]), (x @ params["first"], 0), shifts)
+            return jnp.concatenate([x, seen[1]], axis=1) @ params["last"]
+
+        return apply
+
+    def looped(body, carry, slices):
+        outputs = []
+        for row in slices[::-1] if reverse else slices:
+            carry, output = body(carry, row)
+            outputs.append(output)
+        return carry, jnp.stack(outputs[::-1] if reverse else outputs)
+
+    scanned = partial(lax.scan, reverse=reverse)
+    one, other = (
+        measured(net(loop), params, None, inputs, labels, every_edge=True, strengths=("absolute",))
+        for loop in (scanned, looped)
+    )
+    for direction in ("delta_in", "delta_out"):
+        for name in params:
+            a, b = (getattr(m.sums["absolute"], direction)[name] for m in (one, other))
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+            assert np.abs(b).max() > 0 or name in ("first", "last")
+
+
 def test_a_layer_used_twice_has_one_set_of_edges(x64):
     """Its degrees are the sums over its uses."""
     params, _, inputs, labels = mlp_case()
