@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     """Measure every model and print the table."""
     del argv
     feed = make_feed(data.load_dataset("digits"))
-    config = RankConfig(epochs=_EPOCHS.value, head="linear")
+    config = RankConfig(epochs=_EPOCHS.value, head="linear", batch_size=64)
     rows = {}
     for spec in find_models(_MODELS.value):
         records = list(loop.run(loop.prepare(spec, feed, config), feed, config))[2:]
