@@ -11,6 +11,7 @@ pooled features stay in float32.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -215,13 +216,41 @@ class BatchNorm(nnx.BatchNorm):
         return y.astype(x.dtype if self.dtype is None else self.dtype)
 
     def _batch_statistics(self, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        axes = tuple(range(values.ndim - 1))
-        # Two passes: the one-pass E[x^2] - E[x]^2 cancels where the mean is large.
-        mean, var = jnp.mean(values, axes), jnp.var(values, axes)
+        mean, var = moments(values, once=jax.default_backend() != "cpu")
         for running, batch in ((self.mean, mean), (self.var, var)):
             moved = running[...] * self.momentum + batch * (1 - self.momentum)
             running[...] = moved.astype(running.dtype)
         return mean, var
+
+
+def moments(values: jax.Array, *, once: bool) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance over all axes but the last.
+
+    var = E[(x - s)^2] - (E[x] - s)^2 for any s that does not depend on x
+
+    With s held constant this is exact, and so are its derivatives of every order. Without a shift
+    it would cancel where the mean is large against the deviation.
+
+    Args:
+        values: (batch, ..., width) floating.
+        once: s is the mean of the first sample, so that one pass over the values gives both: an
+            accelerator's time here is that of reading them. As |E[x] - s|^2 <= batch var, the
+            variance loses a factor of 1 + batch in precision at most (docs/numerics.md).
+            Else s is the mean itself, in a pass before: Keras's result to the last bit, and, as
+            no derivative passes through s, one pass fewer on the way back.
+
+    Returns:
+        Two arrays (width,).
+    """
+    axes = tuple(range(values.ndim - 1))
+    if not once:
+        mean = jnp.mean(values, axes)
+        shift = jax.lax.stop_gradient(mean)
+        return mean, jnp.mean((values - shift) ** 2, axes) - (mean - shift) ** 2
+    shift = jax.lax.stop_gradient(jnp.mean(values[0], axes[:-1]))
+    centred = values - shift
+    mean, square = jnp.mean(centred, axes), jnp.mean(centred * centred, axes)
+    return mean + shift, square - mean * mean
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -279,8 +308,34 @@ def relu6(x: jax.Array) -> jax.Array:
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID") -> jax.Array:
-    """Maximum over windows; padding counts as minus infinity."""
+    """Maximum over windows; padding counts as minus infinity.
+
+    Of equal maxima the first, row by row, gets the gradient; a NaN makes its windows NaN.
+
+    On the CPU windows that do not overlap are taken by shifted slices. Values and gradients are the
+    same to the last bit, but XLA looks for each window's maximum a second time on the way back,
+    element by element, which takes a multiple of the time (`python -m benchmarks.max_pool`).
+    """
+    if jax.default_backend() == "cpu" and window <= stride:
+        return running_max_pool(x, window, stride, padding)
     return nnx.max_pool(x, (window, window), (stride, stride), _pairs(padding))
+
+
+def running_max_pool(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
+    """`max_pool` as a running maximum over window² shifted slices."""
+    sides, strides = (window, window), (stride, stride)
+    pads = _pairs(padding)
+    if isinstance(pads, str):
+        pads = jax.lax.padtype_to_pads(x.shape[1:3], sides, strides, pads)
+    if any(itertools.chain.from_iterable(pads)):
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+    rows, columns = (max(0, (n - window) // stride * stride + 1) for n in x.shape[1:3])
+    best = None
+    for i, j in itertools.product(range(window), repeat=2):
+        here = x[:, i : i + rows : stride, j : j + columns : stride]
+        best = here if best is None else jnp.where((here > best) | jnp.isnan(here), here, best)
+    assert best is not None  # a window has one pixel at least
+    return best
 
 
 def zero_padded_max_pool(x: jax.Array, window: int, stride: int, margin: int) -> jax.Array:

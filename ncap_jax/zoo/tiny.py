@@ -17,6 +17,7 @@ from flax import nnx
 
 from ncap_jax.capacitance.depthwise import convolution
 from ncap_jax.types import ModelSpec
+from ncap_jax.zoo import layers
 
 INPUT_SIZE = 32
 
@@ -139,7 +140,7 @@ def _identity(x):
 
 def max_pool(x):
     """2x2 max pooling."""
-    return nnx.max_pool(x, (2, 2), strides=(2, 2))
+    return layers.max_pool(x, 2, 2)
 
 
 def avg_pool(x):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import ncap_jax
 from ncap_jax.capacitance import network
 from ncap_jax.capacitance.reference import beta_eff as dense_beta_eff
 from ncap_jax.errors import ConfigError, KernelError
+from ncap_jax.zoo import layers
 from ncap_jax.zoo.capacitance import edge_degrees, network_beta_eff, split_model
 from tests.capacitance import brute_force
 
@@ -304,3 +306,34 @@ def test_bad_input_is_refused():
     model.layers[1].kernel[...] = jnp.full((5, 6), jnp.nan)
     with pytest.raises(KernelError, match="layers/1/kernel has 30 values"):
         network_beta_eff(model, inputs, labels)
+
+
+class Pooled(nnx.Module):
+    """Convolutions with pools between them."""
+
+    def __init__(self, rngs):
+        wide = {"rngs": rngs, "param_dtype": jnp.result_type(float)}
+        self.convs = nnx.List([nnx.Conv(i, 4, (3, 3), **wide) for i in (2, 4, 4)])
+        self.logits = nnx.Linear(4, 3, **wide)
+
+    def __call__(self, x):
+        for conv, shape in zip(self.convs, ((2, 2), (3, 3), (1, 2))):
+            x = layers.max_pool(nnx.relu(conv(x)), *shape, "SAME")
+        return self.logits(jnp.mean(x, axis=(1, 2)))
+
+
+def test_max_pooling_by_slices_and_by_windows_have_one_beta_eff(x64, monkeypatch):
+    images = np.random.default_rng(0).normal(size=(5, 11, 11, 2))
+    labels = np.arange(5) % 3
+    found, pooled = [], []
+    for name in ("running_max_pool", "nnx.max_pool"):
+        pool = operator.attrgetter(name)(layers)
+        spy = lambda *a, name=name, pool=pool: pooled.append(name) or pool(*a)  # noqa: E731
+        monkeypatch.setattr(f"ncap_jax.zoo.layers.{name}", spy)
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        apply, *arrays = split_model(Pooled(nnx.Rngs(0)))
+        found.append(network.measure(apply, *arrays, images, labels))
+    assert set(pooled) == {"running_max_pool", "nnx.max_pool"}
+    for ours, windows in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(ours, windows, rtol=1e-12)
