@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import statistics
 import subprocess
 import sys
 import time
@@ -22,20 +23,28 @@ def take_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict
         repeats: calls of each.
 
     Returns:
-        name -> {"wall_ms", "cpu_ms"}. CPU time counts all threads of this process and is the
+        name -> {"wall_ms", "cpu_ms", "median_ms"}; the last is the median of the wall times, which
+        shows the spread. CPU time counts all threads of this process and is the
         fairer figure where other processes share the cores; on an accelerator only wall time
         means anything.
     """
     for function in functions.values():
         jax.block_until_ready(function())
-    best = {name: [float("inf"), float("inf")] for name in functions}
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
             cpu, wall = time.process_time(), time.perf_counter()
             jax.block_until_ready(function())
-            spent = time.perf_counter() - wall, time.process_time() - cpu
-            best[name] = [min(a, b) for a, b in zip(best[name], spent)]
-    return {n: {"wall_ms": 1e3 * w, "cpu_ms": 1e3 * c} for n, (w, c) in best.items()}
+            spent[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    rows = {}
+    for name, pairs in spent.items():
+        walls, cpus = zip(*pairs)
+        rows[name] = {
+            "wall_ms": 1e3 * min(walls),
+            "cpu_ms": 1e3 * min(cpus),
+            "median_ms": 1e3 * statistics.median(walls),
+        }
+    return rows
 
 
 def relative(times: Mapping[str, Mapping[str, float]], unit: str) -> dict[str, dict[str, float]]:

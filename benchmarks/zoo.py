@@ -1,12 +1,17 @@
-"""Images per second of a fine-tuning step: ours against Keras 3 on JAX; seconds to the first step.
+r"""Images per second of a fine-tuning step, ours against a rival's; seconds to the first step.
 
     python -m benchmarks.zoo --output=benchmarks/results/zoo_cpu.json
-    python -m benchmarks.zoo --models=resnet50 --batch=64 --size=224 --dtype=bfloat16
+    python -m benchmarks.zoo --rival=torch --batch=64 --size=224 --dtype=bfloat16 --steps=20 \
+        --processes=8 --output=benchmarks/results/zoo_gpu.json
 
 1. `throughput`: forward, backward, Adam and the running averages of a backbone with a fresh linear
-   classifier of 10 classes, whole network trained. Keras's step is its own `train_on_batch`, with
-   the policy `mixed_bfloat16` for bfloat16. Both start from random weights, get the same images
-   and take turns in one process. Target: a ratio of 1.0 at least for each family.
+   classifier of 10 classes, whole network trained. The rivals (`benchmarks.zoo_rivals`): Keras 3
+   on its JAX backend, with its own `train_on_batch`, or PyTorch with the definitions of torchvision
+   and timm, compiled by `torch.compile`, channels last. Both start from random weights, get the
+   same images and take turns in one process. Target: a ratio of 1.0 at least for each family.
+   With `--processes` so many models compile at a time, each in a process of its own; once these
+   are ready they are measured one after the other, nothing else running. One that is not ready
+   after `--patience` seconds is left out. `--profile` adds where the time goes on a GPU.
 2. `start`: seconds from the start of a fresh process to the end of its first step, with an empty
    and with a filled folder of compiled programs; and of that, seconds spent compiling.
 3. `repeated`: eight equal bottleneck blocks, unrolled and as one `lax.scan` over stacked weights:
@@ -14,24 +19,27 @@
 
 An existing output file is added to, so that one model or section at a time may run.
 
-Times are the fastest of some calls. `cpu_ms` is the time of all threads: on a machine that others
-use it is the figure to compare. The defaults suit a small CPU; on an accelerator give
-`--batch=64 --size=224`.
+A time is that of `--steps` steps one after the other, waiting for the last, divided by their
+number; of `--repeats` such times the fastest counts and the median is kept beside it. `cpu_ms` is
+the time of all threads: on a machine that others use it is the figure to compare, on an accelerator
+it means nothing. The defaults suit a small CPU.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +48,7 @@ import optax
 from absl import app, flags
 from flax import nnx
 
-from benchmarks import timing
+from benchmarks import timing, zoo_profile, zoo_rivals
 from ncap_jax import caching, environment
 from ncap_jax.zoo import MODELS, functional
 from ncap_jax.zoo.resnet import Bottleneck
@@ -52,38 +60,29 @@ _MODELS = flags.DEFINE_list(
         *("mobilenet", "mobilenetv2", "vgg16", "resnet50", "resnet50v2", "densenet121"),
         *("inceptionv3", "inceptionresnetv2", "xception"),
     ],
-    "Names of Keras models in the registry.",
+    "Names of models in the registry that the rival has too.",
 )
+_RIVAL = flags.DEFINE_enum("rival", "keras", ["keras", "torch"], "What ours is compared with.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Images a step.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 96, "Side of the images in pixels.", lower_bound=32)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute dtype.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Steps of each; the fastest counts.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 1, "Steps a time is taken of.", lower_bound=1)
+_PROCESSES = flags.DEFINE_integer(
+    "processes", 0, "Models that compile at a time, in processes; 0: one by one in this process."
+)
+_PATIENCE = flags.DEFINE_float("patience", 3600, "Seconds that processes may take to compile.")
+_PROFILE = flags.DEFINE_bool("profile", False, "Add `benchmarks.zoo_profile` of both; on a GPU.")
 _SECTIONS = flags.DEFINE_list(
     "sections", ["throughput", "start", "repeated"], "Which parts to run."
+)
+_THROUGHPUT_OF = flags.DEFINE_string(
+    "throughput_of", None, "Internal: compile one model, wait for a line, measure it."
 )
 _FIRST_STEP_OF = flags.DEFINE_string("first_step_of", None, "Internal: run one model's first step.")
 
 CLASSES = 10
 RATE = 1e-4
-# Names that Keras Applications writes otherwise than in capitals of ours.
-KERAS = {
-    "mobilenet": "MobileNet",
-    "mobilenetv2": "MobileNetV2",
-    "vgg16": "VGG16",
-    "vgg19": "VGG19",
-    "resnet50": "ResNet50",
-    "resnet101": "ResNet101",
-    "resnet152": "ResNet152",
-    "resnet50v2": "ResNet50V2",
-    "resnet101v2": "ResNet101V2",
-    "resnet152v2": "ResNet152V2",
-    "densenet121": "DenseNet121",
-    "densenet169": "DenseNet169",
-    "densenet201": "DenseNet201",
-    "inceptionv3": "InceptionV3",
-    "inceptionresnetv2": "InceptionResNetV2",
-    "xception": "Xception",
-}
 
 
 def batch() -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +93,7 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 
 
 def our_step(name: str) -> Callable[[], Any]:
-    """A call that takes one step of our network and returns the loss."""
+    """A call that takes one step of our network and returns the loss; compiled, not yet run."""
     spec = MODELS[name]
     dtype = None if _DTYPE.value == "float32" else jnp.bfloat16
     static, params, state = functional.split(spec.build(rngs=nnx.Rngs(0), dtype=dtype))
@@ -118,7 +117,7 @@ def our_step(name: str) -> Callable[[], Any]:
         updates, moments = optimizer.update(grads, moments, trainable)
         return (optax.apply_updates(trainable, updates), moved, moments), value
 
-    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
+    compiled = jax.jit(step, donate_argnums=(0, 1, 2)).lower(*carry[0], images, labels).compile()
 
     def run():
         carry[0], value = compiled(*carry[0], images, labels)
@@ -127,39 +126,128 @@ def our_step(name: str) -> Callable[[], Any]:
     return run
 
 
-def keras_step(name: str) -> Callable[[], Any]:
-    """The same for Keras, through its own `train_on_batch`."""
-    import keras
+def contenders(name: str) -> dict[str, Callable[[], Any]]:
+    """A step of ours and of the rival's, compiled."""
+    rival = {"keras": zoo_rivals.keras_step, "torch": zoo_rivals.torch_step}[_RIVAL.value]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        ours = pool.submit(our_step, name)  # XLA compiles beside the rival's Python
+        theirs = rival(name, *batch(), CLASSES, RATE, _DTYPE.value)
+        zoo_rivals.wait(theirs())  # it compiles when it is first called
+        zoo_rivals.release()
+        return {"ours": ours.result(), _RIVAL.value: theirs}
 
-    keras.config.set_dtype_policy("mixed_bfloat16" if _DTYPE.value == "bfloat16" else "float32")
-    build = getattr(keras.applications, KERAS[name])
-    shape = (_SIZE.value, _SIZE.value, 3)
-    base = build(weights=None, include_top=False, input_shape=shape, pooling="avg")
-    logits = keras.layers.Dense(CLASSES, dtype="float32")(base.output)
-    model = keras.Model(base.input, logits)
-    model.compile(
-        optimizer=keras.optimizers.Adam(RATE, epsilon=1e-8),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=True,
-    )
-    images, labels = map(jnp.asarray, batch())
-    return lambda: model.train_on_batch(images, labels)
+
+def compare(steps: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Milliseconds of a step and images per second of both, and the ratios."""
+
+    def several(step):
+        for _ in range(_STEPS.value):
+            result = step()
+        zoo_rivals.wait(result)
+
+    calls = {who: partial(several, step) for who, step in steps.items()}
+    times: dict[str, Any] = {
+        who: {key: value / _STEPS.value for key, value in row.items()}
+        for who, row in timing.take_turns(calls, _REPEATS.value).items()
+    }
+    ours, rival = times["ours"], times[_RIVAL.value]
+    ratios = {
+        "images_per_s": {n: 1e3 * _BATCH.value / t["wall_ms"] for n, t in times.items()},
+        "ratio_wall": rival["wall_ms"] / ours["wall_ms"],
+        "ratio_median": rival["median_ms"] / ours["median_ms"],
+        "ratio_cpu": rival["cpu_ms"] / max(ours["cpu_ms"], 1e-9),
+    }
+    return times | ratios
+
+
+def profiles(steps: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Where the time of both goes; empty without `--profile`."""
+    if not _PROFILE.value:
+        return {}
+    of = {who: zoo_profile.of_torch if who == "torch" else zoo_profile.of_jax for who in steps}
+    return {"profile": {who: of[who](step) for who, step in steps.items()}}
 
 
 def throughput() -> dict[str, Any]:
     """Images per second of both, model by model."""
     rows: dict[str, Any] = {}
-    for name in _MODELS.value:
-        steps = {"ours": our_step(name), "keras": keras_step(name)}
-        times = timing.take_turns(steps, _REPEATS.value)
-        rows[name] = {
-            **times,
-            "images_per_s": {n: 1e3 * _BATCH.value / t["wall_ms"] for n, t in times.items()},
-            "ratio_wall": times["keras"]["wall_ms"] / times["ours"]["wall_ms"],
-            "ratio_cpu": times["keras"]["cpu_ms"] / max(times["ours"]["cpu_ms"], 1e-9),
-        }
-        print(name, json.dumps(rows[name]), flush=True)
+    for name, row in side_by_side() if _PROCESSES.value else one_by_one():
+        rows[name] = row
+        print(name, json.dumps(row), flush=True)
     return rows
+
+
+def one_by_one() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every model in this process."""
+    for name in _MODELS.value:
+        steps = contenders(name)
+        yield name, compare(steps) | profiles(steps)
+
+
+def side_by_side() -> Iterator[tuple[str, dict[str, Any]]]:
+    """`--processes` models at a time compile in processes of their own, and are measured in turns.
+
+    A model whose process fails, or is not ready in time, is reported and left out.
+    """
+    settings = (_BATCH, _SIZE, _DTYPE, _RIVAL, _REPEATS, _STEPS, _PROFILE)
+    command = [sys.executable, "-m", "benchmarks.zoo", *(f"--{f.name}={f.value}" for f in settings)]
+    # Nobody takes the whole accelerator.
+    environ = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    names = iter(_MODELS.value)
+    while together := list(itertools.islice(names, _PROCESSES.value)):
+        workers = {
+            name: subprocess.Popen(
+                [*command, f"--throughput_of={name}"],
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for name in together
+        }
+        ready = wait_for(workers)
+        for name in together:
+            if name not in ready:
+                workers[name].kill()
+                print(f"{name}: failed, or not ready in time", file=sys.stderr, flush=True)
+        for name in ready:
+            try:
+                answer, _ = workers[name].communicate("go\n", timeout=_PATIENCE.value)
+            except subprocess.TimeoutExpired:
+                workers[name].kill()
+                answer, _ = workers[name].communicate()
+            rows = [json.loads(line) for line in answer.splitlines() if line.startswith("{")]
+            if not rows:
+                print(f"{name}: failed", file=sys.stderr, flush=True)
+            else:
+                yield name, dict(itertools.chain.from_iterable(row.items() for row in rows))
+
+
+def wait_for(workers: dict[str, subprocess.Popen]) -> list[str]:
+    """Those that have said that they are ready, once all have or the time is over."""
+    start, ready = time.monotonic(), []
+
+    def listen(name: str, worker: subprocess.Popen) -> None:
+        assert worker.stdout is not None
+        if any(line == "ready\n" for line in iter(worker.stdout.readline, "")):
+            ready.append(name)
+            print(f"{name}: ready after {time.monotonic() - start:.0f} s", flush=True)
+
+    threads = [threading.Thread(target=listen, args=pair, daemon=True) for pair in workers.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, start + _PATIENCE.value - time.monotonic()))
+    return list(ready)
+
+
+def throughput_of(name: str) -> None:
+    """A process of `side_by_side`."""
+    steps = contenders(name)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps(compare(steps)), flush=True)
+    print(json.dumps(profiles(steps)), flush=True)  # a profiler that fails costs no times
 
 
 def first_step(name: str) -> None:
@@ -246,16 +334,25 @@ def repeated(blocks: int = 8, width: int = 64, side: int = 14) -> dict[str, Any]
 def main(argv: list[str]) -> None:
     """Run the sections and write them with the environment beside them."""
     del argv
+    if _THROUGHPUT_OF.value:
+        throughput_of(_THROUGHPUT_OF.value)
+        return
     if _FIRST_STEP_OF.value:
         first_step(_FIRST_STEP_OF.value)
         return
+    known = zoo_rivals.KERAS if _RIVAL.value == "keras" else zoo_rivals.TORCH
+    if unknown := sorted(set(_MODELS.value) - set(known)):
+        raise app.UsageError(
+            f"{', '.join(unknown)}: not in {_RIVAL.value}; give some of {', '.join(known)}"
+        )
     sections = {"throughput": throughput, "start": start, "repeated": repeated}
     path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
     result: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
     settings = {"batch": _BATCH.value, "size": _SIZE.value, "dtype": _DTYPE.value}
     if any(result.get(key, value) != value for key, value in settings.items()):
         raise app.UsageError(f"{path} holds results of another batch, size or dtype")
-    result |= {"environment": environment.describe(), **settings}
+    facts = {**environment.describe(), "rivals": zoo_rivals.versions()}
+    result |= {"environment": facts, **settings}
     for name in _SECTIONS.value:
         result[name] = {**result.get(name, {}), **sections[name]()}
     if path:

@@ -20,6 +20,9 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "colab").glob("*.py")),
 ]
+FLAG = re.compile(r"(?<![\w-])--(?:no)?([a-z][a-z_]+)\b")
+# A command of a benchmark or an experiment, over several lines where it must.
+SCRIPT = re.compile(r"`python -m (?P<name>(?:benchmarks|experiments)\.\w+)[^`]*`")
 # Flags of other programs that the documents mention.
 FOREIGN = {"file_format", "to", "help", "build", "editable", "quiet"}
 
@@ -46,11 +49,19 @@ def test_dotted_names_exist(path):
 def test_flags_exist(path):
     importlib.import_module("ncap_jax.__main__")
     known = set(flags.FLAGS) | FOREIGN
-    commands = "\n".join(
-        line for line in path.read_text().splitlines() if "-m experiments" not in line
-    )
-    named = set(re.findall(r"(?<![\w-])--(?:no)?([a-z][a-z_]+)\b", commands))
+    text = SCRIPT.sub("", path.read_text())
+    commands = "\n".join(line for line in text.splitlines() if "-m experiments" not in line)
+    named = set(FLAG.findall(commands))
     assert named <= known, named - known
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_flags_of_scripts_exist(path):
+    for script in SCRIPT.finditer(path.read_text()):
+        source = (ROOT / f"{script['name'].replace('.', '/')}.py").read_text()
+        known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
+        named = set(FLAG.findall(script[0]))
+        assert named <= known, (script["name"], named - known)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda p: p.name)
