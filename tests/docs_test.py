@@ -24,7 +24,10 @@ FLAG = re.compile(r"(?<![\w-])--(?:no)?([a-z][a-z_]+)\b")
 # A command of a benchmark or an experiment, over several lines where it must.
 SCRIPT = re.compile(r"`python -m (?P<name>(?:benchmarks|experiments)\.\w+)[^`]*`")
 # Flags of other programs that the documents mention.
-FOREIGN = {"file_format", "to", "help", "build", "editable", "quiet"}
+FOREIGN = {
+    *("file_format", "to", "help", "build", "editable", "quiet"),
+    "xla_cpu_experimental_ynn_fusion_type",
+}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)

@@ -275,7 +275,7 @@ def finetune(
     status: Status = "ok" if records[-1].epoch == config.epochs else "stopped"
     message = ""
     if not is_finite(records[-1]):
-        status, message = "diverged", f"the loss is not finite after epoch {records[-1].epoch}"
+        status, message = "diverged", divergence(records[-1].epoch, config)
     elif status == "stopped" and kept is not None:
         kept[spec.name] = candidate._replace(
             train_state=blank(candidate.train_state),
@@ -289,6 +289,16 @@ def finetune(
         message=message,
         seconds=time.perf_counter() - start,
     )
+
+
+def divergence(epoch: int, config: RankConfig) -> str:
+    """What to say of a loss that is not finite after `epoch`, and what may help."""
+    said = f"the loss is not finite after epoch {epoch}"
+    if epoch:  # training did it
+        return f"{said}; a smaller learning_rate may help"
+    if config.dtype == "bfloat16":
+        return f'{said}, before any training; try dtype="float32"'
+    return f"{said}, before any training: its weights do not fit its preprocessing, or are broken"
 
 
 def _mean(total: jax.Array, count: jax.Array) -> float:

@@ -128,10 +128,10 @@ class TinyNet(nnx.Module):
         self.blocks = nnx.List(blocks)
 
     def features(self, x: jax.Array) -> jax.Array:
-        """(batch, 32, 32, 3) float -> (batch, width)."""
+        """(batch, 32, 32, 3) float -> (batch, width), float32 up."""
         for block in self.blocks:
             x = block(x)
-        return jnp.mean(x, axis=(1, 2))
+        return layers.global_average(x)
 
 
 def _identity(x):

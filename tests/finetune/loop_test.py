@@ -86,6 +86,7 @@ def test_divergence_is_a_status(digits):
     trajectory = loop.finetune(small_spec(), digits, config)
     assert trajectory.status == "diverged"
     assert "not finite after epoch" in trajectory.message
+    assert "smaller learning_rate" in trajectory.message
     assert trajectory.epochs < 4
 
 
@@ -98,6 +99,24 @@ class Dense(nnx.Module):
 
     def features(self, x):
         return nnx.relu(self.two(nnx.relu(self.one(x.reshape(len(x), -1)))))
+
+
+class Broken(Dense):
+    """Whose weights are not numbers."""
+
+    def features(self, x):
+        return super().features(x) * jnp.nan
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"), [("float32", "preprocessing"), ("bfloat16", 'dtype="float32"')]
+)
+def test_divergence_before_training_is_not_the_learning_rate_s(digits, dtype, remedy):
+    spec = ModelSpec("broken", build=Broken, input_size=8, feature_width=64)
+    trajectory = loop.finetune(spec, digits, small_config(dtype=dtype, epochs=1))
+    assert (trajectory.status, trajectory.epochs) == ("diverged", 0)
+    assert "before any training" in trajectory.message
+    assert remedy in trajectory.message
 
 
 @pytest.mark.parametrize(("head", "vanishes"), [("trainable_probe", True), ("probe", False)])
