@@ -41,6 +41,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+# The rival, and other models' processes, need their share of an accelerator's memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +69,7 @@ _RIVAL = flags.DEFINE_enum("rival", "keras", ["keras", "torch"], "What ours is c
 _BATCH = flags.DEFINE_integer("batch", 8, "Images a step.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 96, "Side of the images in pixels.", lower_bound=32)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute dtype.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Steps of each; the fastest counts.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Times of each; the fastest counts.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 1, "Steps a time is taken of.", lower_bound=1)
 _PROCESSES = flags.DEFINE_integer(
     "processes", 0, "Models that compile at a time, in processes; 0: one by one in this process."
@@ -191,14 +194,11 @@ def side_by_side() -> Iterator[tuple[str, dict[str, Any]]]:
     """
     settings = (_BATCH, _SIZE, _DTYPE, _RIVAL, _REPEATS, _STEPS, _PROFILE)
     command = [sys.executable, "-m", "benchmarks.zoo", *(f"--{f.name}={f.value}" for f in settings)]
-    # Nobody takes the whole accelerator.
-    environ = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     names = iter(_MODELS.value)
     while together := list(itertools.islice(names, _PROCESSES.value)):
         workers = {
             name: subprocess.Popen(
                 [*command, f"--throughput_of={name}"],
-                env=environ,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -209,6 +209,7 @@ def side_by_side() -> Iterator[tuple[str, dict[str, Any]]]:
         for name in together:
             if name not in ready:
                 workers[name].kill()
+                workers[name].wait()
                 print(f"{name}: failed, or not ready in time", file=sys.stderr, flush=True)
         for name in ready:
             try:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 import chex
 import jax
@@ -26,6 +27,7 @@ from ncap_jax.finetune.config import make_optimizer
 from ncap_jax.types import STRENGTHS
 from ncap_jax.zoo import MODELS, load_model
 from ncap_jax.zoo.capacitance import split_model
+from ncap_jax.zoo.layers import moments
 from tests.capacitance.nets import random_net
 from tests.small import small_config, small_digits, small_spec
 
@@ -110,6 +112,17 @@ def test_depthwise_convolution_and_its_gradients():
         wanted = run(jnp.float64)
     for a, b in zip(run(jnp.float32), wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+def test_batch_norm_s_statistics_in_one_pass(mean):
+    x = np.random.default_rng(0).normal(mean, 1, (16, 9, 9, 24)).astype(np.float32)
+    found = jax.jit(partial(moments, once=True))(jnp.asarray(x))
+    exact = x.astype(np.float64)
+    # docs/numerics.md: what a sum of as many terms loses, times what the shift can cost.
+    tolerance = np.finfo(np.float32).eps * np.sqrt(16 * 81) * (1 + 16)
+    np.testing.assert_allclose(found[0], exact.mean((0, 1, 2)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[1], exact.var((0, 1, 2)), rtol=tolerance)
 
 
 def test_the_scanned_epoch_equals_single_steps():
