@@ -10,9 +10,7 @@ process, after agreeing to 1e-4 of the largest entry (float32, sums in another o
 
 from __future__ import annotations
 
-import functools
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -63,18 +61,13 @@ def measure(side: int, channels: int, kernel: int, stride: int) -> dict[str, Any
         (_BATCH.value, side // stride, side // stride, channels),
     )
     arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
-    compiled, seconds = {}, {}
-    for name, convolution in (
-        ("ours", depthwise.convolution),
-        ("xla", lax.conv_general_dilated),
-    ):
-        lowered = jax.jit(step_of(convolution, stride)).lower(*arrays)
-        start = time.perf_counter()
-        compiled[name] = lowered.compile()
-        seconds[name] = time.perf_counter() - start
-    for ours, theirs in zip(*(function(*arrays) for function in compiled.values())):
+    functions = {
+        "ours": step_of(depthwise.convolution, stride),
+        "xla": step_of(lax.conv_general_dilated, stride),
+    }
+    calls, seconds = timing.compile_each(functions, arrays)
+    for ours, theirs in zip(*(call() for call in calls.values())):
         assert float(jnp.abs(ours - theirs).max()) <= 1e-4 * float(jnp.abs(theirs).max())
-    calls = {name: functools.partial(function, *arrays) for name, function in compiled.items()}
     times = timing.take_turns(calls, _REPEATS.value)
     return {
         "layer": f"{side}x{side}x{channels}, {kernel}x{kernel}, stride {stride}",

@@ -11,10 +11,9 @@ off.
 
 from __future__ import annotations
 
-import functools
 import os
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -45,6 +44,16 @@ def by_windows(x: jax.Array, window: int, stride: int) -> jax.Array:
     return nnx.max_pool(x, (window,) * 2, (stride,) * 2)
 
 
+def step_of(pool: Callable) -> Callable:
+    """(x, cotangent) -> value and gradient, not jitted."""
+
+    def step(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, ...]:
+        y, pull = jax.vjp(lambda x: pool(nnx.relu(x)), x)
+        return y, *pull(cotangent)
+
+    return step
+
+
 def measure(side: int, channels: int, window: int, stride: int) -> dict[str, Any]:
     """One pool: milliseconds and compile seconds of both."""
     rng = np.random.default_rng(0)
@@ -52,20 +61,13 @@ def measure(side: int, channels: int, window: int, stride: int) -> dict[str, Any
     # Of few numbers: sums of overlapping windows do not depend on their order.
     shape = jax.eval_shape(lambda x: by_windows(x, window, stride), x).shape
     cotangent = jnp.asarray(rng.integers(-2, 3, shape), jnp.float32)
-    compiled, seconds = {}, {}
-    for name, pool in (("slices", by_slices), ("windows", by_windows)):
-
-        def step(x: jax.Array, cotangent: jax.Array, pool: Callable = pool):
-            y, pull = jax.vjp(lambda x: pool(nnx.relu(x), window, stride), x)
-            return y, *pull(cotangent)
-
-        lowered = jax.jit(step).lower(x, cotangent)
-        start = time.perf_counter()
-        compiled[name] = lowered.compile()
-        seconds[name] = time.perf_counter() - start
-    for ours, theirs in zip(*(function(x, cotangent) for function in compiled.values())):
+    functions = {
+        name: step_of(partial(pool, window=window, stride=stride))
+        for name, pool in (("slices", by_slices), ("windows", by_windows))
+    }
+    calls, seconds = timing.compile_each(functions, (x, cotangent))
+    for ours, theirs in zip(*(call() for call in calls.values())):
         np.testing.assert_array_equal(ours, theirs)
-    calls = {name: functools.partial(f, x, cotangent) for name, f in compiled.items()}
     times = timing.take_turns(calls, _REPEATS.value)
     return {
         "pool": f"{side}x{side}x{channels}, {window}x{window}, stride {stride}",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -45,6 +46,23 @@ def take_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict
             "median_ms": 1e3 * statistics.median(walls),
         }
     return rows
+
+
+def compile_each(
+    functions: Mapping[str, Callable], arguments: Sequence[Any]
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
+    """Compile functions of the same arrays: calls of each, and the seconds that compiling it took.
+
+    Switch the compilation cache off before, or the seconds are those of reading from it.
+    """
+    calls: dict[str, Callable[[], Any]] = {}
+    seconds: dict[str, float] = {}
+    for name, function in functions.items():
+        lowered = jax.jit(function).lower(*arguments)
+        start = time.perf_counter()
+        calls[name] = partial(lowered.compile(), *arguments)
+        seconds[name] = time.perf_counter() - start
+    return calls, seconds
 
 
 def relative(times: Mapping[str, Mapping[str, float]], unit: str) -> dict[str, dict[str, float]]:
