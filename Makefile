@@ -15,10 +15,11 @@ rank: $(VENV)/.installed
 	$(BIN)/python -m ncap_jax $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
 
+# Compiles as users do; `test` compiles cheaply (tests/conftest.py).
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	XLA_FLAGS=$(XLA_FLAGS) $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -58,12 +59,18 @@ REPORT ?= runs/digits/report.html
 pictures: $(VENV)/.installed
 	$(BIN)/python docs/pictures.py $(REPORT) docs
 
-# Where the notebooks install from, once per publication: URL, else the remote `origin`.
+# Where the notebooks install from, and which GitHub repository the README's badge opens in Colab;
+# once per publication: URL, else the remote `origin`.
 URL ?= $(shell git remote get-url origin)
+GITHUB = $(patsubst %.git,%,$(patsubst git@github.com:%,%,$(patsubst https://github.com/%,%,$(URL))))
+COLAB = https://colab.research.google.com/github/$(GITHUB)/blob/main
 address:
 	test -n "$(URL)"
 	sed -i.bak -E 's|(REPOSITORY = \\?")[^"\\]*|\1$(URL)|' colab/*.py colab/*.ipynb
 	rm colab/*.bak
+	case "$(URL)" in *github.com[:/]*) \
+		sed -i.bak -E 's|(colab-badge\.svg\)\]\()[^)]*|\1$(COLAB)/colab/quickstart.ipynb|' README.md && \
+		rm README.md.bak ;; esac
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info runs

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 FOLDER = pathlib.Path(__file__).parent
-# Options where the defaults, made for a small CPU, would say nothing.
+# Options that replace defaults which are made for a small CPU.
 ON_GPU = {
     "zoo": (
         *("--rival=torch", "--batch=64", "--size=224", "--dtype=bfloat16", "--steps=20"),
@@ -26,7 +26,7 @@ ON_GPU = {
 
 
 def backend() -> str:
-    """JAX's, asked in a process that ends: one that lives holds most of a GPU's memory."""
+    """JAX's backend, asked in a process of its own: JAX reserves most of a GPU's memory."""
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -45,7 +45,7 @@ def main(chosen: list[str]) -> int:
     """Run the chosen benchmarks; returns the number that failed."""
     unknown = sorted(set(chosen) - set(names()))
     if unknown:
-        print(f"unknown: {', '.join(unknown)}; there are {', '.join(names())}", file=sys.stderr)
+        print(f"unknown: {', '.join(unknown)}. Known: {', '.join(names())}.", file=sys.stderr)
         return 2
     where, failed = backend(), 0
     for name in chosen or names():

@@ -3,7 +3,7 @@
     python -m benchmarks.batch_norm --output=benchmarks/results/batch_norm_cpu.json
 
 Value and gradient of relu(norm(x)) with `zoo.layers.moments` on feature maps of a ResNet50, all
-three in turns in one process. It decides which of them `zoo.layers.BatchNorm` takes where.
+three in turns in one process. It decides which of them `zoo.layers.BatchNorm` uses where.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from ncap_jax import environment
+from ncap_jax.run import facts
 from ncap_jax.zoo.layers import moments
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Calls of each; the fastest counts.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 8, "Images.", lower_bound=1)
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the feature maps.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the feature maps.")
 
 MAPS = ((112, 64), (56, 256), (28, 512), (14, 1024), (7, 2048))  # side, channels
 
 
 def plain(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As JAX has them."""
+    """As JAX computes them."""
     return jnp.mean(values, (0, 1, 2)), jnp.var(values, (0, 1, 2))
 
 
@@ -44,14 +44,16 @@ STATISTICS: dict[str, Callable] = {
 def step_of(statistics: Callable) -> Callable:
     """(x, scale, bias, cotangent) -> value and the gradients, jitted."""
 
-    def layer(x, scale, bias):
+    def layer(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         values = x.astype(jnp.float32)
         mean, var = statistics(values)
         r = jax.lax.rsqrt(var + 1e-3) * scale
         return jax.nn.relu(values * r + (bias - mean * r)).astype(x.dtype)
 
     @jax.jit
-    def step(x, scale, bias, cotangent):
+    def step(
+        x: jax.Array, scale: jax.Array, bias: jax.Array, cotangent: jax.Array
+    ) -> tuple[jax.Array, ...]:
         y, pull = jax.vjp(layer, x, scale, bias)
         return y, *pull(cotangent)
 
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> None:
     """Measure, and write the figures with the environment beside them."""
     del argv
     rows = [measure(*shape) for shape in MAPS]
-    result = {"environment": environment.describe(), "dtype": _DTYPE.value, "maps": rows}
+    result = {"environment": facts.describe(), "dtype": _DTYPE.value, "maps": rows}
     timing.report(result, _OUTPUT.value)
 
 

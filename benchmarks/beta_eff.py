@@ -38,8 +38,8 @@ from absl import app, flags
 
 from benchmarks import beta_eff_rivals as rivals
 from benchmarks import timing
-from ncap_jax import environment
 from ncap_jax.capacitance import beta_eff, line_graph, network
+from ncap_jax.run import facts
 from ncap_jax.types import STRENGTHS, Strength
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
@@ -61,7 +61,9 @@ NETWORKS = {"mobilenet": 1024, "resnet50": 2048}  # width of the features
 ALL: tuple[Strength, ...] = ("signed", "absolute", "squared")
 
 
-def mlp_case(widths: Sequence[int], batch: int, seed: int = 0):
+def mlp_case(
+    widths: Sequence[int], batch: int, seed: int = 0
+) -> tuple[list[line_graph.Layer], jax.Array, jax.Array]:
     """He-initialised layers in float32, normal inputs, random labels."""
     rng = np.random.default_rng(seed)
     layers = [
@@ -76,10 +78,12 @@ def mlp_case(widths: Sequence[int], batch: int, seed: int = 0):
 
 
 @jax.jit
-def mlp_gradient(layers, inputs, labels):
+def mlp_gradient(
+    layers: list[line_graph.Layer], inputs: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, Any]:
     """Loss and its gradient by weights and inputs, in the kernel's precision."""
 
-    def loss(layers, z):
+    def loss(layers: list[line_graph.Layer], z: jax.Array) -> jax.Array:
         for layer in layers[:-1]:
             z = jax.nn.relu(line_graph.matmul(z, layer.kernel) + layer.bias)
         logits = line_graph.matmul(z, layers[-1].kernel) + layers[-1].bias
@@ -88,14 +92,19 @@ def mlp_gradient(layers, inputs, labels):
     return jax.value_and_grad(loss, argnums=(0, 1))(layers, inputs)
 
 
-def cross_entropy(logits, labels):
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean over the batch, in nats."""
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
 
 
 @partial(jax.jit, static_argnames="strengths")
-def mlp_measure(layers, inputs, labels, strengths):
-    """The probe kernel."""
+def mlp_measure(
+    layers: list[line_graph.Layer],
+    inputs: jax.Array,
+    labels: jax.Array,
+    strengths: tuple[Strength, ...],
+) -> Any:
+    """beta_eff by the probe kernel."""
     state = line_graph.update(line_graph.init(layers, strengths), layers, inputs, labels)
     return beta_eff.from_state(state)
 
@@ -107,7 +116,7 @@ def probe_section() -> dict[str, Any]:
     for strength in STRENGTHS:
         calls[strength] = partial(mlp_measure, *case, (strength,))
     calls["signed+absolute+squared"] = partial(mlp_measure, *case, ALL)
-    # Inputs by the first kernel, which no way to beta_eff can do without.
+    # The inputs times the first kernel: every way to beta_eff needs this product.
     calls["first_product"] = partial(jax.jit(line_graph.matmul), case[1], case[0][0].kernel)
     calls |= rivals.pytorch_calls(*case)
     times = timing.take_turns(calls, _REPEATS.value)
@@ -168,7 +177,7 @@ def _explicit(widths: Sequence[int], batch: int, rival: Callable) -> dict[str, A
 
 def network_calls(name: str) -> dict[str, Any]:
     """Compiled gradient and measurements of one of the zoo's networks."""
-    from ncap_jax.zoo.capacitance import split_model
+    from ncap_jax.measure.network import split_model
 
     function, params, constants = split_model(rivals.classifier(name, NETWORKS[name]))
     shape = (_BATCH.value, _SIDE.value, _SIDE.value, 3)
@@ -180,8 +189,8 @@ def network_calls(name: str) -> dict[str, Any]:
     )
 
     @jax.jit
-    def gradient(params, constants, inputs, labels):
-        def loss(params, inputs):
+    def gradient(params: Any, constants: Any, inputs: jax.Array, labels: jax.Array) -> Any:
+        def loss(params: Any, inputs: jax.Array) -> jax.Array:
             return cross_entropy(function(params, constants, inputs), labels)
 
         return jax.value_and_grad(loss, argnums=(0, 1))(params, inputs)
@@ -273,7 +282,7 @@ def main(argv: Sequence[str]) -> None:
     }
     path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
     result: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
-    result["environment"] = environment.describe() | rivals.versions()
+    result["environment"] = facts.describe() | rivals.versions()
     for name in _SECTIONS.value:
         found = sections[name]()
         print(json.dumps({name: found}, indent=1, default=float), flush=True)

@@ -55,8 +55,8 @@ def _quotient(matrix: sparse.csr_array) -> tuple[float, int]:
 def sparse_beta_eff(layers: Sequence[Layer], inputs: Any, labels: Any) -> tuple[float, int]:
     """beta_eff by an explicit CSR matrix P in float32, and the number of its entries.
 
-    Rows are written in order and indices are int32, so that nothing is sorted or converted: the
-    cheapest assembly there is.
+    Rows are written in order and indices are int32, so that nothing is sorted or converted: no
+    assembly is cheaper.
     """
     blocks, starts, shapes = _blocks(layers, inputs, labels)
     columns, counts = [], []
@@ -72,7 +72,7 @@ def sparse_beta_eff(layers: Sequence[Layer], inputs: Any, labels: Any) -> tuple[
 
 
 def coordinate_beta_eff(layers: Sequence[Layer], inputs: Any, labels: Any) -> tuple[float, int]:
-    """The same as one would write it: triplets (row, column, value), then CSR."""
+    """The same in the usual way: triplets (row, column, value), then CSR."""
     blocks, starts, _ = _blocks(layers, inputs, labels)
     rows, columns = [], []
     for low, block in enumerate(blocks):
@@ -125,7 +125,9 @@ def _synchronised(function: Callable, device: str) -> float:
     return float(value)
 
 
-def _pytorch_states(kernels, biases, inputs, labels, pruned: bool):
+def _pytorch_states(
+    kernels: Sequence[Any], biases: Sequence[Any], inputs: Any, labels: Any, *, pruned: bool
+) -> Any:
     """Equation (3), states by autograd; `pruned`: no matrix that the quotient does not need."""
     import torch
 
@@ -156,7 +158,7 @@ def _pytorch_states(kernels, biases, inputs, labels, pruned: bool):
         return sum(both) / total
 
 
-def _pytorch_total(kernels, biases, inputs, labels):
+def _pytorch_total(kernels: Sequence[Any], biases: Sequence[Any], inputs: Any, labels: Any) -> Any:
     """The `total` form: double backward, one product with ones per layer."""
     import torch
 
@@ -181,18 +183,18 @@ def _pytorch_total(kernels, biases, inputs, labels):
     return sum(both) / sum(d.sum() for d in delta_in.values())
 
 
-def classifier(name: str, width: int):
+def classifier(name: str, width: int) -> Any:
     """One of the zoo's networks with random weights and a linear head for ten classes."""
     from flax import nnx
 
     from ncap_jax.zoo import MODELS
 
     class Classifier(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs):
+        def __init__(self, rngs: nnx.Rngs) -> None:
             self.backbone = MODELS[name].build(rngs=rngs)
             self.head = nnx.Linear(width, 10, rngs=rngs)
 
-        def __call__(self, x):
+        def __call__(self, x: jax.Array) -> jax.Array:
             return self.head(self.backbone.features(x))
 
     return Classifier(nnx.Rngs(0))

@@ -5,7 +5,7 @@
 1. `in_memory`: drawing an epoch's order, sending its indices to the device and gathering a batch
    of uint8 images there, as a share of one training step (forward, backward, Adam; batch 64) of
    the smallest model in the zoo.
-2. `streaming`: JPEG files through `train_stream` with one thread, against the same files opened,
+2. `streaming`: JPEG files through `stream_batches` with one thread, against the same files opened,
    converted, resized and turned into arrays by Pillow alone, per image. `decode` is the part of
    `stream` that makes the batches in host memory; the rest are threads and the transfer.
 
@@ -29,9 +29,10 @@ from absl import app, flags
 from PIL import Image
 
 from benchmarks import timing
-from ncap_jax import environment
 from ncap_jax.data import batching, load_dataset, stream
-from ncap_jax.data.images import WORKERS, gather
+from ncap_jax.data.images import gather
+from ncap_jax.data.threads import WORKERS
+from ncap_jax.run import facts
 from ncap_jax.zoo import MODELS, functional, load_model, preprocess
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
@@ -55,14 +56,14 @@ def training_step() -> tuple[str, Callable[[], Any]]:
     images = jnp.zeros((BATCH_SIZE, 32, 32, 3), jnp.uint8)
     labels = jnp.arange(BATCH_SIZE) % 10
 
-    def loss_of(trained, state):
+    def loss_of(trained: Any, state: Any) -> tuple[jax.Array, Any]:
         inputs = preprocess.preprocess(images, spec.preprocessing, spec.input_size)
         features, state = functional.apply(definition, trained[0], state, inputs, train=True)
         losses = optax.softmax_cross_entropy_with_integer_labels(features @ trained[1], labels)
         return losses.mean(), state
 
     @jax.jit
-    def step(trained, state, moments):
+    def step(trained: Any, state: Any, moments: Any) -> Any:
         (_, state), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained, state)
         updates, moments = optimizer.update(gradients, moments, trained)
         return optax.apply_updates(trained, updates), state, moments
@@ -115,7 +116,7 @@ def write_photos(folder: pathlib.Path, side: int) -> None:
 
 
 def pillow_alone(paths: list[str], size: int) -> None:
-    """What any loader must do at least, one file after the other."""
+    """The least that any loader must do, one file after the other."""
     for path in paths:
         with Image.open(path) as image:
             resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
@@ -140,10 +141,8 @@ def streaming(side: int, size: int) -> dict[str, Any]:
         paths = [store.source.paths[index] for index in store.indices]
 
         def run(workers: int) -> None:
-            batches = stream.train_stream(
-                store, loaded.labels, seed=0, epoch=0, batch_size=STREAM_BATCH, workers=workers
-            )
-            for batch in batches:
+            order = batching.epoch_batches(0, 0, count, STREAM_BATCH)
+            for batch in stream.stream_batches(store, loaded.labels, order, workers=workers):
                 jax.block_until_ready(batch)
 
         times = timing.take_turns(
@@ -173,7 +172,7 @@ def main(argv: list[str]) -> None:
     """Measure, print, and write the file if one is named."""
     del argv
     result = {
-        "environment": environment.describe(),
+        "environment": facts.describe(),
         # More than the number of cores: the machine was busy, and wall times are worth little.
         "load_average": os.getloadavg()[0],
         "in_memory": in_memory(),

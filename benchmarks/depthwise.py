@@ -21,8 +21,8 @@ from absl import app, flags
 from jax import lax
 
 from benchmarks import timing
-from ncap_jax import environment
-from ncap_jax.capacitance import depthwise
+from ncap_jax.ops import depthwise
+from ncap_jax.run import facts
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Calls of each; the fastest counts.", lower_bound=1)
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     del argv
     jax.config.update("jax_enable_compilation_cache", False)
     result = {
-        "environment": environment.describe(),
+        "environment": facts.describe(),
         "load_average": os.getloadavg()[0],
         "batch": _BATCH.value,
         "layers": [measure(*layer) for layer in LAYERS],

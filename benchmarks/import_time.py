@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from ncap_jax import environment
+from ncap_jax.run import facts
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 _REPEATS = flags.DEFINE_integer("repeats", 9, "Interpreters started per line.", lower_bound=2)
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     """Measure, print, write."""
     del argv
     report = {
-        "environment": environment.describe(),
+        "environment": facts.describe(),
         "repeats": _REPEATS.value,
         "seconds": measure(_REPEATS.value),
     }

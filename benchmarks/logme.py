@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from ncap_jax import environment
 from ncap_jax.predictor.features import precision
 from ncap_jax.predictor.logme import logme
+from ncap_jax.run import facts
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Repeats; the minimum counts.", lower_bound=1)
@@ -54,7 +54,9 @@ def best(function: Callable[[], Any]) -> Seconds:
     return Seconds(*map(min, zip(*seconds)))
 
 
-def evidence(sigma, energy, outside, samples, features):
+def evidence(
+    sigma: np.ndarray, energy: np.ndarray, outside: float, samples: int, features: int
+) -> float:
     """Largest evidence per sample of one class, by the fixed point on the spectrum."""
     alpha, beta, value = 1.0, 1.0, 0.0
     t = 1.0
@@ -153,7 +155,7 @@ def measure() -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Measure, print, write."""
     del argv
-    result = {**environment.describe(), "logme": measure()}
+    result = {**facts.describe(), "logme": measure()}
     text = json.dumps(result, indent=2)
     print(text)
     if _OUTPUT.value is not None:

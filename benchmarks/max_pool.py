@@ -23,8 +23,8 @@ from absl import app, flags
 from flax import nnx
 
 from benchmarks import timing
-from ncap_jax import environment
-from ncap_jax.zoo import layers
+from ncap_jax.ops import pooling
+from ncap_jax.run import facts
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Calls of each; the fastest counts.", lower_bound=1)
@@ -36,7 +36,7 @@ POOLS = ((96, 64, 2, 2), (24, 256, 2, 2), (50, 64, 3, 2), (21, 192, 3, 2), (24, 
 
 def by_slices(x: jax.Array, window: int, stride: int) -> jax.Array:
     """The zoo's running maximum."""
-    return layers.running_max_pool(x, window, stride, "VALID")
+    return pooling.running_max_pool(x, window, stride, "VALID")
 
 
 def by_windows(x: jax.Array, window: int, stride: int) -> jax.Array:
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
     del argv
     jax.config.update("jax_enable_compilation_cache", False)
     result = {
-        "environment": environment.describe(),
+        "environment": facts.describe(),
         "load_before": os.getloadavg()[0],
         "batch": _BATCH.value,
         "pools": [measure(*pool) for pool in POOLS],

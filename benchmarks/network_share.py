@@ -14,10 +14,12 @@ import pathlib
 import numpy as np
 from absl import app, flags
 
-from ncap_jax import data, environment
-from ncap_jax.data.feed import make_feed
-from ncap_jax.finetune import loop, measure
-from ncap_jax.types import RankConfig
+from ncap_jax import data
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.finetune import loop
+from ncap_jax.measure import training
+from ncap_jax.options import RankConfig
+from ncap_jax.run import facts
 from ncap_jax.zoo import find_models
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
@@ -34,10 +36,10 @@ def main(argv: list[str]) -> None:
     config = RankConfig(epochs=_EPOCHS.value, head="linear", batch_size=64)
     rows = {}
     for spec in find_models(_MODELS.value):
-        records = list(loop.run(loop.prepare(spec, feed, config), feed, config))[2:]
+        records = list(loop.run(training.start(spec, feed, config)))[2:]
         shares = np.array([record.measure_seconds / record.seconds for record in records])
         rows[spec.name] = {
-            "samples": measure.network_samples(len(feed.labels), config.measure_size),
+            "samples": training.network_samples(len(feed.labels), config.measure_size),
             "median": round(float(np.median(shares)), 4),
             "least": round(float(shares.min()), 4),
             "most": round(float(shares.max()), 4),
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> None:
         }
         print(f"{spec.name:16s} {rows[spec.name]}", flush=True)
     if _OUTPUT.value:
-        content = {"environment": environment.describe(), "config": vars(config), "rows": rows}
+        content = {"environment": facts.describe(), "config": vars(config), "rows": rows}
         path = pathlib.Path(_OUTPUT.value)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1, default=str) + "\n")

@@ -16,7 +16,7 @@ import jax
 
 
 def take_turns(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, dict]:
-    """Milliseconds of each function, the fastest of some calls, all functions taking turns.
+    """Milliseconds of each function: the fastest of several calls, all functions taking turns.
 
     Args:
         functions: name -> call; what it returns is waited for. The first call, which may
@@ -106,7 +106,7 @@ def _status(key: str) -> float:
 
 
 def report(result: Mapping[str, Any], output: str | None) -> None:
-    """Prints a result as JSON, and writes it to the file `output` if one is named."""
+    """Print a result as JSON, and write it to the file `output` if one is named."""
     text = json.dumps(result, indent=1)
     print(text)
     if output:
@@ -116,7 +116,7 @@ def report(result: Mapping[str, Any], output: str | None) -> None:
 
 
 def in_subprocess(module: str, arguments: Sequence[str]) -> Any:
-    """Runs `python -m module arguments` and reads the JSON on its last line."""
+    """Run `python -m module arguments` and read the JSON on its last line."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -8,10 +8,10 @@ r"""Images per second of a fine-tuning step, ours against a rival's; seconds to 
    classifier of 10 classes, whole network trained. The rivals (`benchmarks.zoo_rivals`): Keras 3
    on its JAX backend, with its own `train_on_batch`, or PyTorch with the definitions of torchvision
    and timm, compiled by `torch.compile`, channels last. Both start from random weights, get the
-   same images and take turns in one process. Target: a ratio of 1.0 at least for each family.
-   With `--processes` so many models compile at a time, each in a process of its own; once these
-   are ready they are measured one after the other, nothing else running. One that is not ready
-   after `--patience` seconds is left out. `--profile` adds where the time goes on a GPU.
+   same images and take turns in one process. Target: a ratio of at least 1.0 for each family.
+   With `--processes`, that many models compile at a time, each in a process of its own; once they
+   are ready they are measured one after the other, nothing else running. A model that is not
+   ready after `--patience` seconds is left out. `--profile` adds where the time goes on a GPU.
 2. `start`: seconds from the start of a fresh process to the end of its first step, with an empty
    and with a filled folder of compiled programs; and of that, seconds spent compiling.
 3. `repeated`: eight equal bottleneck blocks, unrolled and as one `lax.scan` over stacked weights:
@@ -52,7 +52,8 @@ from absl import app, flags
 from flax import nnx
 
 from benchmarks import timing, zoo_profile, zoo_rivals
-from ncap_jax import caching, environment
+from ncap_jax import caching
+from ncap_jax.run import facts
 from ncap_jax.zoo import MODELS, functional
 from ncap_jax.zoo.resnet import Bottleneck
 
@@ -70,7 +71,7 @@ _BATCH = flags.DEFINE_integer("batch", 8, "Images a step.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 96, "Side of the images in pixels.", lower_bound=32)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute dtype.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Times of each; the fastest counts.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 1, "Steps a time is taken of.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 1, "Steps in one timing.", lower_bound=1)
 _PROCESSES = flags.DEFINE_integer(
     "processes", 0, "Models that compile at a time, in processes; 0: one by one in this process."
 )
@@ -108,8 +109,10 @@ def our_step(name: str) -> Callable[[], Any]:
     carry = [((params, head), state, optimizer.init((params, head)))]
     images, labels = map(jnp.asarray, batch())
 
-    def step(trainable, state, moments, x, y):
-        def loss(trainable):
+    def step(
+        trainable: Any, state: Any, moments: Any, x: jax.Array, y: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        def loss(trainable: Any) -> tuple[jax.Array, Any]:
             params, head = trainable
             features, moved = functional.apply(static, params, state, x, train=True)
             logits = features @ head["kernel"] + head["bias"]
@@ -122,7 +125,7 @@ def our_step(name: str) -> Callable[[], Any]:
 
     compiled = jax.jit(step, donate_argnums=(0, 1, 2)).lower(*carry[0], images, labels).compile()
 
-    def run():
+    def run() -> jax.Array:
         carry[0], value = compiled(*carry[0], images, labels)
         return value
 
@@ -143,7 +146,7 @@ def contenders(name: str) -> dict[str, Callable[[], Any]]:
 def compare(steps: dict[str, Callable[[], Any]]) -> dict[str, Any]:
     """Milliseconds of a step and images per second of both, and the ratios."""
 
-    def several(step):
+    def several(step: Callable[[], Any]) -> None:
         for _ in range(_STEPS.value):
             result = step()
         zoo_rivals.wait(result)
@@ -167,8 +170,12 @@ def profiles(steps: dict[str, Callable[[], Any]]) -> dict[str, Any]:
     """Where the time of both goes; empty without `--profile`."""
     if not _PROFILE.value:
         return {}
-    of = {who: zoo_profile.of_torch if who == "torch" else zoo_profile.of_jax for who in steps}
-    return {"profile": {who: of[who](step) for who, step in steps.items()}}
+    tools = {"torch": zoo_profile.profile_torch}
+    return {
+        "profile": {
+            who: tools.get(who, zoo_profile.profile_jax)(step) for who, step in steps.items()
+        }
+    }
 
 
 def throughput() -> dict[str, Any]:
@@ -210,7 +217,7 @@ def side_by_side() -> Iterator[tuple[str, dict[str, Any]]]:
             if name not in ready:
                 workers[name].kill()
                 workers[name].wait()
-                print(f"{name}: failed, or not ready in time", file=sys.stderr, flush=True)
+                print(f"{name}: failed, or was not ready in time", file=sys.stderr, flush=True)
         for name in ready:
             try:
                 answer, _ = workers[name].communicate("go\n", timeout=_PATIENCE.value)
@@ -225,7 +232,7 @@ def side_by_side() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def wait_for(workers: dict[str, subprocess.Popen]) -> list[str]:
-    """Those that have said that they are ready, once all have or the time is over."""
+    """The names of the workers that reported ready, once all have or the time is over."""
     start, ready = time.monotonic(), []
 
     def listen(name: str, worker: subprocess.Popen) -> None:
@@ -288,36 +295,9 @@ def start() -> dict[str, Any]:
 
 def repeated(blocks: int = 8, width: int = 64, side: int = 14) -> dict[str, Any]:
     """Compile and run time of equal blocks, unrolled and scanned."""
-    modules = [
-        Bottleneck(4 * width, width, 1, False, f"b{i}", dtype=None, rngs=nnx.Rngs(i))
-        for i in range(blocks)
-    ]
-    parts = [functional.split(module) for module in modules]
-    static = parts[0][0]
-    unrolled = [(params, state) for _, params, state in parts]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *unrolled)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, side, side, 4 * width)), jnp.float32)
-
-    def block(x, arrays):
-        params, state = arrays
-        return functional.apply(static, params, state, x, train=True, method="__call__")
-
-    def loss_unrolled(arrays, x):
-        states = []
-        for pair in arrays:
-            x, state = block(x, pair)
-            states.append(state)
-        return jnp.mean(x**2), states
-
-    def loss_scanned(arrays, x):
-        x, states = jax.lax.scan(block, x, arrays)
-        return jnp.mean(x**2), states
-
     rows, calls = {}, {}
-    for name, loss, arrays in (
-        ("unrolled", loss_unrolled, unrolled),
-        ("scanned", loss_scanned, stacked),
-    ):
+    for name, (loss, arrays) in block_losses(blocks, width).items():
         lowered = jax.jit(jax.grad(loss, has_aux=True, allow_int=True)).lower(arrays, x)
         wall, cpu = time.perf_counter(), time.process_time()
         compiled = lowered.compile()
@@ -325,11 +305,40 @@ def repeated(blocks: int = 8, width: int = 64, side: int = 14) -> dict[str, Any]
             "compile_s": time.perf_counter() - wall,
             "compile_cpu_s": time.process_time() - cpu,
         }
-        calls[name] = lambda compiled=compiled, arrays=arrays: compiled(arrays, x)
+        calls[name] = partial(compiled, arrays, x)
     for name, times in timing.take_turns(calls, _REPEATS.value).items():
         rows[name] |= times
     print("repeated", json.dumps(rows), flush=True)
     return rows
+
+
+def block_losses(blocks: int, width: int) -> dict[str, tuple[Callable, Any]]:
+    """Loss of equal bottleneck blocks in a row, and its arrays: unrolled and as one scan."""
+    modules = [
+        Bottleneck(4 * width, width, 1, f"b{i}", project=False, dtype=None, rngs=nnx.Rngs(i))
+        for i in range(blocks)
+    ]
+    parts = [functional.split(module) for module in modules]
+    static = parts[0][0]
+    unrolled = [(params, state) for _, params, state in parts]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *unrolled)
+
+    def block(x: jax.Array, arrays: Any) -> tuple[jax.Array, Any]:
+        params, state = arrays
+        return functional.apply(static, params, state, x, train=True, method="__call__")
+
+    def loss_unrolled(arrays: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        states = []
+        for pair in arrays:
+            x, state = block(x, pair)
+            states.append(state)
+        return jnp.mean(x**2), states
+
+    def loss_scanned(arrays: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        x, states = jax.lax.scan(block, x, arrays)
+        return jnp.mean(x**2), states
+
+    return {"unrolled": (loss_unrolled, unrolled), "scanned": (loss_scanned, stacked)}
 
 
 def main(argv: list[str]) -> None:
@@ -352,8 +361,8 @@ def main(argv: list[str]) -> None:
     settings = {"batch": _BATCH.value, "size": _SIZE.value, "dtype": _DTYPE.value}
     if any(result.get(key, value) != value for key, value in settings.items()):
         raise app.UsageError(f"{path} holds results of another batch, size or dtype")
-    facts = {**environment.describe(), "rivals": zoo_rivals.versions()}
-    result |= {"environment": facts, **settings}
+    environment = {**facts.describe(), "rivals": zoo_rivals.versions()}
+    result |= {"environment": environment, **settings}
     for name in _SECTIONS.value:
         result[name] = {**result.get(name, {}), **sections[name]()}
     if path:

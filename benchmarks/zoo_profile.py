@@ -21,8 +21,8 @@ _LIBRARY = re.compile(r"gemm|conv|fprop|dgrad|wgrad|nvjet|cutlass|xmma|cudnn|att
 _GENERATED = re.compile(r"^triton_(?!gemm)|^(?!gemm_fusion).*fusion")
 
 
-def of_jax(step: Callable[[], Any]) -> dict[str, Any]:
-    """Of a call that returns JAX arrays."""
+def profile_jax(step: Callable[[], Any]) -> dict[str, Any]:
+    """Where the time of a call goes that returns JAX arrays."""
     spent: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -39,8 +39,8 @@ def of_jax(step: Callable[[], Any]) -> dict[str, Any]:
     return summary(spent)
 
 
-def of_torch(step: Callable[[], Any]) -> dict[str, Any]:
-    """Of a call that runs PyTorch."""
+def profile_torch(step: Callable[[], Any]) -> dict[str, Any]:
+    """Where the time of a call goes that runs PyTorch."""
     import torch
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:

@@ -17,7 +17,7 @@ import numpy as np
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-# Names that Keras Applications writes otherwise than in capitals of ours.
+# Our name -> the name in Keras Applications.
 KERAS = {
     "mobilenet": "MobileNet",
     "mobilenetv2": "MobileNetV2",
@@ -36,7 +36,7 @@ KERAS = {
     "inceptionresnetv2": "InceptionResNetV2",
     "xception": "Xception",
 }
-# Ours -> (package, name there). torchvision's where it has the network, else timm's.
+# Our name -> (package, name there): torchvision where it has the network, else timm.
 TORCH = {
     "vgg16": ("torchvision", "vgg16"),
     "vgg19": ("torchvision", "vgg19"),
@@ -64,7 +64,7 @@ TORCH = {
 
 
 def versions() -> dict[str, str | None]:
-    """Of the rivals' packages, None where one is not installed."""
+    """Versions of the rivals' packages, None where one is not installed."""
     found: dict[str, str | None] = {}
     for name in ("keras", "torch", "torchvision", "timm"):
         try:
@@ -98,7 +98,7 @@ def keras_step(
 def torch_step(
     name: str, images: np.ndarray, labels: np.ndarray, classes: int, rate: float, dtype: str
 ) -> Callable[[], Any]:
-    """PyTorch as its users are told to train: compiled, channels last, fused Adam.
+    """PyTorch as its documents recommend: compiled, channels last, fused Adam.
 
     bfloat16 by autocast over float32 parameters; float32 products may use TF32 on a GPU, as ours
     do there by JAX's default.
@@ -116,7 +116,7 @@ def torch_step(
     x = x.contiguous(memory_format=torch.channels_last)
     y = torch.tensor(labels, device=device, dtype=torch.long)
 
-    def run():
+    def run() -> Any:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             logits = forward(x)
@@ -129,7 +129,7 @@ def torch_step(
 
 
 def torch_model(name: str, classes: int) -> Any:
-    """The network in PyTorch with a linear classifier of so many classes."""
+    """The network in PyTorch with a linear classifier of this many classes."""
     import torch
     from torch import nn
 
@@ -175,7 +175,7 @@ def _stride_last(stages: Any) -> None:
 
 
 def wait(result: Any) -> None:
-    """Until a step's result is there, whoever computed it."""
+    """Wait for a step's result, whoever computes it."""
     if type(result).__module__.split(".")[0] == "torch":
         import torch
 
@@ -188,7 +188,7 @@ def wait(result: Any) -> None:
 
 
 def release() -> None:
-    """Give memory that PyTorch holds in reserve back to the accelerator, for others there."""
+    """Return the memory that PyTorch holds in reserve to the accelerator, for other processes."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -58,8 +58,8 @@ import ncap_jax as ncap
 # %% [markdown]
 # ## Data
 #
-# **Arrays**: uint8 images (n, height, width, channels) and labels. What is wrong with labels is
-# said or mapped, never guessed; a validation part is split off where there is none.
+# **Arrays**: uint8 images (n, height, width, channels) and labels. Labels of another form are
+# mapped or refused, never guessed. If there is no validation part, one is split off.
 
 # %%
 digits = ncap.load_dataset("digits", max_train=TRAIN, max_validation=VALIDATION)
@@ -70,7 +70,7 @@ print(checked.images.shape, checked.validation_images.shape, checked.class_names
 
 # %% [markdown]
 # **A folder** with a subfolder for each class, `train/<class>/*` and `validation/<class>/*`, or
-# just `<class>/*`. Here one is written first; give the path of yours instead. On Colab,
+# just `<class>/*`. The cell writes one first; use the path of your own instead. On Colab,
 # `from google.colab import drive; drive.mount("/content/drive")` reaches a folder of your Drive.
 
 # %%
@@ -109,8 +109,8 @@ mine = ncap.from_module(Small(rngs=nnx.Rngs(0)), name="my_nnx", input_size=32)
 mine
 
 # %% [markdown]
-# **Flax Linen.** Give the module and its variables; `method` names what gives the features, so
-# that the classifier is left out.
+# **Flax Linen.** Give the module and its variables; `method` names the method that returns
+# the features, so that the classifier is left out.
 
 
 # %%
@@ -134,7 +134,7 @@ variables = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 from_linen = ncap.from_linen(network, variables, name="my_linen", input_size=32, method="features")
 
 # %% [markdown]
-# **Keras 3** on the JAX backend. `layer` names the layer whose output are the features.
+# **Keras 3** on the JAX backend. `layer` names the layer whose output gives the features.
 
 # %%
 models = [mine, from_linen, "tiny_depthwise"]
@@ -159,10 +159,10 @@ if WITH_KERAS:
 #
 # ## Ranking
 #
-# Your models have random weights here, and only `tiny_depthwise` has seen images before: it
-# should come out first. Ordinary fine-tuning (`head="linear"`, the default) would do as well, but a
-# network has a β_eff of its own from four weight layers in a row on, and some of these are
-# shallower: here a small probe on top, trained along with the model, has it.
+# Your models have random weights here; only `tiny_depthwise` has seen images before, so it should
+# come first. Ordinary fine-tuning (`head="linear"`, the default) would rank them too. But a network
+# has a β_eff of its own only with at least four weight layers in a row, and some of these are
+# shallower. So a small probe on top, trained along with the model, is measured instead.
 
 # %%
 ranking = ncap.rank_models(
@@ -176,7 +176,7 @@ ranking
 # ## β_eff in your own training loop
 #
 # `CapacitanceMonitor` measures a model on the same samples whenever you call it. It changes
-# nothing in the model, and takes anything that maps a batch to features. `log` is called as
+# nothing in the model, and takes anything that maps a batch to features. `log` is called like
 # TensorBoard's `add_scalar`.
 
 # %%

@@ -50,8 +50,8 @@ import ncap_jax as ncap
 print(f"ncap_jax {ncap.__version__} on {jax.devices()[0].device_kind}")
 
 # %% [markdown]
-# One call does it all: load data and weights, fine-tune, measure after every epoch, predict,
-# rank. On a free Colab runtime this takes a few minutes, most of it compilation.
+# One call loads data and weights, fine-tunes, measures after every epoch, predicts and ranks. On a
+# free Colab runtime this takes a few minutes, most of it compilation.
 
 # %%
 ranking = ncap.rank_models(
@@ -70,8 +70,7 @@ ranking
 #   predictions. Models marked *tied with 1* cannot be told apart from the first: choose among
 #   them by size or speed.
 # - *β_eff*: the neural capacitance after the last epoch.
-# - A `!` in the status means that something speaks against the number; the line below the table
-#   says what.
+# - A `!` in the status means that the number is in doubt; the line below the table says why.
 
 # %%
 best = ranking.best
@@ -93,9 +92,9 @@ left.legend(fontsize="small")
 plt.show()
 
 # %% [markdown]
-# The folder holds the same as files: `report.html` (open it in a browser; on Colab download it
-# from the file list on the left), `report.md`, `ranking.json`, `ranking.csv`, `run.json` and one
-# line an epoch under `trajectories/`.
+# The folder holds the results as files: `report.html` (open it in a browser; on Colab download it
+# from the file list on the left), `report.md`, `ranking.json`, `ranking.csv`, `run.json` and, under
+# `trajectories/`, one line per epoch.
 
 # %%
 import pathlib
@@ -106,4 +105,4 @@ for path in sorted(pathlib.Path(OUTPUT).rglob("*")):
 
 # %% [markdown]
 # Next: `own_model_and_data.ipynb` ranks your models on your images,
-# `understanding_beta_eff.ipynb` shows what β_eff is.
+# and `understanding_beta_eff.ipynb` shows what β_eff is.

@@ -17,10 +17,10 @@
 # *Neural Capacitance: A New Perspective of Neural Network Selection via Edge Dynamics*
 # ([arXiv 2201.04194](https://arxiv.org/abs/2201.04194)) ranks 17 ImageNet models on five data
 # sets from the first epochs of fine-tuning below a frozen random probe. This notebook runs one
-# data set of that experiment and draws the paper's kinds of figures.
+# data set of that experiment and draws figures like the paper's.
 #
-# **Choose the size below.** `small` ranks the embedded models on digits and runs anywhere in some
-# minutes. `paper` needs a GPU or TPU (*Runtime → Change runtime type*), downloads the published
+# **Choose the size below.** `small` ranks the embedded models on digits and runs anywhere in a
+# few minutes. `paper` needs a GPU or TPU (*Runtime → Change runtime type*), downloads the published
 # weights (about 2 GB for all 17) and needs the data set prepared by TFDS.
 
 # %%
@@ -105,8 +105,8 @@ ranking
 # %% [markdown]
 # ## β_eff against accuracy, epoch by epoch
 #
-# The paper's regression: accuracy = θ₀ + θ₁ β_eff, Bayesian ridge, read at β_eff = 0. Left the
-# signed β_eff of the paper, right the absolute form, whose sums do not cancel.
+# The paper's regression: accuracy = θ₀ + θ₁ β_eff, Bayesian ridge, read at β_eff = 0. Left: the
+# signed β_eff of the paper. Right: the absolute form, whose sums do not cancel.
 
 # %%
 runs = [run for run in ranking.trajectories if run.status == "ok"]
@@ -128,8 +128,8 @@ plt.show()
 # ## What the first epochs predict
 #
 # Each method sees the first `EARLY` epochs only. Kendall's τ compares its order with the one after
-# the last epoch watched here. That is not the end of full fine-tuning: for that comparison, with
-# seeds and intervals, see `docs/results.md`.
+# the last epoch watched here. That is not the end of full fine-tuning; for that comparison, with
+# seeds and intervals, see `docs/results/index.md`.
 
 # %%
 from scipy.stats import kendalltau
@@ -162,5 +162,5 @@ plt.show()
 # %% [markdown]
 # The whole experiment (17 models, five sets, several seeds, the rivals, the effects of the
 # starting epoch, the number of epochs and the probe's widths) runs from a checkout:
-# `python -m experiments.reproduce_paper`. It says which weights and sets are missing before it
-# starts, goes on where it was stopped, and writes one report with all tables and figures.
+# `python -m experiments.reproduce_paper`. It names missing weights and sets before it starts,
+# resumes where it stopped, and writes one report with all tables and figures.

@@ -91,8 +91,8 @@ print(f"line graph: {line_graph.number_of_nodes()} weights, {line_graph.number_o
 # $$P[e, e'] = -\frac1B\sum_b z^{\ell-1}_{bj}\, s^\ell_{bi}\, g^{\ell+1}_{bk} \tag{1}$$
 #
 # with activations $z$, slopes $s = \sigma'$ and loss gradients $g$. `reference.py` writes that
-# down as loops, in float64. Below: the network, and its line graph with a link's width showing
-# $|P|$, blue where it is negative.
+# down as loops, in float64. Below: the network and its line graph. A link's width shows
+# $|P|$; it is blue where P is negative.
 
 # %%
 P = reference.dense_adjacency(kernels, biases, inputs, labels)
@@ -165,7 +165,7 @@ np.testing.assert_allclose(np.concatenate([d.ravel() for d in degrees_out]), del
 print("the degrees of (3) are those of P")
 
 # %% [markdown]
-# What it saves: P has edges² entries, the degrees have as many as there are edges.
+# This saves memory: P has edges² entries, the degrees have one per edge.
 
 # %%
 print(f"{'width':>5} {'edges':>7} {'P in MB':>9} {'dense':>10} {'ncap_jax':>10}")
@@ -206,8 +206,9 @@ except ncap.NcapError as error:
 # %% [markdown]
 # ## Strengths
 #
-# The signed sums of (1) cancel, on short runs nearly to noise. `absolute` and `squared` replace
-# every product z s g by its absolute value or square; `total` does not hold the activity fixed.
+# The signed sums of (1) cancel; on short runs little but noise remains. `absolute` and `squared`
+# replace every product z s g by its absolute value or square; `total` does not hold the activity
+# fixed.
 
 # %%
 for name in ("signed", "absolute", "squared", "total"):
@@ -217,10 +218,10 @@ for name in ("signed", "absolute", "squared", "total"):
     )
 
 # %% [markdown]
-# ## The theorem, seen
+# ## The theorem in practice
 #
-# As training converges, the loss gradients g go to 0, with them P, and with P β_eff. A perceptron
-# on the pixels of real digits, trained to a loss of nearly 0:
+# As training converges, the loss gradients g go to 0, and with them P and β_eff. Here a perceptron
+# is trained on the pixels of real digits to a loss of nearly 0:
 
 # %%
 digits = ncap.load_dataset("digits", max_train=300)
@@ -269,6 +270,7 @@ print(f"loss {losses[0]:.2f} -> {losses[-1]:.4f}, β_eff {absolute[0]:.3g} -> {a
 assert absolute[-1] < absolute[0]
 
 # %% [markdown]
-# In `ncap_jax` this is done to a model's whole network, or, with `head="probe"` (as in the paper)
-# and `head="trainable_probe"`, to a small random *probe* on its features. What β_eff tells about a
-# model's final accuracy, and what it does not, is measured in `docs/results.md`.
+# `ncap_jax` measures a model's whole network or, with `head="probe"` (as in the paper) and
+# `head="trainable_probe"`, a small random *probe* on its features. What β_eff tells about a model's
+# final accuracy, and what it does not, is measured in `docs/results/early-signals.md`
+# and `docs/results/published-weights.md`.

@@ -1,4 +1,7 @@
-"""Equations as MathML when the site is built: readable without network, scripts or fonts."""
+"""What is made when the site is built: equations as MathML, and the tables of options.
+
+The pages stay readable without network, scripts or fonts.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import html
 import re
 
 from latex2mathml.converter import convert
+
+from ncap_jax import options
 
 # What pymdownx.arithmatex leaves: \( ... \) in a span, \[ ... \] in a div.
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
@@ -15,6 +20,24 @@ ROW = (
     '<div style="display:flex;align-items:center;overflow:auto hidden;padding:.5em 0">'
     "{}<span>{}</span></div>"
 )
+
+
+# A comment in a page that stands for the table of an options record.
+OPTIONS = re.compile(r"<!-- options of (\w+) -->")
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+    """Called by MkDocs with the text of every page."""
+    return OPTIONS.sub(lambda match: options_table(match[1]), markdown)
+
+
+def options_table(name: str) -> str:
+    """The options of a record as a Markdown table: name, values, default, meaning."""
+    rows = [
+        f"| `{o.name}` | {options.described(o.hint)} | `{o.default!r}` | {o.text} |"
+        for o in options.options_of(getattr(options, name))
+    ]
+    return "\n".join(["| option | value | default | meaning |", "|---|---|---|---|", *rows])
 
 
 def on_page_content(content: str, **_) -> str:

@@ -4,10 +4,11 @@
 
 Ordinary fine-tuning of published MobileNets on the six bird species (256 training images of 40
 pixels, Adam 1e-3, batches of 32, 10 epochs: 80 steps), with running averages as published and as
-`ncap_jax.finetune.statistics` limits them. Validation accuracy at the end, in inference mode, which
+`ncap_jax.finetune.batch_norm` limits them. Validation accuracy at the end, in inference mode, which
 uses these averages; mean and range over seeds.
 
-Expected: docs/results.md, "Published weights". About ten CPU minutes.
+Expected result: experiments/tables/batch_norm_memory.md; what follows:
+docs/results/published-weights.md. About ten CPU minutes.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from absl import app, flags
 from flax import nnx
 
 from experiments import build_corpus
-from ncap_jax import caching, environment
-from ncap_jax.data.feed import Feed, make_feed
-from ncap_jax.finetune import loop, statistics
-from ncap_jax.types import ModelSpec, RankConfig
+from ncap_jax import caching
+from ncap_jax.data.feed import Feed
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.finetune import batch_norm, loop
+from ncap_jax.finetune.candidate import FineTuning, prepare
+from ncap_jax.options import RankConfig
+from ncap_jax.run import facts
+from ncap_jax.types import ModelSpec
 from ncap_jax.zoo import find_models, functional
 
 FLAGS = flags.FLAGS
@@ -36,7 +41,7 @@ MODELS = ("mobilenet_025", "mobilenet_075", "mobilenetv2")
 @contextlib.contextmanager
 def as_published() -> Iterator[None]:
     """Running averages keep their published momentum."""
-    with mock.patch.object(statistics, "limit_memory"):
+    with mock.patch.object(batch_norm, "limit_memory"):
         yield
 
 
@@ -51,14 +56,14 @@ def end(spec: ModelSpec, feed: Feed, seed: int, weights_dir: str) -> float:
         input_size=POOL.largest_input,
         weights_dir=weights_dir,
     )
-    candidate = loop.prepare(spec, feed, config)._replace(network_sums=None)
-    (record,) = loop.run(candidate, feed, config, {config.epochs})
+    tuning = FineTuning(prepare(spec, feed, config), feed, config)
+    (record,) = loop.run(tuning, {config.epochs})
     return record.validation_accuracy
 
 
 def momentum(spec: ModelSpec) -> float:
     """Of the first batch norm, as published."""
-    module = functional.build_to_fill(lambda: spec.build(rngs=nnx.Rngs(0)), seed=0)
+    module = functional.build_to_fill(spec.build, seed=0)
     return next(
         node.momentum for _, node in nnx.iter_graph(module) if isinstance(node, nnx.BatchNorm)
     )
@@ -93,7 +98,7 @@ def main(argv: list[str]) -> None:
     caching.keep_compiled_programs()
     shared = pathlib.Path(FLAGS.shared)
     feed = make_feed(build_corpus.load("birds6", shared, POOL))
-    print(f"{json.dumps(environment.describe(), default=str)}\n")
+    print(f"{json.dumps(facts.describe(), default=str)}\n")
     print(study(feed, FLAGS.seeds, str(shared / "weights")))
 
 

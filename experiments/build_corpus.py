@@ -5,8 +5,8 @@
     python -m experiments.build_corpus --pack
 
 Each (model, set, seed) has its folder `<work_dir>/<pool>/<set>/<model>/seed<k>` with one file a
-run and one with the transferability scores; what is there, or in the corpus, is not done again,
-so the command goes on where it was stopped, and several of them share a folder (`--seeds`).
+run and one with the transferability scores. What is there, or in the corpus, is not done again:
+the command resumes where it was stopped, and several of them can share a folder (`--seeds`).
 `--pack` adds what is complete to experiments/corpus (`experiments.corpus_files` has the format).
 
 Four runs each, Adam at a constant rate, batches of 32:
@@ -23,7 +23,8 @@ model serves all sets of as many classes.
 The embedded pool is not run on cifar10, on which it was pretrained, nor the CIFAR ResNets.
 The data are the same for all seeds; a seed draws heads, probes and the order of batches.
 
-Expected: about 1 CPU minute per (model, set, seed) of the embedded pool; see docs/results.md.
+Expected: about 1 CPU minute per (model, set, seed) of the embedded pool; see
+docs/results/early-signals.md.
 """
 
 from __future__ import annotations
@@ -40,12 +41,17 @@ import numpy as np
 from absl import app, flags, logging
 
 from experiments import corpus_files
-from ncap_jax import caching, data, environment
-from ncap_jax.data.feed import Feed, make_feed
-from ncap_jax.finetune import loop, records
+from ncap_jax import caching, data
+from ncap_jax.data.feed import Feed
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.files import write_atomically
+from ncap_jax.finetune import loop, trajectory_files
+from ncap_jax.finetune.evaluation import untouched_features
+from ncap_jax.measure import training
+from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.predictor.scores import SCORES
-from ncap_jax.report.files import write_atomically
-from ncap_jax.types import DataConfig, Dataset, ModelSpec, RankConfig
+from ncap_jax.run import facts
+from ncap_jax.types import Dataset, ModelSpec
 from ncap_jax.zoo import find_models, preprocess
 
 FLAGS = flags.FLAGS
@@ -77,11 +83,11 @@ GENUINE = (
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Which models, trained how, with so many images of so many pixels at most.
+    """Which models are trained, how, and on what images.
 
-    `early`: epochs that the early signals are taken from. `rates`: whether early signals are also
-    taken at the lower rate. `side`: of the squares that all images are brought to. `classes`: at
-    most so many, the first ones.
+    `early`: epochs from which the early signals are taken. `rates`: whether early signals are also
+    taken at the lower rate. `side`: of the squares to which all images are brought. `images` and
+    `classes`: at most this many; of the classes the first ones.
     """
 
     models: tuple[str, ...]
@@ -214,19 +220,20 @@ def run(spec: ModelSpec, feed: Feed, config: RankConfig, epochs: frozenset[int])
     CPU seconds of all threads: wall time means nothing on a machine that others use.
     """
     start = time.process_time()
-    candidate = loop.prepare(spec, feed, config)
+    tuning = training.start(spec, feed, config)
     return [
         # Compilation, and the epochs between two records, are in `cpu`.
-        {**records.to_json(record), "cpu": time.process_time() - start}
-        for record in loop.run(candidate, feed, config, epochs)
+        {**trajectory_files.to_json(record), "cpu": time.process_time() - start}
+        for record in loop.run(tuning, epochs)
     ]
 
 
 def scores(spec: ModelSpec, feed: Feed, config: RankConfig) -> dict[str, dict[str, float]]:
     """Transferability scores of the untouched model's features of the training part."""
     start = time.process_time()
-    candidate = loop.prepare(spec, feed, dataclasses.replace(config, measure_size=len(feed.labels)))
-    features, labels = loop.subset_features(candidate, candidate.train_state, feed)
+    features, labels = untouched_features(
+        spec, feed, dataclasses.replace(config, measure_size=len(feed.labels))
+    )
     x, y = np.asarray(features), np.asarray(labels)
     extraction = time.process_time() - start
     found = {}
@@ -293,7 +300,7 @@ def pack(work_dir: pathlib.Path) -> None:
                 "data": dataclasses.asdict(SETS[name]),
                 "learning_rates": RATES,
             }
-    manifest["environment"] = environment.describe()
+    manifest["environment"] = facts.describe()
     write_atomically(file, json.dumps(manifest, indent=1, default=str) + "\n")
 
 

@@ -52,10 +52,10 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 
 
-def main(_) -> None:
+def main(_: list[str]) -> None:
     """Print one line a model."""
     folder = FLAGS.weights_dir
-    images, labels = data.load_test_split("cifar10", FLAGS.data_dir)
+    images, labels = data.load_test_split("cifar10", data_dir=FLAGS.data_dir)
     train, test = samples(FLAGS.data_dir, FLAGS.samples)
     rows = []
     for spec in _models():
@@ -83,7 +83,7 @@ def _models() -> list[ModelSpec]:
 def samples(data_dir: str, number: int) -> tuple[Arrays, Arrays]:
     """The first images and labels of the training and of the test part."""
     dataset = data.load_dataset("cifar10", data_dir=data_dir, validation_fraction=0.2)
-    images, labels = data.load_test_split("cifar10", data_dir)
+    images, labels = data.load_test_split("cifar10", data_dir=data_dir)
     train = np.asarray(dataset.images[:number]), np.asarray(dataset.labels[:number])
     return train, (images[:number], labels[:number])
 
@@ -105,7 +105,7 @@ def accuracy(spec: ModelSpec, images: np.ndarray, labels: np.ndarray, weights_di
     path = sources.find_local(spec, weights_dir)
     assert path is not None
     arrays = readers.read(path)
-    (name,) = spec.extra["classifier"]
+    (name,) = spec.layout.classifier
     features = extractor(module, spec, spec.input_size)(images)
     logits = features @ arrays[f"{name}.weight"].T + arrays[f"{name}.bias"]
     return float(np.mean(logits.argmax(axis=1) == labels))

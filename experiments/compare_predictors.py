@@ -8,13 +8,14 @@
 Reads experiments/corpus (`experiments.build_corpus` makes it); takes minutes. Truth: validation
 accuracy at the end of ordinary fine-tuning (the better of two learning rates), mean over seeds.
 A method sees the first n epochs of one seed's runs under one head. What learns from finished runs
-is told its training data: `baker_svr` the other models of the same set (leave one model out),
-`joint_*` other models on other sets (leave one set and one family out, for `tiny_plain` and
-`tiny_plain_deep` are relatives), accuracies what finished runs on other sets say of growth, so
-nothing is scored on what it was tuned on. Weights are always learned from the embedded pool, growth
+is never scored on them: `baker_svr` learns from the other models of the same set (leave one model
+out), `joint_*` from other models on other sets (leave one set and one family out, because
+`tiny_plain` and `tiny_plain_deep` are relatives), and predicted accuracies take growth from
+finished runs on other sets. Weights are always learned from the embedded pool, growth
 from both.
 
-Expected result: docs/results.md, section "Which early signal ranks right?".
+Expected result: experiments/tables/compare_predictors_embedded.md and _genuine.md; what follows:
+docs/results/early-signals.md and docs/results/published-weights.md.
 """
 
 from __future__ import annotations
@@ -40,16 +41,18 @@ from experiments.tasks import (
     rate_of,
     read_tasks,
 )
-from ncap_jax import environment
 from ncap_jax import predictor as predictors
+from ncap_jax.options import HEADS, Head
 from ncap_jax.predictor import PREDICTORS, growth
 from ncap_jax.predictor.base import Predictor
-from ncap_jax.predictor.calibration import calibrated
+from ncap_jax.run import facts
 from ncap_jax.selection import metrics
-from ncap_jax.types import HEADS, Head
 from ncap_jax.zoo import MODELS
 
 FLAGS = flags.FLAGS
+
+# Bootstrap samples of every interval.
+DRAWS = 300
 
 
 # ---- scores of a method -------------------------------------------------------------------------
@@ -85,7 +88,7 @@ def evaluate(
 ) -> Cell:
     """One cell of the table: means over sets and seeds, bootstrap over models and seeds.
 
-    `known`: what may be learned from, but for the set that is scored.
+    `known`: the tasks from which a method may learn, apart from the set that is scored.
     """
     pairs, regrets, misses, covered = [], [], [], []
     for this in tasks:
@@ -95,9 +98,12 @@ def evaluate(
         pairs.append((values, this.truth))
         regrets.append(np.mean([metrics.regret(row, this.truth) for row in values]))
         accuracies = found
-        if predictor is not None and predictor.scores_only:
+        if predictor is not None:
             prior = priors[data_of(this.name)]
-            accuracies = [calibrated(predictor, pool, epochs, prior) for pool in this.pools]
+            accuracies = [
+                predictors.accuracies(predictor, pool, epochs, scores=scores, priors=prior)
+                for pool, scores in zip(this.pools, found, strict=True)
+            ]
         misses.append(np.nanmean(np.abs(means(accuracies) - this.truth)))
         flat = [p for row in accuracies for p in row]
         truth = np.tile(this.truth, len(this.pools))
@@ -116,10 +122,10 @@ def means(predictions: Predictions) -> np.ndarray:
 
 
 def over_tasks(
-    metric: metrics.Metric, pairs: Sequence[tuple[np.ndarray, np.ndarray]], draws: int = 300
+    metric: metrics.Metric, pairs: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> metrics.Interval:
     """Mean over tasks; the interval from bootstraps over models and seeds of each task."""
-    found = [metrics.bootstrap(metric, values, truth, draws) for values, truth in pairs]
+    found = [metrics.bootstrap(metric, values, truth, DRAWS) for values, truth in pairs]
     value = float(np.mean([f for f, _ in found]))
     return metrics.interval(value, np.mean([samples for _, samples in found], axis=0))
 
@@ -222,7 +228,8 @@ def pairs(predictor: Predictor, tasks: Sequence[Task], epochs: int, priors: Prio
     said, right = [], []
     for task in tasks:
         for pool in task.pools:
-            answers = calibrated(predictor, pool, epochs, priors[data_of(task.name)])
+            prior = priors[data_of(task.name)]
+            answers = predictors.accuracies(predictor, pool, epochs, priors=prior)
             for (a, end), (b, other) in itertools.combinations(zip(answers, task.truth), 2):
                 chance = norm.cdf((a.mean - b.mean) / np.hypot(a.own_std, b.own_std))
                 if np.isfinite(chance) and end != other:
@@ -264,8 +271,8 @@ def costs(tasks: Sequence[Task]) -> list[float]:
 
 
 def compare(figures: bool, pool: str = "embedded") -> None:
-    """Print everything that docs/results.md quotes; draw its figures if asked to."""
-    print(f"{json.dumps(environment.describe(), default=str)}\n")
+    """Print experiments/tables/compare_predictors_<pool>.md; draw the figures if asked to."""
+    print(f"{json.dumps(facts.describe(), default=str)}\n")
     print(truth_table(read_tasks("linear", pool)) + "\n")
     print("Before any fine-tuning:\n\n" + score_table(read_tasks("linear", pool)) + "\n")
     print(
@@ -298,7 +305,7 @@ def compare(figures: bool, pool: str = "embedded") -> None:
 
 def define_flags() -> None:
     """Called by the script alone: tests import several studies into one process."""
-    flags.DEFINE_bool("figures", False, "Draw the figures of docs/results.md.")
+    flags.DEFINE_bool("figures", False, "Draw the figures of docs/results/early-signals.md.")
     flags.DEFINE_enum("pool", "embedded", POOLS, "Whose runs are compared.")
 
 

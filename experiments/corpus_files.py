@@ -17,7 +17,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ncap_jax.types import STRENGTHS, EpochRecord, Head, Trajectory
+from ncap_jax.options import Head
+from ncap_jax.types import STRENGTHS, EpochRecord, Trajectory
 
 FOLDER = pathlib.Path(__file__).parent / "corpus"
 MANIFEST = "manifest.json"

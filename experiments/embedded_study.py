@@ -2,16 +2,16 @@
 
 Truth: ordinary fine-tuning (fresh trainable linear head, no probe, Adam 1e-3) for 30 epochs,
 the validation accuracy at the end, averaged over three seeds. Signals: the first 1, 2, 3 and 5
-epochs of that run, and of one with the frozen probe; one seed of that goes on for 15 epochs and
-its end is shown beside.
+epochs of that run, and of one with the frozen probe; one seed of the latter runs for 15 epochs,
+whose end is shown beside the truth.
 
-Commands (the first takes about an hour on two cores and goes on where it was stopped; the
-second reads what the first left and takes seconds):
+Commands (the first takes about an hour on two cores and resumes where it was stopped; the second
+reads what the first wrote and takes seconds):
 
     python -m experiments.embedded_study --build
     python -m experiments.embedded_study
 
-Expected result: docs/results.md, section "The embedded pool".
+Expected result: experiments/tables/embedded_study.md; what follows: docs/results/embedded-pool.md.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ import numpy as np
 from absl import app, flags, logging
 from scipy import stats
 
-from ncap_jax import data, environment
-from ncap_jax.data.feed import Feed, make_feed
-from ncap_jax.finetune import loop, records
-from ncap_jax.predictor import PREDICTORS
+from ncap_jax import data
+from ncap_jax.data.feed import Feed
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.finetune import loop, trajectory_files
+from ncap_jax.measure import training
+from ncap_jax.options import Head, RankConfig
+from ncap_jax.predictor import PREDICTORS, accuracies
 from ncap_jax.predictor.base import Predictor
-from ncap_jax.predictor.calibration import calibrated
-from ncap_jax.types import EpochRecord, Head, ModelSpec, RankConfig, Trajectory
+from ncap_jax.run import facts
+from ncap_jax.types import EpochRecord, ModelSpec, Trajectory
 from ncap_jax.zoo import find_models
 
 FLAGS = flags.FLAGS
@@ -43,7 +46,7 @@ EARLY = (1, 2, 3, 5)
 # Evaluation costs as much as training here: after the early epochs look only now and then.
 OBSERVED = frozenset([*range(6), 10, 15, 20, 25, FULL_EPOCHS])
 # The truth is the end of the linear runs. Of the probe runs the early epochs are the signal; one
-# seed goes on, to see where they end.
+# seed runs longer, to see where they end.
 PROBE_EPOCHS = {0: 15, 1: max(EARLY), 2: max(EARLY)}
 HEADS: tuple[Head, ...] = ("probe", "linear")
 
@@ -53,11 +56,11 @@ def run(spec: ModelSpec, feed: Feed, head: Head, seed: int) -> dict:
     epochs = FULL_EPOCHS if head == "linear" else PROBE_EPOCHS[seed]
     config = RankConfig(epochs=epochs, head=head, seed=seed, batch_size=64)
     start = time.perf_counter()
-    candidate = loop.prepare(spec, feed, config)
+    tuning = training.start(spec, feed, config)
     lines = [
         # Compilation, and the epochs between two records, are in `elapsed`.
-        {**records.to_json(record), "elapsed": time.perf_counter() - start}
-        for record in loop.run(candidate, feed, config, OBSERVED)
+        {**trajectory_files.to_json(record), "elapsed": time.perf_counter() - start}
+        for record in loop.run(tuning, OBSERVED)
     ]
     return {"model": spec.name, "head": head, "seed": seed, "records": lines}
 
@@ -105,7 +108,7 @@ def trajectories(corpus: Sequence[dict], head: Head, seed: int) -> list[Trajecto
 
 def parse(fields: dict) -> EpochRecord:
     """One epoch of a corpus line."""
-    return records.parse({k: v for k, v in fields.items() if k != "elapsed"})
+    return trajectory_files.parse({k: v for k, v in fields.items() if k != "elapsed"})
 
 
 def final_accuracy(corpus: Sequence[dict], head: Head) -> dict[str, np.ndarray]:
@@ -126,16 +129,21 @@ class Score:
     error: np.ndarray
 
 
-def score(method: Predictor, corpus, head: Head, truth: dict[str, float], epochs: int) -> Score:
+def score(
+    method: Predictor,
+    corpus: Sequence[dict],
+    head: Head,
+    truth: dict[str, float],
+    epochs: int,
+) -> Score:
     """Kendall tau, regret@1 and mean absolute error against the truth, one per seed."""
     rows = []
     for seed in SEEDS:
         pool = trajectories(corpus, head, seed)
         target = np.array([truth[t.model] for t in pool])
-        scores = np.array([p.mean for p in method(pool, epochs)])
-        predicted = scores
-        if method.scores_only:
-            predicted = np.array([p.mean for p in calibrated(method, pool, epochs)])
+        answers = method(pool, epochs)
+        scores = np.array([p.mean for p in answers])
+        predicted = np.array([p.mean for p in accuracies(method, pool, epochs, scores=answers)])
         rows.append(
             (
                 stats.kendalltau(scores, target).statistic,
@@ -161,7 +169,7 @@ def compare(corpus: Sequence[dict]) -> None:
     longest = [r for r in corpus if r["records"][-1]["epoch"] > max(EARLY)]
     truths, probes = final_accuracy(longest, "linear"), final_accuracy(longest, "probe")
     truth = {model: float(values.mean()) for model, values in truths.items()}
-    print(f"\n{json.dumps(environment.describe(), default=str)}\n")
+    print(f"\n{json.dumps(facts.describe(), default=str)}\n")
     print(
         f"| model | full fine-tuning, {FULL_EPOCHS} epochs "
         f"| frozen probe, {PROBE_EPOCHS[0]} epochs |"

@@ -19,7 +19,7 @@ Command (reads the committed corpus; some minutes):
 
     python -m experiments.halving_study
 
-Expected result: docs/results.md, section "Successive halving".
+Expected result: experiments/tables/halving_study.md; what follows: docs/results/halving.md.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ import numpy as np
 from absl import app, flags
 
 from experiments import tasks
-from ncap_jax import environment
 from ncap_jax import predictor as predictors
+from ncap_jax.options import HEADS, Head, RankConfig
 from ncap_jax.predictor.base import truncate
+from ncap_jax.run import facts
 from ncap_jax.selection import halving
-from ncap_jax.types import HEADS, Head, RankConfig, Trajectory
+from ncap_jax.types import Trajectory
 
 FLAGS = flags.FLAGS
 
@@ -145,17 +146,22 @@ def print_table(pools: Sequence[Pool]) -> None:
         "| top k stopped | winner stopped | regret | regret, full |\n|" + "---|" * 10
     )
     for head, top, threshold in itertools.product(HEADS, TOPS, THRESHOLDS):
-        config = RankConfig(
-            epochs=EPOCHS,
-            head=head,
-            strategy="halving",
-            halving_top=top,
-            halving_threshold=threshold,
-        )
-        rows = np.array([judge(pool, config) for pool in pools if pool.head == head])
-        share = " | ".join(f"{100 * value:.0f} %" for value in rows[:, :5].mean(axis=0))
-        regret = " | ".join(f"{100 * value:.2f}" for value in rows[:, 5:].mean(axis=0))
-        print(f"| {head} | {top} | {threshold} | {share} | {regret} |", flush=True)
+        print(table_row(pools, head, top, threshold), flush=True)
+
+
+def table_row(pools: Sequence[Pool], head: Head, top: int, threshold: float) -> str:
+    """Saving and wrong stops for one k and threshold, over the pools of a head."""
+    config = RankConfig(
+        epochs=EPOCHS,
+        head=head,
+        strategy="halving",
+        halving_top=top,
+        halving_threshold=threshold,
+    )
+    rows = np.array([judge(pool, config) for pool in pools if pool.head == head])
+    share = " | ".join(f"{100 * value:.0f} %" for value in rows[:, :5].mean(axis=0))
+    regret = " | ".join(f"{100 * value:.2f}" for value in rows[:, 5:].mean(axis=0))
+    return f"| {head} | {top} | {threshold} | {share} | {regret} |"
 
 
 def print_calibration(pools: Sequence[Pool], top: int) -> None:
@@ -188,7 +194,7 @@ def main(argv: list[str]) -> None:
     """Print the study's tables."""
     del argv
     whole = read()
-    print(f"{json.dumps(environment.describe(), default=str)}\n\n### Whole pools: {len(whole)}")
+    print(f"{json.dumps(facts.describe(), default=str)}\n\n### Whole pools: {len(whole)}")
     print_table(whole)
     print_calibration(whole, 3)
     parts = [p for pool in whole for p in smaller(pool, FLAGS.size, FLAGS.pools)]

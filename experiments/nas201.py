@@ -33,6 +33,7 @@ import numpy as np
 from flax import nnx
 
 from ncap_jax import errors
+from ncap_jax.ops.pooling import average_pool
 from ncap_jax.types import ModelSpec
 from ncap_jax.zoo import functional, layers
 
@@ -55,7 +56,7 @@ def parse(text: str) -> Cell:
     known = len(cell) == len(EDGES) and set(cell) <= set(OPERATIONS)
     if not known or to_string(cell) != text:
         raise errors.ModelError(
-            f"{text!r} is no cell of NAS-Bench-201",
+            f"{text!r} is not a cell of NAS-Bench-201",
             f"Write |op~0|+|op~0|op~1|+|op~0|op~1|op~2| with the operations {OPERATIONS}",
         )
     return cell
@@ -119,7 +120,7 @@ def skip(x: jax.Array) -> jax.Array:
 
 def pool(x: jax.Array) -> jax.Array:
     """Mean over 3x3 windows that keep the size; padding does not count."""
-    return layers.average_pool(x, 3, 1, padding=1)
+    return average_pool(x, 3, 1, padding=1)
 
 
 def norm(width: int, name: str, **options: Any) -> layers.BatchNorm:
@@ -185,7 +186,7 @@ class Reduction(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, height, width, c) -> (batch, height / 2, width / 2, 2 c)."""
-        return self.project(layers.average_pool(x, 2, 2)) + self.second(self.first(x))
+        return self.project(average_pool(x, 2, 2)) + self.second(self.first(x))
 
 
 class CellNetwork(layers.Backbone):

@@ -3,8 +3,8 @@
     taskset -c 0 nice python -m experiments.nas_cells --build
     python -m experiments.nas_cells
 
-The first trains what is missing and packs the numbers into `--corpus`; about ten minutes
-of one core, and it goes on where it was stopped. The second reads them and prints the tables, in
+The first trains what is missing and packs the numbers into `--corpus`; it takes about ten minutes
+of one core and resumes where it was stopped. The second reads them and prints the tables, in
 seconds. `--dataset=cifar10 --data_dir=... --channels=16 --cells=5` with another `--corpus` and
 `--work_dir` is the benchmark's network.
 
@@ -13,7 +13,7 @@ Each is trained from random weights by the code that fine-tunes, twice a seed: w
 the end, which gives the truth (validation accuracy at the end, mean over seeds) and the early
 signals of head=linear, and below the frozen probe for the early epochs.
 
-Expected result: docs/results.md, section "Architectures from scratch".
+Expected result: experiments/tables/nas_cells.md; what follows: docs/results/from-scratch.md.
 """
 
 from __future__ import annotations
@@ -29,18 +29,24 @@ import numpy as np
 from absl import app, flags, logging
 
 from experiments import corpus_files, nas201
-from ncap_jax import caching, data, environment, errors
-from ncap_jax.data.feed import Feed, make_feed
-from ncap_jax.finetune import loop, records
+from ncap_jax import caching, data, errors
+from ncap_jax.data.feed import Feed
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.files import write_atomically
+from ncap_jax.finetune import loop, trajectory_files
+from ncap_jax.measure import training
+from ncap_jax.options import Head, RankConfig
 from ncap_jax.predictor import PREDICTORS
 from ncap_jax.predictor.base import Predictor
-from ncap_jax.report.files import write_atomically
+from ncap_jax.run import facts
 from ncap_jax.selection import metrics
-from ncap_jax.types import NETWORK_STRENGTHS, Head, ModelSpec, RankConfig, Trajectory
+from ncap_jax.types import NETWORK_STRENGTHS, ModelSpec, Trajectory
 
 FLAGS = flags.FLAGS
 
 EARLY = (1, 2, 3, 5)
+# Bootstrap samples of every interval.
+DRAWS = 300
 HEADS: tuple[Head, ...] = ("probe", "linear")
 
 
@@ -105,7 +111,7 @@ def build(study: Study, work_dir: pathlib.Path, data_dir: str | None = None) -> 
     return {
         "study": dataclasses.asdict(study),
         "left_out": nas201.sample(study.architectures, study.sample_seed)[1],
-        "environment": environment.describe(),
+        "environment": facts.describe(),
         "architectures": {
             spec.name: {"string": spec.description, "parameters": spec.parameters} for spec in specs
         },
@@ -132,21 +138,15 @@ def train(
     study: Study, spec: ModelSpec, head: Head, feed: Feed, work_dir: pathlib.Path
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Every seed's records of an architecture under a head, from its file where there is one."""
-    compiled = None
     for seed in study.seeds:
         file = work_dir / spec.name / f"{head}{seed}.json"
         if not file.is_file():
             config = study.config(head, seed)
-            candidate = loop.prepare(spec, feed, config)
-            # Seeds share the compiled functions, which take longer to make than to run.
-            compiled = compiled or candidate
-            candidate = candidate._replace(
-                network=compiled.network, epoch=compiled.epoch, features=compiled.features
-            )
+            tuning = training.start(spec, feed, config)
             start = time.process_time()
             lines = [
-                {**records.to_json(record), "cpu": time.process_time() - start}
-                for record in loop.run(candidate, feed, config, study.observed(head))
+                {**trajectory_files.to_json(record), "cpu": time.process_time() - start}
+                for record in loop.run(tuning, study.observed(head))
             ]
             write_atomically(file, json.dumps(lines, allow_nan=False))
             end = lines[-1]
@@ -197,13 +197,13 @@ def tau(method: Predictor, runs: Runs, head: Head, epochs: int) -> str:
         return ""
     predicted = [[p.mean for p in method(pool)] for pool in runs.pools(head, epochs)]
     found = metrics.over_models_and_seeds(
-        metrics.kendall_tau, np.array(predicted), runs.truth, draws=300
+        metrics.kendall_tau, np.array(predicted), runs.truth, draws=DRAWS
     )
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def compare(corpus: dict[str, Any]) -> None:
-    """Print what docs/results.md quotes."""
+    """Print experiments/tables/nas_cells.md."""
     runs = Runs(corpus)
     study = corpus["study"]
     print(f"{json.dumps(corpus['environment'])}\n\n{json.dumps(study)}\n")

@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 from experiments import paper_tables
 from ncap_jax import caching, errors
 from ncap_jax.data.published import list_published
-from ncap_jax.types import ModelSpec, RankConfig
+from ncap_jax.options import RankConfig
+from ncap_jax.types import ModelSpec
 from ncap_jax.zoo.weights import sources
 
 MODELS = (

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ncap_jax import errors
+from ncap_jax.options import Head
 from ncap_jax.predictor import PREDICTORS, baker
 from ncap_jax.selection import metrics
-from ncap_jax.types import STRENGTHS, Head, Prediction, Trajectory
+from ncap_jax.types import STRENGTHS, Prediction, Trajectory
 
 RIDGES = ("published_ridge", "scaled_ridge")
 TOP = (1, 3, 5)
+# Bootstrap samples of every interval.
+DRAWS = 200
 TOO_FEW = "too few finished runs to learn from"
 
 
@@ -131,7 +134,7 @@ def rivals(results: Results, head: Head) -> str:
         except errors.ConfigError:
             rows.append(f"{method} | {TOO_FEW} |" + " |" * len(tops))
             continue
-        tau = metrics.over_models_and_seeds(metrics.kendall_tau, found, truth, draws=200)
+        tau = metrics.over_models_and_seeds(metrics.kendall_tau, found, truth, draws=DRAWS)
         cells = "".join(f" {relative(found, truth, k):.3f} |" for k in tops)
         rows.append(f"{method} | {tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}] |{cells}")
     return table(["method", f"τ with head={head}", *(f"top {k}" for k in tops)], rows)

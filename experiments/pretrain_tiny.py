@@ -13,7 +13,7 @@ manifest beside the weights holds the figures of the shipped run.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import json
 import pathlib
 import time
@@ -28,10 +28,15 @@ from flax import nnx
 from ncap_jax import data
 from ncap_jax.data import batching
 from ncap_jax.data.augment import Augmentation
-from ncap_jax.data.feed import Feed, make_feed
-from ncap_jax.finetune import loop, steps
+from ncap_jax.data.feed import Feed
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.finetune import steps
+from ncap_jax.finetune.candidate import Candidate, FineTuning
+from ncap_jax.finetune.evaluation import evaluate
+from ncap_jax.options import RankConfig
 from ncap_jax.types import Dataset, ModelSpec
-from ncap_jax.zoo import functional, preprocess, probe, tiny
+from ncap_jax.zoo import functional, probe, tiny
+from ncap_jax.zoo.preprocess import Preprocess
 from ncap_jax.zoo.weights import store
 
 FLAGS = flags.FLAGS
@@ -52,20 +57,18 @@ def pretrain(spec: ModelSpec, feed: Feed, *, epochs: int, seed: int, output: pat
     start = time.perf_counter()
     per_epoch = batching.steps_per_epoch(len(feed.labels), BATCH)
     total = STEPS.get(spec.name, epochs * per_epoch)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, PEAK_RATE, per_epoch // 2, max(total, 100))
-    optimizer = optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
-    candidate = build(spec, optimizer, seed)
+    candidate = build(spec, WarmupCosine(per_epoch // 2, max(total, 100)), seed)
     train_state, done = candidate.train_state, 0
     for epoch in range(-(-total // per_epoch)):
         (chunk,) = feed.train(seed, epoch, BATCH)
         batches = chunk.indices[: total - done]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), epoch), len(batches))
-        train_state, losses = candidate.epoch(
-            train_state, chunk.images, chunk.labels, batches, keys
+        train_state, losses = steps.train_steps(
+            candidate.program, train_state, chunk._replace(indices=batches), keys
         )
         done += len(batches)
         logging.info("%s epoch %d loss %.3f", spec.name, epoch + 1, float(jnp.mean(losses)))
-    sums = loop.evaluate(candidate, train_state, feed)
+    sums = evaluate(FineTuning(candidate, feed, RankConfig()), train_state)
     accuracy = float(sums.correct[0] / sums.samples)
     module = functional.merge(
         candidate.network.backbone, train_state.params["backbone"], train_state.state["backbone"]
@@ -84,28 +87,39 @@ def pretrain(spec: ModelSpec, feed: Feed, *, epochs: int, seed: int, output: pat
     }
 
 
-def build(spec: ModelSpec, optimizer: optax.GradientTransformation, seed: int) -> loop.Candidate:
+@dataclasses.dataclass(frozen=True)
+class WarmupCosine:
+    """AdamW with a linear warm-up and a cosine decay, both in steps."""
+
+    warmup: int
+    total: int
+
+    def __call__(self) -> optax.GradientTransformation:
+        """The transformation."""
+        schedule = optax.warmup_cosine_decay_schedule(0.0, PEAK_RATE, self.warmup, self.total)
+        return optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
+
+
+def build(spec: ModelSpec, optimizer: WarmupCosine, seed: int) -> Candidate:
     """A randomly initialised candidate with a linear head for the ten source classes."""
     definition, params, state = functional.split(spec.build(rngs=nnx.Rngs(seed)))
-    head, head_params, head_state = probe.make_head("linear", spec.feature_width, 10, seed=seed)
+    head, head_params, head_state = probe.make_linear_head(spec.feature_width, 10, seed=seed)
     network = steps.Network(
         definition,
         head,
-        functools.partial(preprocess.preprocess, mode=spec.preprocessing, size=spec.input_size),
+        Preprocess(spec.preprocessing, spec.input_size, jnp.float32),
         steps.trained_parts("linear"),
     )
     all_params = {"backbone": params, "head": head_params}
     train_state = steps.TrainState(
-        all_params, {"backbone": state, "head": head_state}, optimizer.init(all_params)
+        all_params, {"backbone": state, "head": head_state}, optimizer().init(all_params)
     )
-    step = steps.make_train_step(network, optimizer, AUGMENTATION)
-    epoch = steps.make_epoch(step, scan=jax.default_backend() != "cpu")
-    return loop.Candidate(
-        network,
+    return Candidate(
+        spec.name,
+        steps.Program(network, optimizer, AUGMENTATION),
         jax.tree.map(jnp.array, train_state),
-        epoch,
-        steps.make_features(network),
-        *(np.zeros(0, np.int32),) * 2,
+        measurement=np.zeros(0, np.int32),
+        rates=(),
     )
 
 
@@ -126,7 +140,7 @@ def main(argv: list[str]) -> None:
     everything = Dataset(
         np.concatenate([whole.images, whole.validation_images]),
         np.concatenate([whole.labels, whole.validation_labels]),
-        *data.load_test_split("cifar10", FLAGS.data_dir),
+        *data.load_test_split("cifar10", data_dir=FLAGS.data_dir),
         class_names=whole.class_names,
     )
     feed = make_feed(everything)

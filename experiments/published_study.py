@@ -5,10 +5,12 @@
 Reads the genuine pool of experiments/corpus (`experiments.build_corpus --pool=genuine` makes it);
 takes about a minute. The truth is ordinary fine-tuning at the better of 1e-3 and 3e-4. Early
 signals are taken at the higher rate for all models, at the lower for all, or, as the product does
-by default (`ncap_jax.finetune.rates`), at the one whose first epoch has the lower validation loss.
+by default (`ncap_jax.finetune.learning_rates`), at the one whose first epoch has the lower
+validation loss.
 `python -m experiments.compare_predictors --pool=genuine` compares all methods under the last.
 
-Expected result: docs/results.md, section "Published weights".
+Expected result: experiments/tables/published_study.md; what follows:
+docs/results/published-weights.md.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from absl import app
 from experiments import corpus_files
 from experiments.compare_predictors import interval, means, over_tasks
 from experiments.tasks import RATES, Rate, Task, data_of, methods, read_tasks
-from ncap_jax import environment
 from ncap_jax import predictor as predictors
+from ncap_jax.options import Head
+from ncap_jax.run import facts
 from ncap_jax.selection import metrics
-from ncap_jax.types import Head
 
 POOL = "genuine"
 TRIED: tuple[Head, ...] = ("trainable_probe", "linear")
@@ -115,7 +117,7 @@ def cell(name: str, tasks: Sequence[Task], epochs: int) -> str:
 def main(argv: list[str]) -> None:
     """Print the tables."""
     del argv
-    print(f"{json.dumps(environment.describe(), default=str)}\n")
+    print(f"{json.dumps(facts.describe(), default=str)}\n")
     print(choice_table() + "\n")
     early = read_tasks("linear", POOL)[0].early
     print("| head | method | early epochs at | " + " | ".join(f"n={n}" for n in early) + " |")

@@ -3,10 +3,10 @@
     python -m experiments.reproduce_paper --data_dir=... --birds=... --weights_dir=...
     python -m experiments.reproduce_paper --check_only
 
-It uses the weights and the data that are there. What is missing is said before it starts, with
-the file name or the command that provides it (`--check_only` stops there), and the rest goes on.
+It uses the weights and the data that are there. Before it starts, it lists what is missing, with
+the file name or the command that provides it (`--check_only` stops there); then it runs the rest.
 Every (set, seed, head, model) is a run of `rank_models` in a folder of its own under
-`<output_dir>/runs`: a command that is given again trains only what is not there yet, and what was
+`<output_dir>/runs`. The same command, given again, trains only what is not there yet: what was
 missing can be added later. The report, `<output_dir>/report.md` with its figures, is made from all
 that is there: β_eff against validation accuracy by epoch; predicted against final accuracy; top-k
 relative accuracy against the rivals; the effect of the starting epoch, of the number of epochs and
@@ -17,8 +17,8 @@ fine-tuning (`--truths=probe` leaves it out, which halves the time). Where the p
 a choice open (probe, optimizer, number of epochs, input size) the flags' defaults are ours.
 
 Expected: a report for whatever is there. The published size wants an accelerator; on CPU, make it
-small: --max_train=200 --input_size=48 --epochs=4 --full_epochs=8. See docs/results.md, "The paper's
-experiment", for what has been run.
+small: --max_train=200 --input_size=48 --epochs=4 --full_epochs=8. What has been run:
+docs/results/paper.md.
 
 Source: Jiang et al., arXiv 2201.04194 (2022); the public description is in docs/method.md.
 """
@@ -38,12 +38,14 @@ from absl import app, flags, logging
 import ncap_jax as ncap
 from experiments import paper_figures, paper_tables
 from experiments.paper_plan import Plan, inventory, model_item, set_item
-from ncap_jax import data, environment, errors
-from ncap_jax.data.feed import make_feed
-from ncap_jax.finetune import loop
+from ncap_jax import data, errors
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.files import write_atomically
+from ncap_jax.finetune.evaluation import untouched_features
+from ncap_jax.options import RankConfig
 from ncap_jax.predictor.logme import logme
-from ncap_jax.report.files import write_atomically
-from ncap_jax.types import Dataset, ModelSpec, RankConfig, Trajectory
+from ncap_jax.run import facts
+from ncap_jax.types import Dataset, ModelSpec, Trajectory
 from ncap_jax.zoo import find_models
 
 FLAGS = flags.FLAGS
@@ -87,8 +89,7 @@ def logme_scores(
         file = folder / f"{spec.name}.json"
         if not file.is_file():
             feed = feed or make_feed(dataset)
-            candidate = loop.prepare(spec, feed, config)
-            found = loop.subset_features(candidate, candidate.train_state, feed)
+            found = untouched_features(spec, feed, config)
             value = float(np.asarray(logme(*map(np.asarray, found))))
             write_atomically(file, json.dumps(value) + "\n")
         yield spec.name, float(json.loads(file.read_text(encoding="utf-8")))
@@ -114,11 +115,11 @@ def reproduce(plan: Plan) -> pathlib.Path | None:
             continue
         results = train(plan, name, dataset, usable, problems)
         sections.append(section(results, pathlib.Path(plan.output_dir)))
-    facts = json.dumps({**dataclasses.asdict(plan), **environment.describe()})
+    made_with = json.dumps({**dataclasses.asdict(plan), **facts.describe()})
     failed = "".join(f"- {problem}\n" for problem in problems)
     parts = ["# The paper's experiment", here, *sections, "## What failed", failed or "Nothing."]
     report = pathlib.Path(plan.output_dir, "report.md")
-    write_atomically(report, "\n\n".join([*parts, f"    {facts}"]) + "\n")
+    write_atomically(report, "\n\n".join([*parts, f"    {made_with}"]) + "\n")
     return report
 
 
@@ -169,8 +170,12 @@ def define_flags() -> None:
     flags.DEFINE_string("birds", Plan.birds, "What birds means: a TFDS name or an image folder.")
     flags.DEFINE_string("weights_dir", None, "Folder with published weight files.")
     flags.DEFINE_enum("weights", Plan.weights, ["pretrained", "random"], "Where to start from.")
-    flags.DEFINE_integer("epochs", Plan.epochs, "First epochs, that predict.")
-    flags.DEFINE_integer("full_epochs", Plan.full_epochs, "Epochs to the end, that is predicted.")
+    flags.DEFINE_integer(
+        "epochs", Plan.epochs, "Number of first epochs, from which the rest is predicted."
+    )
+    flags.DEFINE_integer(
+        "full_epochs", Plan.full_epochs, "Number of epochs to the end, which is predicted."
+    )
     flags.DEFINE_list("seeds", list(map(str, Plan.seeds)), "Seeds.")
     flags.DEFINE_multi_enum(
         "truths", list(Plan.truths), ["probe", "linear"], "Whose ends are predicted."
@@ -181,14 +186,18 @@ def define_flags() -> None:
         [",".join(map(str, widths)) for widths in Plan.other_probes],
         "Widths of another probe to study, such as 64,32,16; none: --other_probes=",
     )
-    flags.DEFINE_integer("max_train", None, "At most so many training images.")
-    flags.DEFINE_integer("max_validation", None, "At most so many validation images.")
-    flags.DEFINE_integer("input_size", None, "Pixels a side for every model; none: its own.")
-    flags.DEFINE_integer("batch_size", Plan.batch_size, "Images a step.")
+    flags.DEFINE_integer("max_train", None, "At most this many training images.")
+    flags.DEFINE_integer("max_validation", None, "At most this many validation images.")
+    flags.DEFINE_integer(
+        "input_size",
+        None,
+        "Side of the input in pixels, for every model (default: each model's own).",
+    )
+    flags.DEFINE_integer("batch_size", Plan.batch_size, "Images in a training step.")
     flags.DEFINE_float("learning_rate", Plan.learning_rate, "Of Adam.")
     flags.DEFINE_enum("dtype", Plan.dtype, ["float32", "bfloat16"], "Of the arithmetic.")
     flags.DEFINE_string("output_dir", Plan.output_dir, "Where runs and report go.")
-    flags.DEFINE_bool("check_only", False, "Only say what is there and what is missing.")
+    flags.DEFINE_bool("check_only", False, "Only list what is there and what is missing.")
 
 
 def plan_of_flags() -> Plan:
@@ -209,7 +218,7 @@ def plan_of_flags() -> Plan:
 def main(argv: list[str]) -> None:
     """Make what is missing, and the report."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # the checkpoints' library tells every step
+    logging.set_verbosity(logging.WARNING)  # the checkpoint library logs every step
     try:
         report = reproduce(plan_of_flags())
     except errors.NcapError as error:

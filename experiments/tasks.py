@@ -11,10 +11,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from experiments import corpus_files
-from ncap_jax.predictor import PREDICTORS, baker, capacitance, growth
+from ncap_jax.options import HEADS, Head
+from ncap_jax.predictor import PREDICTORS, baker, growth, joint
 from ncap_jax.predictor.base import Predictor
 from ncap_jax.selection import metrics
-from ncap_jax.types import HEADS, NETWORK_STRENGTHS, Head, Prediction, Trajectory
+from ncap_jax.types import NETWORK_STRENGTHS, Prediction, Trajectory
 
 EARLY = (1, 2, 3, 5, 10)
 POOLS = ("embedded", "genuine")
@@ -95,7 +96,7 @@ def task(name: str, head: Head, lines: Sequence[dict], rate: Rate = "high") -> T
             score: np.array([[line["scores"][score]["value"] for line in row] for row in rows])
             for score in rows[0][0]["scores"]
         }
-        # What can be said without looking at the data at all.
+        # What needs no look at the data.
         | {"parameters": np.array([[line["parameters"] for line in row] for row in rows])},
         np.array([line["runs"]["probe"]["validation_accuracy"][-1] for line in rows[0]]),
     )
@@ -125,9 +126,9 @@ def growth_priors(without: str | None = None) -> growth.Priors:
 
 
 def rate_of(pool: str) -> Rate:
-    """At which rate early signals are taken, as by default (`ncap_jax.finetune.rates`).
+    """At which rate early signals are taken, as by default (`ncap_jax.finetune.learning_rates`).
 
-    A frozen probe was run at the higher one only.
+    The frozen probe was run only at the higher one.
     """
     return "high" if pool == "embedded" else "better"
 
@@ -164,11 +165,11 @@ def baker_svr(task: Task, others: Sequence[Task], epochs: int):
 
 def equal_weights(*names: str) -> Method:
     """Nothing learned: features of the last record with weights of one."""
-    predict = capacitance.equal_weights(names)
+    predict = joint.equal_weights(names)
     return simple(Predictor("+".join(names), predict, "equal weights", scores_only=True))
 
 
-def joint(names: Sequence[str]) -> Method:
+def joint_regression(names: Sequence[str]) -> Method:
     """The regression across models with these features, told neither the set nor the model.
 
     The pools of the sets are the same models: a regression that had seen how a model, or one of
@@ -186,9 +187,7 @@ def joint(names: Sequence[str]) -> Method:
         }
 
         def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
-            return [
-                capacitance.predictor(tables[t.model]).predict(pool)[i] for i, t in enumerate(pool)
-            ]
+            return [joint.predictor(tables[t.model]).predict(pool)[i] for i, t in enumerate(pool)]
 
         predictor = Predictor("joint", predict, "leave one set and family out", scores_only=True)
         return predictor, [predictor(pool, epochs) for pool in task.pools]
@@ -217,7 +216,7 @@ def learn(tasks: Sequence[Task], epochs: int, names: Sequence[str]) -> dict[str,
     """Weights from every seed's pool of these tasks; the ends are the truths (means)."""
     pools = [pool for t in tasks for pool in t.pools]
     finals = [t.truth.tolist() for t in tasks for _ in t.pools]
-    return capacitance.fit(pools, finals, epochs, names)
+    return joint.fit(pools, finals, epochs, names)
 
 
 def methods(head: Head) -> dict[str, Method]:
@@ -230,8 +229,8 @@ def methods(head: Head) -> dict[str, Method]:
     }
     found["baker_svr"] = baker_svr
     found["last_beta_eff"] = equal_weights("beta_absolute")
-    wanted = capacitance.FEATURES[head]
-    found["joint_curve"] = joint([f for f in wanted if f in capacitance.CURVE])
-    found["joint_beta_eff"] = joint([f for f in wanted if f not in capacitance.CURVE])
-    found["joint_curve_beta_eff"] = joint(wanted)
+    wanted = joint.FEATURES[head]
+    found["joint_curve"] = joint_regression([f for f in wanted if f in joint.CURVE])
+    found["joint_beta_eff"] = joint_regression([f for f in wanted if f not in joint.CURVE])
+    found["joint_curve_beta_eff"] = joint_regression(wanted)
     return found

@@ -12,7 +12,7 @@ from ncap_jax._version import __version__
 _PUBLIC = {
     "rank_models": "ncap_jax.api",
     "rank_trajectories": "ncap_jax.selection.ranking",
-    "load_trajectories": "ncap_jax.finetune.records",
+    "load_trajectories": "ncap_jax.finetune.trajectory_files",
     "load_model": "ncap_jax.zoo",
     "from_module": "ncap_jax.zoo.adapters",
     "from_linen": "ncap_jax.zoo.adapters",
@@ -20,17 +20,24 @@ _PUBLIC = {
     "MODELS": "ncap_jax.zoo",
     "ModelSpec": "ncap_jax.types",
     "Dataset": "ncap_jax.types",
-    "RankConfig": "ncap_jax.types",
-    "DataConfig": "ncap_jax.types",
+    "RankConfig": "ncap_jax.options",
+    "DataConfig": "ncap_jax.options",
     "Ranking": "ncap_jax.types",
     "Trajectory": "ncap_jax.types",
     "NcapError": "ncap_jax.errors",
     "load_dataset": "ncap_jax.data",
     "mlp_beta_eff": "ncap_jax.capacitance.beta_eff",
-    "network_beta_eff": "ncap_jax.zoo.capacitance",
-    "edge_degrees": "ncap_jax.zoo.capacitance",
-    "CapacitanceMonitor": "ncap_jax.finetune.monitor",
+    "network_beta_eff": "ncap_jax.measure.network",
+    "edge_degrees": "ncap_jax.measure.network",
+    "CapacitanceMonitor": "ncap_jax.measure.monitor",
 }
+
+# What `Ranking` prints itself with: found by name, so that records need not know the report.
+_PRESENTATION = {
+    "format_ranking": "ncap_jax.report.console",
+    "notebook_ranking": "ncap_jax.report.console",
+}
+_HOMES = {**_PUBLIC, **_PRESENTATION}
 
 __all__ = ["__version__", *_PUBLIC]
 
@@ -39,19 +46,20 @@ if TYPE_CHECKING:
     from ncap_jax.capacitance.beta_eff import mlp_beta_eff
     from ncap_jax.data import load_dataset
     from ncap_jax.errors import NcapError
-    from ncap_jax.finetune.monitor import CapacitanceMonitor
-    from ncap_jax.finetune.records import load_trajectories
+    from ncap_jax.finetune.trajectory_files import load_trajectories
+    from ncap_jax.measure.monitor import CapacitanceMonitor
+    from ncap_jax.measure.network import edge_degrees, network_beta_eff
+    from ncap_jax.options import DataConfig, RankConfig
     from ncap_jax.selection.ranking import rank_trajectories
-    from ncap_jax.types import DataConfig, Dataset, ModelSpec, RankConfig, Ranking, Trajectory
+    from ncap_jax.types import Dataset, ModelSpec, Ranking, Trajectory
     from ncap_jax.zoo import MODELS, load_model
     from ncap_jax.zoo.adapters import from_linen, from_module
-    from ncap_jax.zoo.capacitance import edge_degrees, network_beta_eff
     from ncap_jax.zoo.keras_models import from_keras
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
     try:  # the stages themselves: ncap_jax.predictor.logme.logme(...)

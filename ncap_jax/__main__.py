@@ -6,12 +6,12 @@
 
 With no flag it ranks the embedded pretrained models on scikit-learn's handwritten digits,
 offline. Results go to --output_dir: ranking.json, ranking.csv, report.html, run.json and one
-trajectory per model. Exit code 0: at least one model is ranked; 2: bad input; 3: none is;
-130: interrupted; the same command with the same --output_dir goes on.
+trajectory per model. Exit codes: 0, at least one model could be ranked; 2, bad input; 3, no model
+could be ranked; 130, interrupted: the same command with the same --output_dir resumes.
 
     python -m ncap_jax --rerun=runs/mine/run.json
 
-repeats a run and compares. Exit code 0: the same came out; 1: something else did.
+repeats a run and compares the results. Exit codes: 0, they are the same; 1, they differ.
 """
 
 from __future__ import annotations
@@ -20,101 +20,74 @@ import dataclasses
 import pathlib
 import shlex
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import app, flags, logging
 
-from ncap_jax import errors
-from ncap_jax.types import HEADS, DataConfig, RankConfig
+from ncap_jax import errors, options
+from ncap_jax.options import DataConfig, Option, RankConfig
 
 FLAGS = flags.FLAGS
-DEFAULT, DATA = RankConfig(), DataConfig()
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+Record = TypeVar("Record", RankConfig, DataConfig)
+
+
+def define_flag(option: Option) -> None:
+    """The flag of one option: `--name`, of the option's type, default and help."""
+    name, default, text = option.name, option.default, option.text
+    if next(options.iter_kinds(option.hint), None) is not None:
+        words = None if default is None else list(map(str, default))
+        flags.DEFINE_list(name, words, text)
+    elif options.admits(option.hint, True):
+        flags.DEFINE_bool(name, default, text)
+    elif options.admits(option.hint, "text"):
+        flags.DEFINE_string(name, default, text)
+    elif options.admits(option.hint, 0.5):
+        flags.DEFINE_float(name, default, text)
+    else:
+        flags.DEFINE_integer(name, default, text)
+
 
 flags.DEFINE_list("models", ["tiny_*"], "Names or patterns of models, comma-separated.")
 flags.DEFINE_string(
     "dataset", "digits", "A data set's name, an image folder, or a CSV file of path,label."
 )
-flags.DEFINE_string("data_dir", None, "Where prepared TFDS data lies (default: TFDS's own).")
-flags.DEFINE_float(
-    "validation_fraction", DATA.validation_fraction, "Split off training where a set has no other."
+flags.DEFINE_string(
+    "output_dir", None, "Where results go (default: runs/<dataset>, with a number if that exists)."
 )
-flags.DEFINE_integer("max_train", None, "At most this many training samples, stratified.")
-flags.DEFINE_integer("max_validation", None, "At most this many validation samples, stratified.")
-flags.DEFINE_integer("image_size", None, "Side in pixels at which image files are kept.")
-flags.DEFINE_bool("skip_broken", DATA.skip_broken, "Leave out and report unreadable files.")
-flags.DEFINE_bool("remap_labels", DATA.remap_labels, "Number labels that have gaps afresh.")
-flags.DEFINE_bool("stream", None, "Decode while training instead of holding all in memory.")
-flags.DEFINE_string("output_dir", None, "Where results go (default: runs/<dataset>, numbered).")
 flags.DEFINE_bool("tensorboard", False, "Write TensorBoard scalars under --output_dir as well.")
-flags.DEFINE_string("rerun", None, "Repeat the run of this run.json, and compare the results.")
-flags.DEFINE_bool("distributed", False, "One of several processes (jax.distributed); see --mesh.")
-flags.DEFINE_bool("list_models", False, "Print the known models and stop.")
-flags.DEFINE_integer("epochs", DEFAULT.epochs, "Fine-tuning epochs per model.")
-flags.DEFINE_enum("head", DEFAULT.head, HEADS, "What stands on the backbone and what trains.")
-flags.DEFINE_integer("seed", DEFAULT.seed, "Seed of the order of batches and of trained heads.")
-flags.DEFINE_integer("probe_seed", DEFAULT.probe_seed, "Seed of the probe's weights.")
-flags.DEFINE_integer("batch_size", DEFAULT.batch_size, "Samples a step.")
-flags.DEFINE_string("optimizer", DEFAULT.optimizer, "adam or sgd (momentum 0.9).")
-flags.DEFINE_float("learning_rate", DEFAULT.learning_rate, "Constant learning rate.")
-flags.DEFINE_list(
-    "trial_rates", None, "Other rates, tried for an epoch (default: 3e-4; none: --trial_rates=)."
+flags.DEFINE_string(
+    "rerun", None, "Repeat the run that this run.json describes, and compare the results."
 )
-flags.DEFINE_integer("measure_size", DEFAULT.measure_size, "Samples that measure beta_eff.")
-flags.DEFINE_list("probe_widths", [str(w) for w in DEFAULT.probe_widths], "Hidden widths, >= 3.")
-flags.DEFINE_integer("num_probes", DEFAULT.num_probes, "Independent probes over one backbone.")
-flags.DEFINE_string("predictor", DEFAULT.predictor, "The method that ranks.")
-flags.DEFINE_string("dtype", DEFAULT.dtype, "Fine-tuning arithmetic: float32 or bfloat16.")
-flags.DEFINE_integer("input_size", None, "Side of the input in pixels (default: the model's).")
-flags.DEFINE_string("augment", DEFAULT.augment, "off, or recommended for the data set.")
-flags.DEFINE_string("strategy", DEFAULT.strategy, "full, or halving: stop hopeless models early.")
-flags.DEFINE_integer("halving_top", DEFAULT.halving_top, "Halving keeps who may be one of these.")
-flags.DEFINE_float(
-    "halving_threshold", DEFAULT.halving_threshold, "Halving stops models with less chance of it."
+flags.DEFINE_bool(
+    "distributed", False, "Run as one of several processes (jax.distributed); see --mesh."
 )
-flags.DEFINE_float("time_budget", None, "Seconds for all models of this call, divided over them.")
-flags.DEFINE_float("model_time_budget", None, "Seconds that one model may take in this call.")
-flags.DEFINE_integer("epochs_budget", None, "Epochs of all models together.")
-flags.DEFINE_string("executor", DEFAULT.executor, "local, processes (one a device), or ray.")
-flags.DEFINE_integer("workers", None, "Worker processes (default: a GPU or two cores each).")
-flags.DEFINE_string("mesh", None, "Divide every batch over so many devices: data:8.")
-flags.DEFINE_string("ray_address", None, "An existing Ray cluster (default: one on this machine).")
-flags.DEFINE_string("weights_dir", None, "Folder with weight files under their published names.")
-flags.DEFINE_string("weights", DEFAULT.weights, "pretrained, or random (from scratch).")
+flags.DEFINE_bool("list_models", False, "Print the known models and exit.")
+for each in (*options.options_of(RankConfig), *options.options_of(DataConfig)):
+    define_flag(each)
 
 
-def flag_values(record: type) -> dict[str, Any]:
-    """The flags of a record's fields: every field has a flag of its name."""
-    return {field.name: FLAGS[field.name].value for field in dataclasses.fields(record)}
-
-
-def config_from_flags() -> RankConfig:
-    """The RankConfig that the flags spell.
+def record_from_flags(record: type[Record]) -> Record:
+    """An options record with the values of the flags.
 
     Raises:
-        ConfigError: probe widths that are not whole numbers, or rates that are no numbers.
+        ConfigError: a list with a word that is not a number.
     """
-    values = flag_values(RankConfig)
-    for name, kind, what, example in (
-        ("probe_widths", int, "whole numbers", "256,128,64"),
-        ("trial_rates", float, "numbers", "3e-4,1e-4"),
-    ):
-        words: list[str] | None = values[name]
-        try:
-            values[name] = None if words is None else tuple(kind(word) for word in words)
-        except ValueError:
-            raise errors.ConfigError(
-                f"{name}={','.join(words or ())} are not {what}", f"Write them like {example}"
-            ) from None
-    return RankConfig(**values)
+    values: dict[str, Any] = {}
+    for option in options.options_of(record):
+        value = FLAGS[option.name].value
+        if isinstance(value, list):
+            value = options.parse_list(option, value)
+        values[option.name] = value
+    return record(**values)
 
 
-def free_folder(first: pathlib.Path) -> pathlib.Path:
-    """A folder, or the first of <folder>-2, -3, ... that is not there yet."""
-    folder, number = first, 1
+def free_folder(wanted: pathlib.Path) -> pathlib.Path:
+    """The wanted folder, or the first of <folder>-2, <folder>-3, ... that does not exist yet."""
+    folder, number = wanted, 1
     while folder.exists():
         number += 1
-        folder = first.with_name(f"{first.name}-{number}")
+        folder = wanted.with_name(f"{wanted.name}-{number}")
     return folder
 
 
@@ -136,30 +109,28 @@ def main(argv: list[str]) -> int:
 
 
 def rank() -> int:
-    """Rank as the flags say, print the table, say where the files are."""
-    from ncap_jax import api
-    from ncap_jax.finetune import parallel
+    """Rank as the flags say, print the table and where the files are; returns the exit code."""
+    from ncap_jax import api, distributed
 
     if FLAGS.distributed:
-        parallel.join()
+        distributed.join()
     name = pathlib.Path(FLAGS.dataset).name or "data"
     folder = pathlib.Path(FLAGS.output_dir or free_folder(pathlib.Path("runs") / name))
     scalars = folder / "tensorboard" if FLAGS.tensorboard else None
-    data_config = DataConfig(**flag_values(DataConfig))
     try:
         ranking = api.rank_models(
             FLAGS.models,
             FLAGS.dataset,
-            config_from_flags(),
+            record_from_flags(RankConfig),
             folder,
-            data_config=data_config,
+            data_config=record_from_flags(DataConfig),
             tensorboard=scalars,
         )
     except KeyboardInterrupt:
-        hint = f"; with --output_dir={shlex.quote(str(folder))} the same command goes on"
+        hint = f"; with --output_dir={shlex.quote(str(folder))} the same command resumes"
         print(f"\ninterrupted{hint if folder.exists() else ''}", file=sys.stderr)
         return INTERRUPTED
-    if not parallel.first():
+    if not distributed.is_primary():
         return 0
     print(ranking)
     print(f"\nReport: {folder / 'report.html'}")
@@ -176,8 +147,8 @@ def rank() -> int:
 
 
 def rerun() -> int:
-    """Repeat a run and say how the results compare."""
-    from ncap_jax import rerun as job
+    """Repeat a run and print how the results compare; returns the exit code."""
+    from ncap_jax.run import rerun as reruns
 
     fields = {
         field.name for record in (RankConfig, DataConfig) for field in dataclasses.fields(record)
@@ -188,15 +159,15 @@ def rerun() -> int:
             f"--{given[0]} with --rerun, which repeats a run as it was",
             "Leave it out; only --output_dir goes with --rerun",
         )
-    original = job.read_recipe(FLAGS.rerun).folder.resolve()
+    original = reruns.read_saved_run(FLAGS.rerun).folder.resolve()
     folder = FLAGS.output_dir or free_folder(original.with_name(f"{original.name}-rerun"))
-    comparison = job.rerun(FLAGS.rerun, folder)
+    comparison = reruns.rerun(FLAGS.rerun, folder)
     print(f"{comparison}\n\nRerun: {folder}")
     return 0 if comparison.equal else 1
 
 
 def list_models() -> int:
-    """Print the registry."""
+    """Print the known models; returns the exit code."""
     from ncap_jax.report.console import format_models
     from ncap_jax.zoo import MODELS
 
@@ -205,7 +176,7 @@ def list_models() -> int:
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """The arguments that are no flags; a wrong flag is bad input like any other."""
+    """Read the flags; returns the other arguments. A wrong flag exits with code 2."""
     try:
         return FLAGS(arguments)
     except flags.Error as error:

@@ -1,7 +1,7 @@
 """Where things are kept between runs: converted weights and compiled programs.
 
 The folder is `NCAP_CACHE`, or the user's cache folder (`~/.cache/ncap_jax` on Linux). It may be
-deleted at any time; what was in it is fetched or made again.
+deleted at any time; what was in it is downloaded or made again when it is needed.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def offline() -> bool:
 def keep_compiled_programs() -> pathlib.Path | None:
     """Keep compiled programs in `<cache>/xla`, so that a second run of the same models starts fast.
 
-    A folder that the user chose already (`JAX_COMPILATION_CACHE_DIR`, or `jax.config`) is left
-    alone, and so is `JAX_ENABLE_COMPILATION_CACHE=false`.
+    A folder that the user has chosen (`JAX_COMPILATION_CACHE_DIR`, or `jax.config`) stays in use,
+    and `JAX_ENABLE_COMPILATION_CACHE=false` stays in force.
 
     Returns:
         The folder in use, or None if the user has switched the cache off.
     """
     import jax
 
-    options: Any = jax.config  # its options are made at run time
+    options: Any = jax.config  # its options are defined at run time
     if not options.jax_enable_compilation_cache:
         return None
     if options.jax_compilation_cache_dir is None:
@@ -48,8 +48,8 @@ def keep_compiled_programs() -> pathlib.Path | None:
 def forget_compiled_programs() -> None:
     """Free the memory of all compiled programs of this process.
 
-    JAX holds them until it is told otherwise, which adds up over a pool of large models. One that
-    is called again is read from the folder of `keep_compiled_programs`, or compiled again.
+    JAX keeps them until it is told otherwise, which adds up over a pool of large models. A program
+    that is called again is read from the folder of `keep_compiled_programs`, or compiled again.
     """
     import jax
 

@@ -14,12 +14,12 @@ class NcapError(Exception):
         remedy: what to do about it.
     """
 
-    def __init__(self, cause: str, remedy: str = ""):
+    def __init__(self, cause: str, remedy: str = "") -> None:
         self.cause = cause.rstrip(".")
         self.remedy = remedy.rstrip(".")
         super().__init__(f"{self.cause}. {self.remedy}.".strip() if remedy else f"{self.cause}.")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[NcapError], tuple[str, str]]:
         # Errors cross process boundaries (worker processes, Ray): rebuild from both parts.
         return type(self), (self.cause, self.remedy)
 

@@ -1,17 +1,161 @@
-"""Whether the fields of a configuration hold values of the types that they declare."""
+"""Every option of a run once: its type, default, help text and check.
+
+The command line makes its flags of these fields, `check` refuses wrong values by the same fields,
+and `help(ncap_jax.RankConfig)` shows their texts. Whether options go together, with the models and
+with the machine, is checked where that is known (`ncap_jax.run.checks`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 import os
 import types
 import typing
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from ncap_jax import errors
 
-# type -> what it admits, and what that is called. A bool is no number, though Python says so.
+Head = Literal["probe", "trainable_probe", "linear"]
+HEADS: tuple[Head, ...] = ("probe", "trainable_probe", "linear")
+OPTIMIZERS = ("adam", "sgd")
+DTYPES = ("float32", "bfloat16")
+WEIGHTS = ("pretrained", "random")
+AUGMENT = ("off", "recommended")
+STRATEGIES = ("full", "halving")
+EXECUTORS = ("local", "processes", "ray")
+SEEDS = 2**32  # what every generator in use takes
+MIN_HIDDEN_LAYERS = 3
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 4096
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a value of the right type must satisfy.
+
+    Attributes:
+        admits: whether a value is fine.
+        remedy: what to give instead.
+        choices: the known names, where there is a list of them.
+        cause: what to say of a wrong value after the option's name; None: only the value.
+    """
+
+    admits: Callable[[Any], bool]
+    remedy: str = ""
+    choices: Sequence[str] = ()
+    cause: Callable[[Any], str] | None = None
+
+    def refuse(self, name: str, value: Any) -> errors.ConfigError:
+        """The error for a wrong value."""
+        if self.choices:
+            return errors.ConfigError(*errors.unknown_name(name, str(value), self.choices))
+        reason = f", {self.cause(value)}" if self.cause else ""
+        return errors.ConfigError(f"{name}={shown(value)}{reason}", self.remedy)
+
+
+def at_least(minimum: int) -> Check:
+    """A whole number from `minimum` on."""
+    return Check(lambda value: value >= minimum, f"Give a whole number of at least {minimum}")
+
+
+def within(low: int, high: int, what: str) -> Check:
+    """A whole number from `low` to `high`."""
+    return Check(lambda value: low <= value <= high, f"Give {what} from {low} to {high}")
+
+
+def one_of(*choices: str) -> Check:
+    """One of some names."""
+    return Check(lambda value: value in choices, choices=choices)
+
+
+def fraction(example: str) -> Check:
+    """A number between 0 and 1, both excluded."""
+    return Check(lambda value: 0 < value < 1, f"Give a number between 0 and 1, such as {example}")
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+def _too_shallow(widths: Sequence[int]) -> str:
+    if len(widths) >= MIN_HIDDEN_LAYERS:
+        return "not all of which are positive"
+    return (
+        f"with which the signed beta_eff is exactly 0: a probe of {len(widths)} hidden layers is "
+        "too shallow, because the output gradients of softmax and cross-entropy sum to 0"
+    )
+
+
+RATE = Check(_positive, "Give a positive number, such as 1e-3")
+RATES = Check(lambda rates: all(map(_positive, rates)), "Give positive numbers, such as 3e-4")
+SECONDS = Check(_positive, "Give a positive number of seconds")
+SEED = within(0, SEEDS - 1, "a whole number")
+HIDDEN_WIDTHS = Check(
+    lambda widths: len(widths) >= MIN_HIDDEN_LAYERS and min(widths) >= 1,
+    f"Give at least {MIN_HIDDEN_LAYERS} positive widths, such as 256,128,64",
+    cause=_too_shallow,
+)
+
+
+def option(default: Any, text: str, check: Check | None = None, *, path: bool = False) -> Any:
+    """A field of an options record.
+
+    Args:
+        default: its value where nothing is given.
+        text: what it means, for `--help` and for Python's `help`.
+        check: what its values must satisfy beside their type. None passes where the type admits it.
+        path: whether an `os.PathLike` may stand for the text.
+    """
+    return dataclasses.field(default=default, metadata={"text": text, "check": check, "path": path})
+
+
+class Option(NamedTuple):
+    """One option, as flags and documents need it."""
+
+    name: str
+    hint: Any
+    default: Any
+    text: str
+    check: Check | None
+    path: bool
+
+
+def options_of(record: type) -> Iterator[Option]:
+    """The options that a record declares, in order."""
+    hints = typing.get_type_hints(record)
+    for field in dataclasses.fields(record):
+        yield Option(field.name, hints[field.name], field.default, **field.metadata)
+
+
+def check(record: Any) -> None:
+    """Refuse an options record with a value of the wrong type, or one that cannot work.
+
+    Raises:
+        ConfigError: names the option, its value and what it may be.
+    """
+    for each in options_of(type(record)):
+        check_value(each, getattr(record, each.name))
+
+
+def check_value(each: Option, value: Any) -> None:
+    """Refuse one value of an option; see `check`."""
+    if each.path and isinstance(value, os.PathLike):
+        return
+    if not admits(each.hint, value):
+        raise errors.ConfigError(
+            f"{each.name}={shown(value)} is not {described(each.hint)}",
+            f"The default is {each.default!r}",
+        )
+    if value is not None and each.check is not None and not each.check.admits(value):
+        raise each.check.refuse(each.name, value)
+
+
+# type -> what it admits, and what that is called. A bool is not a number, though Python says so.
 ADMITTED: dict[Any, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "True or False"),
     int: ((numbers.Integral,), "a whole number"),
@@ -19,26 +163,6 @@ ADMITTED: dict[Any, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
     type(None): ((type(None),), "None"),
 }
-# Paths may be given as such.
-PATHS = ("weights_dir", "data_dir")
-
-
-def check_types(record: Any) -> None:
-    """Refuse a RankConfig or DataConfig with a field of another type than declared.
-
-    Raises:
-        ConfigError: names the field, its value and what it may be.
-    """
-    hints = typing.get_type_hints(type(record))
-    for field in dataclasses.fields(record):
-        value, hint = getattr(record, field.name), hints[field.name]
-        if field.name in PATHS and isinstance(value, os.PathLike):
-            continue
-        if not admits(hint, value):
-            raise errors.ConfigError(
-                f"{field.name}={_short(value)} is not {described(hint)}",
-                f"The default is {field.default!r}",
-            )
 
 
 def admits(hint: Any, value: Any) -> bool:
@@ -47,7 +171,7 @@ def admits(hint: Any, value: Any) -> bool:
     if origin in (types.UnionType, typing.Union):
         return any(admits(part, value) for part in parts)
     if origin is typing.Literal:
-        return isinstance(value, str)  # which text is right, says the field's own check
+        return isinstance(value, str)  # which names are known is the option's own check
     if origin is tuple:
         return isinstance(value, tuple | list) and all(admits(parts[0], item) for item in value)
     kinds, _ = ADMITTED[hint]
@@ -62,10 +186,237 @@ def described(hint: Any) -> str:
     if origin is typing.Literal:
         return "text"
     if origin is tuple:
-        return f"several of {described(parts[0])}"
+        return f"a list of {plural(parts[0])}"
     return ADMITTED[hint][1]
 
 
-def _short(value: Any, limit: int = 60) -> str:
+def plural(hint: Any) -> str:
+    """Several values of a type in words."""
+    return {int: "whole numbers", float: "numbers", str: "texts"}[hint]
+
+
+def parse_list(each: Option, words: Sequence[str]) -> tuple[Any, ...]:
+    """The values of an option that is a list, from the words of a flag.
+
+    Raises:
+        ConfigError: a word is not a number of the option's kind.
+    """
+    kind = next(iter_kinds(each.hint))
+    try:
+        return tuple(kind(word) for word in words)
+    except ValueError:
+        example = ",".join(f"{value:g}" for value in each.default or (3e-4, 1e-4))
+        raise errors.ConfigError(
+            f"{each.name}={','.join(words)} is not {described(each.hint)}",
+            f"Write it like {example}",
+        ) from None
+
+
+def iter_kinds(hint: Any) -> Iterator[type]:
+    """The element types of the tuples in a type."""
+    if typing.get_origin(hint) is tuple:
+        yield typing.get_args(hint)[0]
+    for part in typing.get_args(hint):
+        yield from iter_kinds(part)
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def documented(record: type[Record]) -> type[Record]:
+    """Class decorator: the options' texts become the record's documentation."""
+    lines = (
+        f"    {o.name} ({described(o.hint)}, default {o.default!r}): {o.text}"
+        for o in options_of(record)
+    )
+    record.__doc__ = "\n".join([record.__doc__ or "", "", "Attributes:", *lines])
+    return record
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and how: decides the numbers that a run records."""
+
+    epochs: int = option(
+        5, "Fine-tuning epochs per model; epoch 0 is measured before training.", at_least(1)
+    )
+    head: Head = option(
+        "linear",
+        "What stands on the backbone: linear (ordinary fine-tuning), trainable_probe, or probe "
+        "(frozen and random, as published).",
+        one_of(*HEADS),
+    )
+    seed: int = option(0, "Seed of the batches' order, of the splits and of a trained head.", SEED)
+    probe_seed: int = option(
+        0, "Seed of the probe's weights: equal feature widths get equal probes.", SEED
+    )
+    batch_size: int = option(32, "Samples in a training step.", at_least(1))
+    optimizer: str = option("adam", "adam, or sgd (momentum 0.9).", one_of(*OPTIMIZERS))
+    learning_rate: float = option(1e-3, "Constant learning rate.", RATE)
+    trial_rates: tuple[float, ...] | None = option(
+        None,
+        "Other learning rates: every model trains its first epoch at each and continues at the one "
+        "of the lowest validation loss. By default 3e-4, where the optimizer and the learning rate "
+        "are left as they are and the model is not an embedded one; none with an empty list.",
+        RATES,
+    )
+    measure_size: int = option(
+        2048,
+        "At most this many training samples measure the training loss and the probe's beta_eff; a "
+        "whole network's takes a fortieth of the training part.",
+        at_least(1),
+    )
+    probe_widths: tuple[int, ...] = option(
+        (256, 128, 64), "Hidden widths of the probe, at least three.", HIDDEN_WIDTHS
+    )
+    num_probes: int = option(
+        1, "Independent probes on one backbone; their losses are averaged.", at_least(1)
+    )
+    predictor: str = option(
+        "default", "The method that ranks, a name in ncap_jax.predictor.PREDICTORS."
+    )
+    dtype: str = option(
+        "float32",
+        "Arithmetic of the fine-tuning: float32 or bfloat16; parameters stay float32.",
+        one_of(*DTYPES),
+    )
+    input_size: int | None = option(
+        None,
+        "Side of the input in pixels, for every model (default: each model's own).",
+        at_least(1),
+    )
+    weights: str = option(
+        "pretrained", "pretrained, or random: every model from scratch.", one_of(*WEIGHTS)
+    )
+    weights_dir: str | None = option(
+        None,
+        "Folder with weight files under their published names (default: NCAP_WEIGHTS_DIR, then the "
+        "cache and the publisher).",
+        path=True,
+    )
+    augment: str = option(
+        "off", "off, or recommended: flips and crops as they suit the data set.", one_of(*AUGMENT)
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far models get: who is stopped early, and what a run may spend."""
+
+    strategy: str = option(
+        "full",
+        "full: every model trains all epochs; halving: hopeless models stop early.",
+        one_of(*STRATEGIES),
+    )
+    halving_top: int = option(
+        3, "Halving keeps a model while it may be among this many best.", at_least(1)
+    )
+    halving_threshold: float = option(
+        0.1,
+        "Halving stops a model whose chance of being among the best halving_top is smaller.",
+        fraction("0.1"),
+    )
+    time_budget: float | None = option(
+        None,
+        "Seconds for all models of this call, divided over them (default: unlimited).",
+        SECONDS,
+    )
+    model_time_budget: float | None = option(
+        None, "Seconds that one model may take in this call (default: unlimited).", SECONDS
+    )
+    epochs_budget: int | None = option(
+        None, "Epochs of all models together (default: epochs for each).", at_least(1)
+    )
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where a run executes."""
+
+    executor: str = option(
+        "local",
+        "local: this process; processes: one worker per device; ray: a Ray cluster.",
+        one_of(*EXECUTORS),
+    )
+    workers: int | None = option(
+        None, "Number of workers (default: one for each GPU, or for every two cores).", at_least(1)
+    )
+    ray_address: str | None = option(
+        None, "Address of an existing Ray cluster (default: one is started on this machine)."
+    )
+    mesh: str | None = option(
+        None, "Divide every batch over this many devices, written data:8 (default: one device)."
+    )
+
+
+@documented
+@dataclass(frozen=True)
+class RankConfig(Execution, Limits, Recipe):
+    """Everything that decides a run, apart from the models and the data.
+
+    One flat constructor; behind it stand three parts, `Recipe` (what is trained), `Limits` (how
+    far) and `Execution` (where). A function that needs one part alone says so by its type.
+    """
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> RankConfig:
+        """The configuration from which `dataclasses.asdict` and JSON made these fields.
+
+        Raises:
+            TypeError: a field is unknown or of another kind.
+        """
+        tuples = {
+            name: tuple(fields[name])
+            for name in ("probe_widths", "trial_rates")
+            if fields.get(name) is not None
+        }
+        return cls(**{**fields, **tuples})
+
+
+# A run resumes even when these have changed: they decide how far models get and where they run,
+# not what they do on the way. A mesh is not among them, for it changes the order of sums.
+FREE_FIELDS = tuple(
+    field.name
+    for part in (Limits, Execution)
+    for field in dataclasses.fields(part)
+    if field.name != "mesh"
+)
+
+
+@documented
+@dataclass(frozen=True)
+class DataConfig:
+    """How a data set is read; the options of `ncap_jax.load_dataset`."""
+
+    data_dir: str | None = option(
+        None, "Where prepared TFDS data lies (default: TFDS's own place).", path=True
+    )
+    validation_fraction: float = option(
+        0.2,
+        "Share of the training part split off where a set has no validation part.",
+        fraction("0.2"),
+    )
+    max_train: int | None = option(
+        None, "At most this many training samples, stratified.", at_least(1)
+    )
+    max_validation: int | None = option(
+        None, "At most this many validation samples, stratified.", at_least(1)
+    )
+    image_size: int | None = option(
+        None,
+        "Side in pixels at which image files are stored (default: their common size, else the "
+        "median of the short sides, at most 256).",
+        within(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE, "a side in pixels"),
+    )
+    skip_broken: bool = option(
+        False, "Leave out unreadable files and report them, instead of stopping."
+    )
+    remap_labels: bool = option(False, "Renumber labels that have gaps, instead of refusing them.")
+    stream: bool | None = option(
+        None,
+        "Decode images while training instead of holding them all in memory (default: beyond 2 "
+        "GiB).",
+    )

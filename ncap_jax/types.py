@@ -1,29 +1,36 @@
 """The immutable records that the stages hand to one another.
 
-data -> zoo -> finetune -> capacitance -> predictor -> selection -> report
+data -> zoo -> finetune -> measure -> predictor -> selection -> report
 
 No stage's logic lives here, and nothing heavy is imported: arrays are NumPy, models are opaque.
+The options of a run are in `ncap_jax.options`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from ncap_jax import errors
 
+if TYPE_CHECKING:
+    from ncap_jax.options import Head, RankConfig
+
 Strength = Literal["signed", "absolute", "squared", "total"]
-Head = Literal["probe", "trainable_probe", "linear"]
 Status = Literal["ok", "diverged", "out_of_memory", "failed", "stopped"]
 
 STRENGTHS: tuple[Strength, ...] = ("signed", "absolute", "squared", "total")
 # What is recorded of whole networks (head `linear`): each further strength compiles for seconds.
 NETWORK_STRENGTHS: tuple[Strength, ...] = ("signed", "absolute")
-HEADS: tuple[Head, ...] = ("probe", "trainable_probe", "linear")
 STATUSES: tuple[Status, ...] = ("ok", "diverged", "out_of_memory", "failed", "stopped")
+# What one measurement of beta_eff gives: strength -> one value, or one status, per probe (one for
+# a whole network).
+Values = dict[str, tuple[float, ...]]
+Statuses = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +39,7 @@ class Dataset:
 
     Attributes:
         images: (n, height, width, channels) uint8 in 0..255; channels 1 or 3. Where they are
-            streamed, an `ncap_jax.data.images.ImageStore` of that shape and type.
+            streamed, an `ncap_jax.data.images.EncodedImages` of that shape and type.
         labels: (n,) integers 0..K-1.
         validation_images: (m, height, width, channels) uint8, or None: split off `images`.
         validation_labels: (m,) integers, or None.
@@ -58,6 +65,27 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class WeightsLayout:
+    """How a publisher names a weights file and the arrays in it.
+
+    Attributes:
+        convention: whose names and axis orders the arrays have: `keras`, `torch`, or None: ours.
+        classifier: layers of the file that the module has no place for.
+        file: name of the file in `weights_dir`, where its address does not end in a telling one.
+        other_files: further names under which it may lie there.
+        md5: of the file, as its publisher states it, in hex.
+        sha256_prefix: first digits of the file's SHA-256, as its publisher states them.
+    """
+
+    convention: Literal["keras", "torch"] | None = None
+    classifier: tuple[str, ...] = ()
+    file: str = ""
+    other_files: tuple[str, ...] = ()
+    md5: str | None = None
+    sha256_prefix: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """How to build one candidate, feed it, and find its weights.
 
@@ -75,7 +103,9 @@ class ModelSpec:
         citation: the paper.
         description: one line for people.
         family: the architecture family, for tables and the contract tests.
-        extra: what only this family's loader needs.
+        layout: how the weights file is named and laid out.
+        build_pretrained: as `build`, but returns the module with its weights; for modules that
+            exist in memory, or whose weights were fetched already. None: `weights` says where.
     """
 
     name: str
@@ -90,135 +120,8 @@ class ModelSpec:
     citation: str = ""
     description: str = ""
     family: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RankConfig:
-    """Everything that decides a run, apart from the models and the data.
-
-    Attributes:
-        epochs: fine-tuning epochs per model; epoch 0 is measured before training on top of these.
-        head: `linear` (ordinary fine-tuning; the default: it ranks best, docs/results.md),
-            `trainable_probe`, `probe` (frozen random probe, the paper's).
-        seed: of the batches' order and of a trainable head.
-        probe_seed: of the probe's weights: equal feature widths get equal probes.
-        batch_size: samples a step.
-        optimizer: `adam` or `sgd` (momentum 0.9).
-        learning_rate: of the optimizer, constant.
-        trial_rates: other learning rates; every model takes its first epoch at each, and goes on at
-            the one of the lowest validation loss (`ncap_jax.finetune.rates`). None: 3e-4 where
-            `optimizer` and `learning_rate` are left as they are, but for the embedded models;
-            (): none.
-        measure_size: at most this many training samples measure the training loss and the
-            probe's beta_eff; a whole network's takes a fortieth of the training part.
-        probe_widths: hidden widths of the probe, three at least.
-        num_probes: independent probes over one backbone; their losses are averaged.
-        predictor: the method that ranks, a key of `ncap_jax.predictor.PREDICTORS`.
-        dtype: of the fine-tuning arithmetic: `float32` or `bfloat16` (parameters stay float32).
-        input_size: side of the input in pixels for every model, or None: each model's own.
-        weights: `pretrained`, or `random` for every model from scratch.
-        weights_dir: folder that holds published weight files under their published names; None:
-            `NCAP_WEIGHTS_DIR`, then the cache and the publisher.
-        augment: `off`, or `recommended`: flips and crops as suit the data set
-            (`ncap_jax.data.augment.RECOMMENDED`).
-        strategy: `full`: every model runs all epochs; `halving`: models that have hardly a chance
-            are stopped on the way (`ncap_jax.selection.halving`).
-        halving_top: a model goes on while it may be among this many best.
-        halving_threshold: chance of that under which it is stopped.
-        time_budget: seconds of wall time for the models of one call, divided over them
-            (`ncap_jax.selection.budget`); None: no limit.
-        model_time_budget: seconds that one model may take in one call; None: no limit.
-        epochs_budget: epochs of all models together; None: `epochs` each.
-        executor: `local`: in this process; `processes`: worker processes on this machine, one a
-            device; `ray`: workers on a Ray cluster (extra `ray`).
-        workers: how many; None: one a GPU, or one for every two cores.
-        ray_address: of an existing cluster; None: one is started on this machine.
-        mesh: `data:8`: every batch is divided over 8 devices (`ncap_jax.finetune.parallel`);
-            None: one device.
-    """
-
-    epochs: int = 5
-    head: Head = "linear"
-    seed: int = 0
-    probe_seed: int = 0
-    batch_size: int = 32
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    trial_rates: tuple[float, ...] | None = None
-    measure_size: int = 2048
-    probe_widths: tuple[int, ...] = (256, 128, 64)
-    num_probes: int = 1
-    predictor: str = "default"
-    dtype: str = "float32"
-    input_size: int | None = None
-    weights: str = "pretrained"
-    weights_dir: str | None = None
-    augment: str = "off"
-    strategy: str = "full"
-    halving_top: int = 3
-    halving_threshold: float = 0.1
-    time_budget: float | None = None
-    model_time_budget: float | None = None
-    epochs_budget: int | None = None
-    executor: str = "local"
-    workers: int | None = None
-    ray_address: str | None = None
-    mesh: str | None = None
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> RankConfig:
-        """The configuration that `dataclasses.asdict` and JSON made these fields of.
-
-        Raises:
-            TypeError: a field is unknown or of another kind.
-        """
-        tuples = {
-            name: tuple(fields[name])
-            for name in ("probe_widths", "trial_rates")
-            if fields.get(name) is not None
-        }
-        return cls(**{**fields, **tuples})
-
-
-# Fields of RankConfig that decide how far models get and where they run, not what they do on the
-# way: a run may be taken up with other values.
-FREE_FIELDS = (
-    "strategy",
-    "halving_top",
-    "halving_threshold",
-    "time_budget",
-    "model_time_budget",
-    "epochs_budget",
-    "executor",
-    "workers",
-    "ray_address",
-)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """How a data set is read; the options of `ncap_jax.load_dataset`.
-
-    Attributes:
-        data_dir: where prepared TFDS data lies; None: TFDS's own place.
-        validation_fraction: split off the training part where a set has no validation part.
-        max_train: at most this many training samples, stratified.
-        max_validation: at most this many validation samples, stratified.
-        image_size: side in pixels at which images from files are kept; None: chosen.
-        skip_broken: leave out files that cannot be read, and report them, instead of stopping.
-        remap_labels: number integer labels with gaps afresh instead of refusing them.
-        stream: decode while training instead of keeping all images in memory; None: by size.
-    """
-
-    data_dir: str | None = None
-    validation_fraction: float = 0.2
-    max_train: int | None = None
-    max_validation: int | None = None
-    image_size: int | None = None
-    skip_broken: bool = False
-    remap_labels: bool = False
-    stream: bool | None = None
+    layout: WeightsLayout = WeightsLayout()
+    build_pretrained: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -309,6 +212,11 @@ class Prediction:
     flag: str = ""
     own_std: float = float("nan")
 
+    @property
+    def spread(self) -> float:
+        """The standard deviation that decides who is better; what all share decides nothing."""
+        return self.std if math.isnan(self.own_std) else self.own_std
+
 
 @dataclass(frozen=True)
 class RankedModel:
@@ -338,6 +246,46 @@ class RankedModel:
 
 
 @dataclass(frozen=True)
+class RunInfo:
+    """Facts of a run that the report shows, each where it is there.
+
+    Attributes:
+        versions: package -> version.
+        device: what it ran on.
+        data: label -> value, statistics of the data set.
+        majority_accuracy: share of validation images that always answering the largest class gets
+            right; models that are not better are warned of.
+        num_validation: number of validation images.
+        class_names: in label order.
+        contact_sheet_png: bytes of a PNG with training samples as a model sees them.
+        seconds: wall time of the run.
+        command: the shell command that repeats the run.
+        full_epochs: epochs of full fine-tuning, against which the cost is compared; None: 30.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    majority_accuracy: float | None = None
+    num_validation: int | None = None
+    class_names: tuple[str, ...] = ()
+    contact_sheet_png: bytes | None = None
+    seconds: float | None = None
+    command: str | None = None
+    full_epochs: int | None = None
+
+
+class Watcher(Protocol):
+    """Is told of a run while it goes on: a progress view, a writer of scalars."""
+
+    def epoch(self, model: str, record: EpochRecord) -> None:
+        """Called after every epoch of a model, epoch 0 included."""
+
+    def finished(self, trajectory: Trajectory) -> None:
+        """Called when a model ends, however it ends."""
+
+
+@dataclass(frozen=True)
 class Ranking:
     """The answer: the models in rank order, failed ones last with `rank` None.
 
@@ -348,7 +296,7 @@ class Ranking:
         trajectories: what the rows were computed from.
         predictor: the method that ranked.
         strength: which beta_eff the rows show (`beta_eff` of `RankedModel`).
-        info: run facts for the report (versions, device, data statistics).
+        info: facts of the run, for the report.
     """
 
     dataset: str
@@ -357,7 +305,7 @@ class Ranking:
     trajectories: tuple[Trajectory, ...] = ()
     predictor: str = ""
     strength: Strength = "signed"
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: RunInfo = RunInfo()
 
     @property
     def best(self) -> RankedModel:
@@ -373,13 +321,13 @@ class Ranking:
         return self.models[0]
 
     def __str__(self) -> str:
-        # Imported here: records know nothing of the report, printing alone needs it.
-        from ncap_jax.report import console
+        # By its public name: records know nothing of the report, and printing alone needs it.
+        import ncap_jax
 
-        return console.format_ranking(self)
+        return ncap_jax.format_ranking(self)
 
     def _repr_html_(self) -> str:
         # What a notebook shows for a ranking on the last line of a cell.
-        from ncap_jax.report import console
+        import ncap_jax
 
-        return console.notebook_ranking(self)
+        return ncap_jax.notebook_ranking(self)

@@ -3,69 +3,45 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import io
 import json
+import subprocess
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from PIL import Image
 
 import ncap_jax as ncap
-from ncap_jax import api, environment, errors
-from ncap_jax.types import DataConfig, Dataset, ModelSpec, RankConfig
-from ncap_jax.zoo import find_models
-from tests.report.tensorboard_test import scalars
-from tests.small import small_config, small_digits, small_spec
-
-POOL = [small_spec(f"small_{width}", width) for width in (4, 8, 12)]
-
-
-class Broken(nnx.Module):
-    """Builds, but cannot run."""
-
-    def __init__(self, *, rngs, dtype=None):
-        self.dense = nnx.Linear(3, 4, rngs=rngs)
-
-    def features(self, x):
-        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory while trying to allocate")
-
-
-class Exploding(nnx.Module):
-    """Its features overflow as soon as its weight has moved."""
-
-    def __init__(self, *, rngs, dtype=None):
-        self.scale = nnx.Param(jnp.ones(()))
-
-    def features(self, x):
-        return jnp.mean(x, axis=(1, 2)) * jnp.exp((self.scale[...] - 1) * 1e12) * 1e30
+from ncap_jax import errors
+from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax.types import Dataset
+from tests.support import command_line, fake_training, toy_runs
+from tests.support.event_files import scalars
+from tests.support.small import small_config
+from tests.support.toy_runs import POOL, digits, rank, timeless
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return small_digits()
-
-
-@pytest.fixture(scope="module")
-def run(digits, tmp_path_factory):
+def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return folder, ncap.rank_models(POOL, digits, small_config(), folder, show_progress=False)
+    return folder, rank(folder, models=3)
 
 
 def test_the_files_are_all_there(run):
     folder, _ = run
-    assert {path.name for path in folder.iterdir()} >= {
+    assert {path.name for path in folder.iterdir()} == {
         "run.json",
+        "ledger.jsonl",
         "trajectories",
+        "checkpoints",
         "ranking.json",
         "ranking.csv",
         "report.html",
+        "report.md",
+        ".lock",
     }
-    lines = (folder / "trajectories" / "small_4.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2]
+    lines = (folder / "trajectories" / "toy_1.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3]
 
 
 def test_ranking_json_is_as_designed(run):
@@ -73,7 +49,7 @@ def test_ranking_json_is_as_designed(run):
     content = json.loads((folder / "ranking.json").read_text())
     assert content["schema"] == 1
     assert content["dataset"] == "small digits"
-    assert content["config"]["epochs"] == 2
+    assert content["config"]["epochs"] == 3
     assert [m["rank"] for m in content["models"]] == [1, 2, 3]
     first = content["models"][0]
     assert {
@@ -91,7 +67,7 @@ def test_ranking_json_is_as_designed(run):
         "message",
     } <= set(first)
     assert first["name"] == ranking.best.name
-    assert len(first["beta_eff"]) == len(first["validation_accuracy"]) == 3
+    assert len(first["beta_eff"]) == len(first["validation_accuracy"]) == 4
     with (folder / "ranking.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == [
             m["name"] for m in content["models"]
@@ -109,48 +85,6 @@ def test_run_json_says_what_the_run_was_made_with(run):
     assert content["command"] is None  # arrays and own models cannot be said in flags
 
 
-def test_the_command_repeats_the_run():
-    specs = find_models(["tiny_plain", "tiny_senet"])
-    config = small_config(epochs=3, weights="pretrained")
-    assert environment.command(specs, "digits", config, DataConfig()) == (
-        "python -m ncap_jax --models=tiny_plain,tiny_senet --dataset=digits --epochs=3 "
-        "--head=trainable_probe --trial_rates= --probe_widths=24,16,12"
-    )
-    assert environment.command(
-        specs, "a set/x", RankConfig(), DataConfig("y", stream=False)
-    ).endswith("'--dataset=a set/x' --data_dir=y --stream=False")
-
-
-def test_the_contact_sheet_shows_what_the_model_sees(digits):
-    """At the model's size, and with its channel order: a red image is blue to a BGR network."""
-    red = np.zeros_like(digits.images)
-    red[..., 0] = 200
-    dataset = dataclasses.replace(digits, images=red)
-    sheets = {
-        mode: np.asarray(
-            Image.open(
-                io.BytesIO(
-                    api.sample_sheet(
-                        dataclasses.replace(POOL[0], preprocessing=mode, input_size=16),
-                        dataset,
-                        small_config(),
-                    )
-                )
-            ).convert("RGB")
-        )
-        for mode in ("unit", "caffe")
-    }
-    corner = {mode: sheet[2, 2].astype(int) for mode, sheet in sheets.items()}
-    assert corner["unit"][0] > corner["unit"][2]
-    assert corner["caffe"][2] > corner["caffe"][0]
-
-
-def test_notes_of_the_data_stage_become_one_line():
-    note = {"count": 2, "files": [{"file": "a.png", "reason": "empty"}, {"file": "b.png"}]}
-    assert api.in_words(note) == "count: 2, files: file: a.png, reason: empty, file: b.png"
-    assert len(api.in_words(list(range(1000)))) == 160
-
-
 def test_the_table_names_every_model(run):
     _, ranking = run
     text = str(ranking)
@@ -166,50 +100,33 @@ def test_trajectories_on_disk_give_the_same_ranking(run):
     ]
 
 
-def test_same_seed_same_ranking(run, digits):
+def test_same_seed_same_ranking(run):
     _, ranking = run
-    again = ncap.rank_models(POOL, digits, small_config(), show_progress=False)
-    timeless = [[dataclasses.replace(m, seconds=0.0) for m in r.models] for r in (ranking, again)]
-    assert repr(timeless[0]) == repr(timeless[1])  # NaN (no deviation stated) equals NaN there
+    assert timeless(rank(models=3)) == timeless(ranking)
 
 
-def test_a_failing_model_does_not_cost_the_others_their_run(digits, tmp_path):
-    specs = [
-        ModelSpec("memory", Broken, 8, 4),
-        ModelSpec("exploding", Exploding, 8, 3),
-        ModelSpec("no_weights", lambda **kw: Broken(**kw), 8, 4),
-        POOL[0],
-        POOL[1],
-    ]
-    config = small_config(head="linear")
-    ranking = ncap.rank_models(specs, digits, config, tmp_path / "run", show_progress=False)
-    status = {model.name: model.status for model in ranking.models}
-    assert status["memory"] == "out_of_memory"
-    assert status["exploding"] == "diverged"
-    assert [model.rank for model in ranking.models] == [1, 2, None, None, None]
-    assert ranking.best.name in ("small_4", "small_8")
-    assert all(model.message for model in ranking.models[2:])
-    text = (tmp_path / "run" / "ranking.json").read_text()
-    assert "NaN" not in text
+def test_another_seed_another_order_of_batches(run):
+    _, ranking = run
+    again = rank(config=small_config(epochs=3, seed=1), models=3)
+    assert timeless(again) != timeless(ranking)
 
 
-def test_pretrained_weights_must_exist(digits):
-    ranking = ncap.rank_models(
-        [POOL[0], POOL[1]], digits, small_config(weights="pretrained"), show_progress=False
-    )
+def test_pretrained_weights_must_exist():
+    ranking = rank(config=small_config(weights="pretrained"))
     assert {model.status for model in ranking.models} == {"failed"}
     assert "no pretrained weights" in ranking.models[0].message
-    with pytest.raises(errors.ModelError, match="no model could be ranked"):
+    with pytest.raises(errors.ModelError) as error:
         _ = ranking.best
+    assert error.value.cause == "no model could be ranked"
 
 
-def test_tensorboard_is_beside_the_run_not_part_of_it(run, digits, tmp_path):
+def test_tensorboard_is_beside_the_run_not_part_of_it(run, tmp_path):
     """Live in a run of its own; afterwards in a run that was finished without it."""
     pytest.importorskip("tensorboardX", reason="the extra `tensorboard` is not installed")
     folder, ranking = run
     for tensorboard, output in ((tmp_path / "live", None), (tmp_path / "later", folder)):
         ncap.rank_models(
-            POOL, digits, small_config(), output, show_progress=False, tensorboard=tensorboard
+            POOL, digits(), toy_runs.CONFIG, output, show_progress=False, tensorboard=tensorboard
         )
         for trajectory in ranking.trajectories:
             found = scalars(tensorboard / trajectory.model)
@@ -219,52 +136,146 @@ def test_tensorboard_is_beside_the_run_not_part_of_it(run, digits, tmp_path):
     assert "tensorboard" not in (folder / "run.json").read_text()
 
 
-def test_tensorboard_without_its_package_is_refused_first(digits, tmp_path, monkeypatch):
+def test_tensorboard_without_its_package_is_refused_first(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(errors.ConfigError, match=r"pip install 'ncap_jax\[tensorboard\]'"):
-        ncap.rank_models(POOL, digits, small_config(), tmp_path / "run", tensorboard=tmp_path)
+    with pytest.raises(errors.ConfigError) as error:
+        ncap.rank_models(POOL, digits(), small_config(), tmp_path / "run", tensorboard=tmp_path)
+    assert "pip install 'ncap_jax[tensorboard]'" in error.value.remedy
     assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_shown_only_where_it_is_wanted(capsys, monkeypatch):
+    fake_training.install(monkeypatch)
+    config = RankConfig(epochs=1, weights="random", trial_rates=())
+    ncap.rank_models(POOL[:1], digits(), config, show_progress=False)
+    assert capsys.readouterr().err == ""
+    ncap.rank_models(POOL[:1], digits(), config)
+    assert "toy_1: epoch 1/1" in capsys.readouterr().err
 
 
 IMAGES = np.zeros((20, 8, 8, 3), np.uint8)
 LABELS = np.arange(20) % 2
 
 
+def refusal(call):
+    """The error of a call, of whatever stage."""
+    with pytest.raises(errors.NcapError) as error:
+        call()
+    return error.value
+
+
 @pytest.mark.parametrize(
-    ("models", "dataset", "changes", "error", "match"),
+    ("models", "error", "cause", "remedy"),
     [
-        (["tiny_plan"], "digits", {}, errors.ModelError, "Did you mean tiny_plain"),
-        (["huge_*"], "digits", {}, errors.ModelError, "no model matches"),
-        ([], "digits", {}, errors.ModelError, "no model is given"),
-        ([nnx.Linear(2, 3, rngs=nnx.Rngs(0))], "digits", {}, errors.ModelError, "from_module"),
-        (POOL, "digit", {}, errors.DataError, "digits"),
-        (POOL, Dataset(IMAGES, LABELS * 2), {}, errors.DataError, "gap|missing|no samples|1"),
-        (POOL, Dataset(IMAGES, LABELS[:10]), {}, errors.DataError, "10"),
-        (POOL, Dataset(IMAGES, LABELS * 0), {}, errors.DataError, "class"),
-        (POOL, Dataset(IMAGES / np.nan, LABELS), {}, errors.DataError, "NaN or infinity"),
-        (POOL, "digits", {"epochs": 1, "predictor": "published_ridge"}, errors.ConfigError, "2"),
-        (POOL, "digits", {"predictor": "ridge"}, errors.ConfigError, "ridge"),
-        (POOL, "digits", {"probe_widths": (8, 8)}, errors.ConfigError, "at least 3"),
+        (["tiny_plan"], errors.ModelError, "unknown model 'tiny_plan'", "Did you mean tiny_plain"),
+        (["huge_*"], errors.ModelError, "no model matches 'huge_*'", "See the names with"),
+        ([], errors.ModelError, "no model is given", "Give at least one name"),
+        (
+            [nnx.Linear(2, 3, rngs=nnx.Rngs(0))],
+            errors.ModelError,
+            "a Linear is neither a name nor a ModelSpec",
+            "Wrap it with ncap_jax.from_module",
+        ),
     ],
 )
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_bad_input_is_refused_and_nothing_is_written(
-    tmp_path, models, dataset, changes, error, match
-):
+def test_models_that_cannot_be_are_refused(tmp_path, models, error, cause, remedy):
     folder = tmp_path / "run"
-    with pytest.raises(error, match=match):
-        ncap.rank_models(models, dataset, small_config(**changes), folder, show_progress=False)
+    found = refusal(lambda: ncap.rank_models(models, "digits", small_config(), folder))
+    assert type(found) is error
+    assert found.cause.startswith(cause)
+    assert found.remedy.startswith(remedy)
     assert not folder.exists()
 
 
-def test_options_that_are_no_record_are_refused(digits):
-    for wrong in ({"config": "probe"}, {"config": {"epochs": 1}}, {"data_config": small_config()}):
-        with pytest.raises(errors.ConfigError, match=r"Give ncap_jax\.\w+Config"):
-            ncap.rank_models(POOL, digits, **wrong)
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        "digit",
+        Dataset(IMAGES, LABELS * 2),
+        Dataset(IMAGES, LABELS[:10]),
+        Dataset(IMAGES, LABELS * 0),
+        Dataset(IMAGES + np.nan, LABELS),
+    ],
+)
+def test_what_the_data_stage_refuses_is_raised_and_nothing_is_written(tmp_path, dataset):
+    folder = tmp_path / "run"
+    expected = refusal(lambda: ncap.load_dataset(dataset))
+    found = refusal(lambda: ncap.rank_models(POOL, dataset, small_config(), folder))
+    assert type(found) is errors.DataError
+    assert (found.cause, found.remedy) == (expected.cause, expected.remedy)
+    assert found.remedy
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "cause", "remedy"),
+    [
+        ("probe", "'probe' is not a RankConfig", "Give ncap_jax.RankConfig(...)"),
+        ({"epochs": 1}, "{'epochs': 1} is not a RankConfig", "Give ncap_jax.RankConfig(...)"),
+        (DataConfig(), f"{DataConfig()!r} is not a RankConfig", "Give ncap_jax.RankConfig(...)"),
+        (RankConfig(epochs=0), "epochs=0", "Give a whole number of at least 1"),
+        (RankConfig(epochs=True), "epochs=True is not a whole number", "The default is 5"),
+        (
+            RankConfig(strategy="halve"),
+            "unknown strategy 'halve'",
+            "Did you mean halving",
+        ),
+        (RankConfig(time_budget=-1.0), "time_budget=-1.0", "Give a positive number of seconds"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(tmp_path, config, cause, remedy):
+    folder = tmp_path / "run"
+    error = refusal(lambda: ncap.rank_models(POOL, digits(), config, folder))
+    assert type(error) is errors.ConfigError
+    assert (error.cause, error.remedy) == (cause, remedy)
+    assert not folder.exists()
+
+
+def test_data_options_are_checked_as_well():
+    wrong = DataConfig(validation_fraction=2.0)
+    error = refusal(lambda: ncap.rank_models(POOL, digits(), data_config=wrong))
+    assert error.cause == "validation_fraction=2.0"
+    assert error.remedy == "Give a number between 0 and 1, such as 0.2"
 
 
 def test_public_names_resolve():
     for name in ncap.__all__:
         assert getattr(ncap, name) is not None
-    with pytest.raises(AttributeError, match="nothing_like_this"):
-        _ = ncap.nothing_like_this
+    with pytest.raises(AttributeError, match=r"^module 'ncap_jax' has no attribute 'nothing'$"):
+        _ = ncap.nothing
+
+
+CODE = """
+import sys
+import ncap_jax
+
+def heavy():
+    return {"jax", "flax", "optax", "sklearn", "matplotlib", "tensorflow"} & set(sys.modules)
+
+assert not heavy(), heavy()
+try:
+    ncap_jax.rank_models(["tiny_*"], "digits", ncap_jax.RankConfig(epochs=0))
+except ncap_jax.NcapError as error:
+    assert error.cause == "epochs=0", error
+assert not heavy(), heavy()
+try:
+    ncap_jax.rank_models(["tiny_plan"], "digits")
+except ncap_jax.NcapError as error:
+    assert error.cause == "unknown model 'tiny_plan'", error
+assert "jax" in sys.modules
+assert "tensorflow" not in sys.modules
+print("fine")
+"""
+
+
+def test_nothing_heavy_is_imported_before_use():
+    """Options are refused without JAX. That whole runs do without TensorFlow: __main___test."""
+    result = subprocess.run(
+        [sys.executable, "-c", CODE],
+        env=command_line.environment(),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert result.stdout.strip() == "fine", result.stderr

@@ -1,13 +1,53 @@
-"""What the figures of the benchmarks rest on beside clocks: which kernel is whose, which rivals."""
+"""What the figures of the benchmarks rest on beside clocks, and that they still run."""
 
 from __future__ import annotations
 
 import collections
+import json
+import pathlib
+import time
 
 import pytest
 
-from benchmarks import zoo_profile, zoo_rivals
+from benchmarks import __main__ as runner
+from benchmarks import timing, zoo_profile, zoo_rivals
 from ncap_jax.zoo import MODELS
+from tests.support import package_use
+
+FOLDER = pathlib.Path(runner.__file__).parent
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_fit_the_package(path):
+    """They run by hand only: every name and call is checked without running them."""
+    assert package_use.problems(path.read_text()) == []
+
+
+def test_every_committed_result_belongs_to_a_benchmark():
+    known = {*runner.names(), "zoo_start"}  # a section of zoo in a file of its own
+    assert {path.stem.rpartition("_")[0] for path in FOLDER.glob("results/*.json")} <= known
+
+
+def test_unknown_benchmarks_are_refused(capsys):
+    assert runner.main(["dta"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("unknown: dta. Known: batch_norm, beta_eff, data, ")
+
+
+def test_the_fastest_call_counts_and_the_first_does_not():
+    pauses = {"slow": iter([0.2, 0.03, 0.05]), "quick": iter([0.0, 0.01, 0.0])}
+    calls = {name: lambda p=p: time.sleep(next(p)) for name, p in pauses.items()}
+    times = timing.take_turns(calls, repeats=2)
+    assert 30 <= times["slow"]["wall_ms"] <= times["slow"]["median_ms"] < 200
+    assert times["quick"]["wall_ms"] < 10
+    assert times["slow"]["cpu_ms"] < 20, "sleeping costs no CPU time"
+    assert timing.relative(times, "slow")["slow"] == dict.fromkeys(times["slow"], 1.0)
+
+
+def test_a_report_is_printed_and_written(tmp_path, capsys):
+    timing.report({"figure": 1.5}, str(tmp_path / "new" / "result.json"))
+    assert json.loads(capsys.readouterr().out) == {"figure": 1.5}
+    assert json.loads((tmp_path / "new" / "result.json").read_text()) == {"figure": 1.5}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import jax
+import jax.numpy as jnp
 import pytest
 
 from ncap_jax import caching
@@ -42,3 +45,28 @@ def test_a_cache_switched_off_stays_off(options):
 def test_offline_switch(value, offline, monkeypatch):
     monkeypatch.setenv("NCAP_OFFLINE", value)
     assert caching.offline() is offline
+
+
+def test_the_folder_is_the_users_choice_or_their_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("NCAP_CACHE", "~/mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert caching.folder() == tmp_path / "mine"
+    monkeypatch.setenv("NCAP_CACHE", "")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: f"/cache/{name}")
+    assert caching.folder() == pathlib.Path("/cache/ncap_jax")
+
+
+def test_forgotten_programs_are_traced_again():
+    traced = []
+
+    @jax.jit
+    def double(x):
+        traced.append(x)
+        return 2 * x
+
+    one = jnp.ones(())
+    assert double(one) == double(one) == 2
+    assert len(traced) == 1
+    caching.forget_compiled_programs()
+    assert double(one) == 2
+    assert len(traced) == 2

@@ -1,23 +1,30 @@
-"""Shared fixtures: strict numerics, the real data where it is present."""
+"""Shared fixtures: strict numerics, cheap compilation, the real data where it is present."""
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 
-# Tests see the CPU unless the caller chose otherwise; set before JAX is imported.
+from tests.support.machine import cheap_compilation, machine, resident_bytes
+
+# All this is set before JAX is imported, and for the processes that tests start.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache/jax")
-)
+# Tests run their programs a few times: most of the suite's time would be LLVM's optimiser. What
+# users run, at full optimisation, is what `make test-all` runs.
+os.environ.setdefault("XLA_FLAGS", cheap_compilation())
+# The workers of a suite compile many programs alike, and so does the next run.
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / f"jax-{machine()}"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+# Of a worker of the suite, in bytes.
+MEMORY = 2 << 30
+SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +38,15 @@ def strict_numerics(request):
         return
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Compiled programs are freed between files once they add up: JAX keeps them for good."""
+    yield
+    if resident_bytes() > MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

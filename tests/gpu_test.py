@@ -18,18 +18,18 @@ import pytest
 from flax import nnx
 
 import ncap_jax
-from ncap_jax.capacitance import depthwise, network
+from ncap_jax.capacitance import network
 from ncap_jax.capacitance.beta_eff import from_state, mlp_beta_eff
-from ncap_jax.data import batching
-from ncap_jax.data.feed import make_feed
-from ncap_jax.finetune import loop, steps
-from ncap_jax.finetune.config import make_optimizer
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.finetune import steps
+from ncap_jax.finetune.candidate import prepare
+from ncap_jax.measure.network import split_model
+from ncap_jax.ops import depthwise
 from ncap_jax.types import STRENGTHS
 from ncap_jax.zoo import MODELS, load_model
-from ncap_jax.zoo.capacitance import split_model
 from ncap_jax.zoo.layers import moments
-from tests.capacitance.nets import random_net
-from tests.small import small_config, small_digits, small_spec
+from tests.support.nets import random_net
+from tests.support.small import small_config, small_digits, small_spec
 
 pytestmark = pytest.mark.gpu
 
@@ -129,14 +129,13 @@ def test_the_scanned_epoch_equals_single_steps():
     config = small_config(optimizer="sgd", learning_rate=0.01)
     feed = make_feed(small_digits())
     (chunk,) = feed.train(0, 1, 32)
-    batches = jnp.asarray(batching.epoch_batches(0, 1, len(feed.labels), 32))
-    keys = jax.random.split(jax.random.key(0), len(batches))
+    keys = jax.random.split(jax.random.key(0), len(chunk.indices))
     results = []
     for scan in (True, False):
-        candidate = loop.prepare(small_spec(), feed, config)
-        step = steps.make_train_step(candidate.network, make_optimizer(config))
-        epoch = steps.make_epoch(step, scan=scan)
-        state, losses = epoch(candidate.train_state, chunk.images, chunk.labels, batches, keys)
+        candidate = prepare(small_spec(), feed, config)
+        state, losses = steps.train_steps(
+            candidate.program, candidate.train_state, chunk, keys, scan=scan
+        )
         results.append((state.params, np.asarray(losses)))
     # Products in TF32, 1e-3, may be taken by other algorithms in the two programs.
     chex.assert_trees_all_close(*results, rtol=5e-3, atol=5e-3)

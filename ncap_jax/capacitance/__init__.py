@@ -1,1 +1,1 @@
-"""The edge-dynamics kernels: pure JAX on arrays and functions."""
+"""The kernels of neural capacitance: pure JAX on arrays and functions."""

@@ -1,8 +1,8 @@
 """Weight layers: one use of a weight in y = Lin(W, u), a dot product or a convolution.
 
-Besides the layer itself the streams need Lin with all weights one. That takes no product:
-Lin(1, u) sums u over the input channels and the window and is the same for every output channel
-of a group, and its transpose sums over the output channels. Both cost O(activations).
+Besides the layer itself, the streams need Lin with all weights 1. That takes no product:
+Lin(1, u) sums u over the input channels and the window, and is the same for every output channel
+of a group; its transpose sums over the output channels. Both cost O(activations).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ncap_jax.capacitance import depthwise
-from ncap_jax.capacitance.primitives import accumulator
+from ncap_jax.ops import depthwise
+from ncap_jax.ops.dtypes import accumulator
 
 PRIMITIVES = ("dot_general", "conv_general_dilated")
 
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """An array that rearranges parameters: every entry is one parameter or a constant.
+    """An array that only rearranges parameters: every entry is one parameter or a constant.
 
     Attributes:
-        keys: names of the parameters.
-        build: parameters by name -> the array.
+        keys: names of the parameter arrays.
+        build: parameter arrays by name -> the array.
     """
 
     keys: tuple[str, ...]
@@ -36,18 +36,18 @@ class Weight:
 
     @classmethod
     def parameter(cls, key: str) -> Weight:
-        """One parameter as it is."""
+        """One parameter array as it is."""
         return cls((key,), itemgetter(key))
 
     def scatter(self, leaves: dict[str, Array], cotangent: Array) -> dict[str, Array]:
-        """Sums a gradient by the array into gradients by the parameters."""
+        """Sum a gradient by the array into gradients by the parameters."""
         chosen = {key: leaves[key].astype(cotangent.dtype) for key in self.keys}
         _, pull = jax.vjp(lambda c: self.build(c).astype(cotangent.dtype), chosen)
         return pull(cotangent)[0]
 
 
 def apply(name: str, params: dict[str, Any], lhs: Array, rhs: Array) -> Array:
-    """The primitive itself, in full precision on every device."""
+    """Evaluate the primitive itself, in full precision on every device."""
     kept = {k: v for k, v in params.items() if k not in ("precision", "out_sharding")}
     function = lax.dot_general if name == "dot_general" else depthwise.convolution
     return function(lhs, rhs, precision=lax.Precision.HIGHEST, **kept)
@@ -59,12 +59,12 @@ class Use:
 
     Attributes:
         name: one of `PRIMITIVES`.
-        params: of the primitive.
+        params: parameters of the primitive.
         side: 0 if the weight is the left operand, 1 if it is the right one.
         weight: what the weight operand is made of.
         operand: the weight operand.
         u: the activation operand.
-        shape: of the output.
+        shape: shape of the output.
     """
 
     name: str
@@ -81,14 +81,14 @@ class Use:
         return apply(self.name, self.params, *pair)
 
     def ones(self, u: Array) -> Array:
-        """Lin(1, u), in the shape of the output, float32 at least."""
+        """Lin(1, u), in the shape of the output and at least float32."""
         u = u.astype(accumulator(u.dtype))
         if self.name == "dot_general":
             return _ones_dot(u, 1 - self.side, self.params["dimension_numbers"], self.shape)
         return _ones_conv(u, self.operand.shape, self.shape, self.params)
 
     def ones_transpose(self, g: Array) -> Array:
-        """Lin(1, .) transposed, in the shape of the activation."""
+        """Lin'(1, g), the transpose of `ones`, in the shape of the activation."""
         g = g.astype(accumulator(g.dtype))
         (h,) = jax.linear_transpose(self.ones, jax.ShapeDtypeStruct(self.u.shape, g.dtype))(g)
         return h
@@ -102,8 +102,9 @@ class Use:
         return gradient
 
     def sums_over_classes(self) -> bool:
-        """Whether the output is (batch, classes) and Lin(1, .) transposed sums over classes."""
-        if self.name != "dot_general" or len(self.shape) != 2:
+        """Whether the output is (batch, classes) and Lin'(1, g) sums over the classes."""
+        # A weight on the left puts its own dimensions first: (classes, batch).
+        if self.name != "dot_general" or len(self.shape) != 2 or self.side == 0:
             return False
         contract, batch = self.params["dimension_numbers"]
         return not batch[self.side] and self.operand.ndim == len(contract[self.side]) + 1
@@ -125,7 +126,7 @@ def _ones_dot(u: Array, side: int, dimension_numbers: Any, shape: tuple[int, ...
 
 
 def _window_sum(x: Array, axis: int, size: int, params: dict[str, Any], index: int) -> Array:
-    """Sums of a strided, dilated window along one axis: shifted slices, which XLA fuses."""
+    """Sum a strided, dilated window along one axis, as shifted slices, which XLA fuses."""
     low, high = params["padding"][index]
     stride, dilation = params["window_strides"][index], params["rhs_dilation"][index]
     padding = [(0, 0, 0)] * x.ndim

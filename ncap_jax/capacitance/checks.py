@@ -1,6 +1,6 @@
 """What the kernels refuse, with cause and remedy.
 
-Shapes and dtypes are checked always. Values are checked where they are concrete: under `jit` or
+Shapes and dtypes are always checked. Values are checked where they are concrete; under `jit` or
 `vmap` they are not, and a NaN shows up as the status `non_finite` instead.
 """
 
@@ -17,10 +17,11 @@ from ncap_jax.errors import ConfigError, KernelError, unknown_name
 from ncap_jax.types import STRENGTHS
 
 MIN_HIDDEN_LAYERS = 3
+DAMAGED_WEIGHTS = "Lower the learning rate if the model diverged; otherwise reload its weights"
 
 
 def check_strengths(strengths: Iterable[str], known: Sequence[str] = STRENGTHS) -> None:
-    """Every name is one of `known`.
+    """Refuse names that are not among `known`.
 
     Raises:
         ConfigError: a name is unknown.
@@ -31,43 +32,44 @@ def check_strengths(strengths: Iterable[str], known: Sequence[str] = STRENGTHS) 
 
 
 def is_concrete(x: Any) -> bool:
-    """Whether the values of x can be looked at."""
+    """Whether the values of an array are known, not traced."""
     return not isinstance(x, jax.core.Tracer)
 
 
 def check_finite(x: Any, name: str, remedy: str) -> None:
-    """All values of a concrete array are finite.
+    """Refuse a concrete array with NaN or infinite values.
 
     Raises:
         KernelError: there is a NaN or an infinity.
     """
     if is_concrete(x) and not bool(jnp.all(jnp.isfinite(x))):
         bad = int(np.sum(~np.isfinite(np.asarray(x, np.float64))))
-        raise KernelError(f"{name} has {bad} values that are NaN or infinite", remedy)
+        raise KernelError(f"NaN or infinite values in {name}: {bad} of {x.size}", remedy)
 
 
 def check_inputs(inputs: Any, name: str = "inputs") -> None:
-    """A non-empty batch of finite floating-point samples.
+    """Refuse all but a non-empty batch of finite floating-point samples.
 
     Raises:
         KernelError: anything else.
     """
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise KernelError(
-            f"{name} has dtype {inputs.dtype}, not floating point",
-            "Preprocess first, for instance images.astype('float32') / 255",
+            f"the dtype of {name} is {inputs.dtype}, not floating point",
+            "Preprocess first, for example with images.astype('float32') / 255",
         )
     if inputs.ndim < 2:
         raise KernelError(
-            f"{name} has shape {inputs.shape}", "Give a batch: the first axis counts samples"
+            f"the shape of {name} is {inputs.shape}, which is not a batch",
+            "Let the first axis count samples",
         )
     if inputs.shape[0] == 0:
-        raise KernelError(f"{name} is an empty batch", "Give one sample at least")
+        raise KernelError(f"the batch of {name} is empty", "Give at least one sample")
     check_finite(inputs, name, "Remove or repair these samples")
 
 
 def check_labels(labels: Any, batch: int, num_classes: int) -> None:
-    """(batch,) integers in 0..num_classes-1.
+    """Refuse all but (batch,) integers in 0..num_classes-1.
 
     Raises:
         KernelError: anything else.
@@ -79,19 +81,19 @@ def check_labels(labels: Any, batch: int, num_classes: int) -> None:
         )
     if labels.shape[0] != batch:
         raise KernelError(
-            f"there are {labels.shape[0]} labels for {batch} samples", "Give one label a sample"
+            f"there are {labels.shape[0]} labels for {batch} samples", "Give one label per sample"
         )
     if is_concrete(labels) and labels.size:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
             raise KernelError(
-                f"labels lie in {low}..{high}, but the network has {num_classes} outputs",
-                f"Renumber the classes 0..{num_classes - 1}",
+                f"labels range from {low} to {high}, but the network has {num_classes} outputs",
+                f"Renumber the classes from 0 to {num_classes - 1}",
             )
 
 
 def check_mlp(kernels: Sequence[Any], biases: Sequence[Any], inputs: Any, labels: Any) -> None:
-    """A chain of dense layers with three hidden layers at least, and data that fit it.
+    """Refuse all but a chain of dense layers, at least three of them hidden, and data that fit.
 
     Raises:
         KernelError: anything else.
@@ -99,37 +101,43 @@ def check_mlp(kernels: Sequence[Any], biases: Sequence[Any], inputs: Any, labels
     if len(biases) != len(kernels):
         raise KernelError(
             f"{len(kernels)} kernels but {len(biases)} biases",
-            "Give one bias (n_out,) a layer; zeros where the layer has none",
+            "Give one bias (n_out,) per layer, zeros where a layer has none",
         )
     if len(kernels) - 1 < MIN_HIDDEN_LAYERS:
         raise KernelError(
-            f"the network has {max(len(kernels) - 1, 0)} hidden layers; beta_eff needs "
-            f"{MIN_HIDDEN_LAYERS} (softmax with cross-entropy makes the in-degrees of the last "
-            "hidden layer's kernel vanish, so that the signed value is identically 0 with fewer)",
+            f"the network has {max(len(kernels) - 1, 0)} hidden layers, but beta_eff needs at "
+            f"least {MIN_HIDDEN_LAYERS}: with fewer, softmax and cross-entropy make the signed "
+            "value 0",
             "Use a deeper network or probe",
         )
     check_inputs(inputs)
     if inputs.ndim != 2:
-        raise KernelError(f"inputs has shape {inputs.shape}", "Flatten it to (batch, n_in)")
+        raise KernelError(
+            f"the shape of inputs is {inputs.shape}, not (batch, n_in)",
+            "Flatten each sample to a vector",
+        )
     width = inputs.shape[1]
     for number, (kernel, bias) in enumerate(zip(kernels, biases, strict=True), start=1):
         if kernel.ndim != 2 or kernel.shape[0] != width or 0 in kernel.shape:
             raise KernelError(
-                f"kernel {number} has shape {kernel.shape}; its input has width {width}",
-                "Kernels are (n_in, n_out) and chain; transpose those of PyTorch",
+                f"kernel {number} has shape {kernel.shape}, but its input has width {width}",
+                "Give kernels of shape (n_in, n_out); transpose those of PyTorch",
             )
         width = kernel.shape[1]
         if bias.shape != (width,):
-            raise KernelError(f"bias {number} has shape {bias.shape}, not ({width},)", "Reshape it")
-        check_finite(kernel, f"kernel {number}", "The model diverged or was loaded damaged")
-        check_finite(bias, f"bias {number}", "The model diverged or was loaded damaged")
+            raise KernelError(
+                f"bias {number} has shape {bias.shape}, not ({width},)",
+                "Give one bias per output of the layer's kernel",
+            )
+        check_finite(kernel, f"kernel {number}", DAMAGED_WEIGHTS)
+        check_finite(bias, f"bias {number}", DAMAGED_WEIGHTS)
     check_labels(labels, inputs.shape[0], width)
 
 
 def check_probe(
     gammas: Sequence[Any], betas: Sequence[Any], kernels: Sequence[Any], strengths: Iterable[str]
 ) -> None:
-    """Batch-norm parameters (n_out,) for every hidden layer.
+    """Refuse unknown strengths, and batch-norm parameters that do not fit the hidden layers.
 
     Raises:
         KernelError: a parameter is missing or has another shape.
@@ -141,5 +149,5 @@ def check_probe(
         if [value.shape for value in values] != shapes:
             raise KernelError(
                 f"{name} have shapes {[value.shape for value in values]}, not {shapes}",
-                "Give one vector (n_out,) for each hidden layer",
+                "Give one vector (n_out,) per hidden layer",
             )

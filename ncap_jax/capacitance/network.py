@@ -1,8 +1,8 @@
 """beta_eff of a whole network: edge degrees by one-step streams.
 
-Equations (1)-(3) hold for every weight layer that is bilinear in (weight, input), joined by any
-glue. With u the input of a weight layer, g the loss gradient at its output, and "next" every
-weight layer that glue alone leads to:
+Equations (1)-(3) hold for any weight layers that are bilinear in (weight, input), whatever joins
+them (the glue). With u the input of a weight layer, g the loss gradient at its output, and "next"
+every weight layer to which glue alone leads:
 
     t   tangent stream: restarts at each weight layer as Lin(1, u), carried forward by the glue
     h   cotangent stream: restarts as Lin'(1, g), carried backward by the same Jacobians
@@ -11,79 +11,58 @@ weight layer that glue alone leads to:
     delta_in  of a layer = -alpha mean_b weight gradient(u, h at its output)               (3')
     1' P 1 = -alpha mean_b sum over layers of <h, Lin(1, u)>
 
-Shared weights (convolution, a layer used twice) are one edge each. Node states are held: u, the
-slopes, g, the statistics of layer and group norm and attention maps; g itself is the true
-gradient, all of these included. Strengths other than signed replace every factor of an elementary
-path (one position, one sample, one way through the glue) by its absolute value or square before
-summing; without shared weights and parallel ways that is |P_b| and P_b^2 of each sample exactly.
+A shared weight (of a convolution, or of a layer used twice) is one edge. Node states are held: u,
+the slopes, g, the statistics of layer and group norm, and attention maps; g itself is the true
+gradient, through all of these. Strengths other than signed replace every factor of an elementary
+path (one position, one sample, one path through the glue) by its absolute value or square before
+summing; without shared weights and parallel paths that is exactly |P_b| and P_b^2 of each sample.
 
-Cost: one forward and one backward pass by activations, and two weight gradients a strength for
-the layers where both degrees differ from 0; for the others a sum over activations suffices.
+Cost: one forward and one backward pass over activations, and two weight gradients per strength for
+the layers of which both degrees can differ from 0; for the others a sum over activations suffices.
 
 Source: the method's one-step streams, derived from Jiang et al. (arXiv 2201.04194).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ncap_jax.capacitance import checks, one_step
-from ncap_jax.capacitance.bilinear import Weight
+from ncap_jax.capacitance import checks, one_step, trace
 from ncap_jax.capacitance.checks import MIN_HIDDEN_LAYERS
 from ncap_jax.capacitance.line_graph import SIGN, State, Sums
-from ncap_jax.capacitance.primitives import is_float
-from ncap_jax.capacitance.trace import Trace, Value
+from ncap_jax.capacitance.trace import Apply, parameter_names
 from ncap_jax.errors import KernelError
+from ncap_jax.ops.dtypes import is_float
 from ncap_jax.types import Strength
+
+if TYPE_CHECKING:
+    from ncap_jax.capacitance.streams import Node
 
 STRENGTHS: tuple[Strength, ...] = ("signed", "absolute", "squared")
 
-# (params, constants, inputs) -> logits (batch, classes)
-Apply = Callable[[Any, Any, Array], Array]
 
-
-def parameter_names(params: Any) -> list[str]:
-    """A name for each leaf, such as `layers/0/kernel`."""
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
-
-
-def _forward(apply: Apply, params: Any, constants: Any, inputs: Array) -> tuple[Trace, Value]:
-    closed = jax.make_jaxpr(apply)(params, constants, inputs)
-    trace, arguments = Trace(), []
-    for name, leaf in zip(parameter_names(params), jax.tree.leaves(params), strict=True):
-        arguments.append(Value(leaf, weight=Weight.parameter(name) if is_float(leaf) else None))
-    arguments += [Value(leaf) for leaf in jax.tree.leaves(constants)]
-    outputs = trace.run(closed, [*arguments, Value(inputs, data=True)])
-    if len(outputs) != 1 or outputs[0].primal.ndim != 2:
-        shapes = [value.primal.shape for value in outputs]
-        raise KernelError(f"the model returns arrays of shapes {shapes}", "Return only the logits")
-    _check_depth(trace)
-    return trace, outputs[0]
-
-
-def _check_depth(trace: Trace) -> None:
-    """Four weight layers in a row at least, as for an MLP with three hidden layers."""
-    layers = [node for node in trace.graph.nodes if node.use is not None]
+def _check_depth(nodes: Iterable[Node]) -> None:
+    """Refuse fewer than four weight layers in a row: an MLP with fewer than three hidden layers."""
+    layers = [node for node in nodes if node.use is not None]
     if not layers:
         raise KernelError(
             "the model has no weight layer: no parameter enters a dot product or a convolution "
             "with the data",
-            "beta_eff is defined on weights; check that the model's parameters were passed",
+            "Pass the model's weights as its parameters",
         )
     deepest = max(layers, key=lambda node: node.depth)
     if deepest.depth <= MIN_HIDDEN_LAYERS:
         names = ", ".join(deepest.use.weight.keys) if deepest.use else ""
         raise KernelError(
-            f"the longest path has {deepest.depth} weight layers and ends in {names}; beta_eff "
-            f"needs {MIN_HIDDEN_LAYERS + 1} in a row, for with fewer no weight both drives and is "
-            "driven",
+            f"the longest path has {deepest.depth} weight layers and ends in {names}, but beta_eff "
+            f"needs at least {MIN_HIDDEN_LAYERS + 1} in a row: with fewer, softmax and "
+            "cross-entropy make the signed value 0",
             "Use a deeper network, or a probe on its features",
         )
 
@@ -96,44 +75,50 @@ def measure(
     labels: Array,
     mask: Array | None = None,
     strengths: Iterable[Strength] = STRENGTHS,
+    *,
     every_edge: bool = False,
 ) -> State:
     """Sums over one batch; add states leaf by leaf, and take `beta_eff.from_state` of the sum.
 
-    Works under `jit` (apply, strengths and every_edge static), `vmap` over models and with a
-    batch that is sharded over devices.
+    Works under `jit` (apply, strengths and every_edge static), under `vmap` over models, and with
+    a batch that is sharded over devices.
 
     Args:
         apply: (params, constants, inputs) -> logits (batch, classes).
         params: pytree; leaves that enter a dot product or a convolution are weights.
-        constants: pytree of anything else that the model needs, batch statistics for instance.
+        constants: pytree of anything else that the model needs, such as batch statistics.
         inputs: (batch, ...) floating point.
         labels: (batch,) integers.
         mask: (batch,) bool, False for samples that only pad the batch; None: all count.
-        strengths: of `STRENGTHS`.
-        every_edge: degrees of all weights instead of those of which both can differ from 0.
+        strengths: which of `STRENGTHS` to measure.
+        every_edge: give the degrees of all weights, not only where both can differ from 0.
 
     Raises:
         KernelError: the model has operations that cannot be treated, or too few weight layers.
     """
-    if mask is not None:  # padding may hold anything, NaN included
+    if mask is not None:  # padding may hold anything, even NaN
         inputs = jnp.where(mask.reshape(-1, *[1] * (inputs.ndim - 1)), inputs, 0)
-    trace, logits = _forward(apply, params, constants, inputs)
-    one_hot = jax.nn.one_hot(labels, logits.primal.shape[1], dtype=logits.primal.dtype)
-    g = jax.nn.softmax(logits.primal, axis=1) - one_hot  # g^L = softmax(a^L) - y
+    forward_pass = trace.record(apply, params, constants, inputs)
+    _check_depth(forward_pass.graph.nodes)
+    logits = forward_pass.logits.primal
+    one_hot = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+    g = jax.nn.softmax(logits, axis=1) - one_hot  # g^L = softmax(a^L) - y
     g = g if mask is None else jnp.where(mask[:, None], g, 0)
-    cotangents = one_step.cotangents(trace, logits, g)
+    gradients = one_step.cotangents(forward_pass, g)
     leaves = dict(zip(parameter_names(params), jax.tree.leaves(params), strict=True))
-    sums: dict[str, Sums] = {
-        strength: _sums(trace, logits, cotangents, leaves, strength, every_edge)
-        for strength in strengths
-    }
+    sums: dict[str, Sums] = {}
+    for strength in strengths:
+        measured = one_step.degrees(forward_pass, gradients, strength)
+        sums[strength] = _sums(measured, leaves, strength, every_edge=every_edge)
     count = inputs.shape[0] if mask is None else jnp.sum(mask, dtype=jnp.int32)
     return State(jnp.asarray(count, jnp.int32), sums)
 
 
-def _sums(trace, logits, cotangents, leaves, strength, every_edge) -> Sums:
-    degrees, total, magnitude = one_step.degrees(trace, logits, cotangents, strength)
+def _sums(
+    measured: one_step.Degrees, leaves: dict[str, Array], strength: Strength, *, every_edge: bool
+) -> Sums:
+    """Weight gradients (3') of the layers, summed for each parameter array over its uses."""
+    degrees, total, magnitude = measured
     driven = {key for d in degrees if d.delta_in for key in d.use.weight.keys}
     driving = {key for d in degrees if d.delta_out for key in d.use.weight.keys}
     weights = {key for d in degrees for key in d.use.weight.keys}
@@ -167,9 +152,10 @@ def init(
     constants: Any,
     inputs: Any,
     strengths: Iterable[Strength] = STRENGTHS,
+    *,
     every_edge: bool = False,
 ) -> State:
-    """An empty accumulator for batches of the shape and dtype of `inputs`, which is not read."""
+    """An empty accumulator for batches like `inputs`, of which only shape and dtype are read."""
     batch = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
     labels = jax.ShapeDtypeStruct(inputs.shape[:1], jnp.int32)
     function = partial(measure, apply, strengths=tuple(strengths), every_edge=every_edge)
@@ -186,27 +172,32 @@ def update(
     inputs: Array,
     labels: Array,
     mask: Array | None = None,
+    *,
     every_edge: bool = False,
 ) -> State:
-    """Adds one batch; jitted, the accumulator donated. Arguments as in `measure`."""
+    """Add one batch: jitted, with `state` donated. The other arguments are those of `measure`."""
     strengths: Any = tuple(state.sums)
-    batch = measure(apply, params, constants, inputs, labels, mask, strengths, every_edge)
+    batch = measure(
+        apply, params, constants, inputs, labels, mask, strengths, every_edge=every_edge
+    )
     return jax.tree.map(jnp.add, state, batch)
 
 
 def check(apply: Apply, params: Any, constants: Any, inputs: Any, labels: Any) -> None:
-    """Looks at concrete values before anything is compiled; `measure` itself cannot.
+    """Check concrete values before anything is compiled; `measure`, which is traced, cannot.
 
     Raises:
-        KernelError: an empty batch, inputs that are not finite floating point, labels that are
-            not (batch,) integers of the model's classes, or weights with NaN or infinity.
+        KernelError: the batch is empty, the inputs are not finite floating point, the labels are
+            not (batch,) integers of the model's classes, or a weight is NaN or infinite.
     """
     checks.check_inputs(inputs)
     for name, leaf in zip(parameter_names(params), jax.tree.leaves(params), strict=True):
         if is_float(leaf):
-            checks.check_finite(leaf, name, "The model diverged or was loaded damaged")
+            checks.check_finite(leaf, name, checks.DAMAGED_WEIGHTS)
     batch = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
     logits = jax.eval_shape(apply, params, constants, batch)
     if getattr(logits, "ndim", None) != 2:
-        raise KernelError(f"the model returns {logits}", "Return only logits (batch, classes)")
+        raise KernelError(
+            f"the model returns {logits}", "Return only the logits, of shape (batch, classes)"
+        )
     checks.check_labels(labels, inputs.shape[0], logits.shape[1])

@@ -1,13 +1,10 @@
-"""The kinds of JAX primitives that a model's jaxpr is made of, and how to look at an equation."""
+"""The kinds of JAX primitives in a model's jaxpr, and what an equation of one tells."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.extend.core as jex
-import jax.numpy as jnp
-from jax import Array
 
 # fmt: off
 ELEMENTWISE = frozenset((
@@ -17,7 +14,7 @@ ELEMENTWISE = frozenset((
     "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "pow", "reduce_precision",
     "rsqrt", "round", "select_n", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh",
 ))
-# Of these the derivative by the first operand is one: the value stays the node's output.
+# The derivative of these by the first operand is 1: a stream passes them unchanged.
 SHIFTS = frozenset(("add", "add_any", "sub", "convert_element_type", "copy"))
 REARRANGEMENTS = frozenset((
     "broadcast_in_dim", "concatenate", "copy", "convert_element_type", "dynamic_slice",
@@ -46,7 +43,7 @@ def shape(atom: Any) -> tuple[int, ...]:
 
 
 def is_elementwise(eqn: jex.JaxprEqn) -> bool:
-    """Whether an equation, or the whole body of a call, works entry by entry."""
+    """Whether an equation, or the whole body of a call, maps entry by entry."""
     name = eqn.primitive.name
     if name not in INLINE:
         return name in ELEMENTWISE
@@ -56,18 +53,30 @@ def is_elementwise(eqn: jex.JaxprEqn) -> bool:
 
 
 def bind(eqn: jex.JaxprEqn, *primals: Any) -> list[Any]:
-    """Evaluates one equation."""
+    """Evaluate one equation."""
     parts = eqn.primitive.get_bind_params(eqn.params)
     subfuns, params = parts if isinstance(parts, tuple) else ((), parts)  # before JAX 0.10
     out = eqn.primitive.bind(*subfuns, *primals, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
-def where(*eqns: jex.JaxprEqn) -> str:
+def scan_sizes(eqn: jex.JaxprEqn) -> tuple[int, int]:
+    """How many operands of a scan are constants, and how many are carried.
+
+    Read off the shapes, because JAX 0.12 renames the parameters that say so: what is sliced or
+    stacked has one axis less inside.
+    """
+    inner = inner_jaxpr(eqn).jaxpr
+    sliced = sum(shape(o) != shape(i) for o, i in zip(eqn.invars, inner.invars))
+    carried = sum(shape(o) == shape(i) for o, i in zip(eqn.outvars, inner.outvars))
+    return len(eqn.invars) - carried - sliced, carried
+
+
+def source_location(*eqns: jex.JaxprEqn) -> str:
     """The function and line of the user's code that an equation comes from.
 
     Args:
-        eqns: the equation, then the calls that it is nested in, innermost first.
+        eqns: the equation, then the calls that contain it, innermost first.
     """
     for eqn in eqns:
         traceback: Any = eqn.source_info.traceback
@@ -75,18 +84,3 @@ def where(*eqns: jex.JaxprEqn) -> str:
             if not any(f"/{p}/" in frame.file_name for p in ("jax", "flax", "jaxlib")):
                 return f"{frame.function_name} ({frame.file_name}:{frame.line_num})"
     return "the model"
-
-
-def is_float(x: Any) -> bool:
-    """Whether an array can carry a derivative."""
-    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
-
-
-def struct(x: Array) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array."""
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-
-def accumulator(dtype: Any) -> Any:
-    """The dtype to sum in: float32 for anything narrower."""
-    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)

@@ -1,10 +1,10 @@
 """The oracle: the dense adjacency matrix P of a small MLP's line graph, in NumPy float64.
 
-Slow and obvious on purpose: it shares no code with the kernels and imports no JAX. Memory is
-O(edges^2), so it is for networks of a few hundred weights.
+Slow and obvious on purpose: it shares no code with the kernels and does not import JAX. Memory is
+O(edges^2), so it suits networks of a few hundred weights.
 
-Source: Jiang et al., Neural Capacitance (arXiv 2201.04194), equations (1) and (2) of the
-method's description; the `total` form is the exact mixed second derivative.
+Source: Jiang et al., Neural Capacitance (arXiv 2201.04194), equations (1) and (2) of
+`docs/numerics.md`; the `total` form is the exact mixed second derivative.
 """
 
 from __future__ import annotations
@@ -59,18 +59,17 @@ def mlp_states(
     return z, s, g
 
 
-def gauss_newton(kernels: Sequence[Array], slopes: Sequence[Array], logits_gradient: Array):
+def gauss_newton(kernels: Sequence[Array], slopes: Sequence[Array], softmax: Array) -> list[Array]:
     """One sample's second derivatives H^m of the loss by a^m, m = 1..L; exact for ReLU.
 
     Args:
         kernels: L matrices (n_in, n_out).
         slopes: s^1 .. s^{L-1} of the sample, (n_l,) each.
-        logits_gradient: the sample's softmax(a^L), (n_L,).
+        softmax: softmax(a^L) of the sample, (n_L,).
 
     Returns:
         L matrices (n_m, n_m).
     """
-    softmax = logits_gradient
     curvature = np.diag(softmax) - np.outer(softmax, softmax)
     matrices = [curvature]
     jacobian = np.eye(len(softmax))  # da^L / da^m, (n_L, n_m)
@@ -96,7 +95,9 @@ def _separable_block(z: Array, s: Array, g: Array, strength: str) -> Array:
     return block
 
 
-def _total_block(z: Array, s: Array, kernel: Array, z_next: Array, g: Array, curvature) -> Array:
+def _total_block(
+    z: Array, s: Array, kernel: Array, z_next: Array, g: Array, curvature: Sequence[Array]
+) -> Array:
     """P between layers l and m = l+1, states not held: (n_{l-1}, n_l, n_l, n_m).
 
     -d2C / dW^l_ji dW^m_pk = -z_j s_i (delta_pi g_k + (W^m H^m)_ik z_p) for each sample.
@@ -122,8 +123,8 @@ def dense_adjacency(
 ) -> Array:
     """P (edges, edges) of an MLP: edges in layer order, each kernel (n_in, n_out) row by row.
 
-    Arguments as in `mlp_states`; `strength` is one of signed, absolute, squared, total and
-    `alpha` the learning rate.
+    The arguments are those of `mlp_states`, the `strength` (signed, absolute, squared or total)
+    and the learning rate `alpha`.
     """
     z, s, g = mlp_states(kernels, biases, inputs, labels, scales, shifts)
     kernels = [np.asarray(k, np.float64) for k in kernels]
@@ -145,7 +146,7 @@ def dense_adjacency(
 
 
 def beta_eff(adjacency: Array) -> float:
-    """Equation (2): (1' P P 1) / (1' P 1) of any square P; NaN for 0/0."""
+    """Equation (2), (1' P P 1) / (1' P 1), for any square P; NaN for 0/0."""
     delta_in = adjacency.sum(axis=1)  # delta_in = P 1
     delta_out = adjacency.sum(axis=0)  # delta_out = P' 1
     with np.errstate(invalid="ignore", divide="ignore"):

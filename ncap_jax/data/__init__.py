@@ -8,9 +8,31 @@
 
 Selection sees the training and validation parts only; `load_test_split` is for studies.
 docs/data.md is the user's guide.
+
+The functions are imported when they are first used (PEP 562): what fine-tuning needs of this
+package (`feed`, `batching`) comes without Pillow and the decoders.
 """
 
-from ncap_jax.data.describe import contact_sheet, statistics
-from ncap_jax.data.load import load_dataset, load_test_split
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ncap_jax.data.describe import contact_sheet, statistics
+    from ncap_jax.data.load import load_dataset, load_test_split
 
 __all__ = ["contact_sheet", "load_dataset", "load_test_split", "statistics"]
+
+_HOMES = {
+    "contact_sheet": "ncap_jax.data.describe",
+    "load_dataset": "ncap_jax.data.load",
+    "load_test_split": "ncap_jax.data.load",
+    "statistics": "ncap_jax.data.describe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

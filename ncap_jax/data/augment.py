@@ -1,7 +1,7 @@
 """Augmentation on the device: horizontal flips and padded crops of uint8 batches.
 
 Pure functions of a key and a batch; call them inside the jitted step. Off unless asked for: what
-is safe depends on the data, and `recommended` says what that is for each set.
+is safe depends on the data; `recommended` knows it for some sets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Augmentation:
 
     Attributes:
         flip: mirror left and right with probability 1/2.
-        crop: pad so many pixels at each border, then crop back at a random offset.
+        crop: pad this many pixels at each border, then crop back at a random offset.
     """
 
     flip: bool = False
@@ -84,7 +84,7 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     Args:
         key: a JAX random key.
         images: (batch, h, w, c).
-        padding: the border is continued so far by reflection (without repeating the edge).
+        padding: pixels by which each border is extended by reflection (the edge is not repeated).
 
     Returns:
         Of the same shape and type.
@@ -95,8 +95,8 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
     _, height, width, channels = images.shape
     if not 0 <= padding < min(height, width):
         raise errors.ConfigError(
-            f"crop by {padding} pixels of images of {height}×{width}",
-            "Use fewer pixels than the shorter side",
+            f"cannot crop images of {height}×{width} pixels by {padding}",
+            "Crop by 0 or more pixels, fewer than the shorter side",
         )
     border = (padding, padding)
     padded = jnp.pad(images, ((0, 0), border, border, (0, 0)), mode="reflect")

@@ -9,9 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from ncap_jax import errors
-from ncap_jax.data.split import measurement_subset
-
-__all__ = ["epoch_batches", "measurement_subset", "padded_batches", "steps_per_epoch"]
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -26,15 +23,15 @@ def epoch_batches(
     """The order of one training epoch: a permutation drawn from (seed, epoch), cut into batches.
 
     Nothing is dropped: where n is not a multiple of the batch size, the last batch is filled up
-    with the first samples of the same permutation, which are then seen twice in this epoch
-    (others in the next one). All batches have one shape, so that the step compiles once. With
+    with the first samples of the same permutation, which then occur twice in this epoch (in the
+    next epoch it is others). All batches have one shape, so that the step compiles once. With
     fewer samples than a batch holds, the batch is all n samples once.
 
     Args:
         seed: of the order.
         epoch: number of the epoch; each has its own permutation.
         n: number of training samples.
-        batch_size: samples a step.
+        batch_size: samples in a step.
         start_step: leave out the steps before it, to resume in the middle of an epoch.
 
     Returns:
@@ -47,12 +44,12 @@ def epoch_batches(
     """
     _check(n, batch_size)
     if seed < 0 or epoch < 0:
-        raise errors.ConfigError(f"seed {seed}, epoch {epoch}", "Neither may be negative")
+        raise errors.ConfigError(f"seed={seed}, epoch={epoch}", "Give numbers of at least 0")
     # The list is hashed to PCG64's state by SeedSequence: a stream for each (seed, epoch).
     order = np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
     steps = steps_per_epoch(n, batch_size)
     if not 0 <= start_step <= steps:
-        raise errors.ConfigError(f"start_step is {start_step}", f"The epoch has {steps} steps")
+        raise errors.ConfigError(f"start_step={start_step}", f"Give a step from 0 to {steps}")
     return np.resize(order, (steps, min(batch_size, n)))[start_step:]
 
 
@@ -61,7 +58,7 @@ def padded_batches(n: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         n: number of samples.
-        batch_size: samples a batch.
+        batch_size: samples in a batch.
 
     Returns:
         indices: (steps, batch_size) int32 in 0..n-1; padding repeats sample 0.
@@ -79,5 +76,5 @@ def padded_batches(n: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
 def _check(n: int, batch_size: int) -> None:
     if n < 1 or batch_size < 1:
         raise errors.ConfigError(
-            f"{n} samples in batches of {batch_size}", "Both must be at least 1"
+            f"cannot make batches of {batch_size} out of {n} samples", "Both must be at least 1"
         )

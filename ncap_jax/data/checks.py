@@ -1,41 +1,28 @@
-"""The image contract, and the one gate through which every data set passes."""
+"""The image contract, and how arrays become a checked data set."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ncap_jax import errors
-from ncap_jax.data.images import is_streamed, take
-from ncap_jax.data.labels import check_parts, map_labels
-from ncap_jax.data.split import stratified_split, stratified_subset
+from ncap_jax.data.images import Images, is_streamed, take
+from ncap_jax.data.sampling import Samples, choose_samples
+from ncap_jax.options import DataConfig
 from ncap_jax.types import Dataset
 
 SHAPE = "Give (n, height, width, channels) with 1 (grey) or 3 (red, green, blue) channels"
 RANGE = "Give uint8 pixels 0..255, or floats in 0..1"
 
 
-def check_dataset(
-    dataset: Dataset,
-    *,
-    seed: int = 0,
-    validation_fraction: float = 0.2,
-    max_train: int | None = None,
-    max_validation: int | None = None,
-    remap_labels: bool = False,
-) -> Dataset:
+def check_dataset(dataset: Dataset, config: DataConfig, *, seed: int) -> Dataset:
     """Bring any `Dataset` of arrays to the form that all later stages rely on.
 
     Args:
         dataset: images and labels in any form that `check_images` and `map_labels` take.
+        config: the options of reading, already checked.
         seed: of the validation split and of the subsets.
-        validation_fraction: share of the training part split off for validation, stratified,
-            where the set has no validation part; in (0, 1). One sample at least of every class
-            that has two.
-        max_train: at most so many training samples are kept, a stratified subset.
-        max_validation: the same for validation.
-        remap_labels: number integer classes that have gaps, instead of refusing them.
 
     Returns:
         A set with uint8 images (n, h, w, 1 or 3), int32 labels 0..K-1, a validation part of
@@ -45,68 +32,54 @@ def check_dataset(
 
     Raises:
         DataError: images or labels that cannot be used.
-        ConfigError: a fraction or a size that cannot work.
+        ConfigError: a fraction or a size that cannot work with this set.
     """
     info: dict[str, Any] = dict(dataset.info)
-    parts = _parts(dataset)
-    images = []
-    for name, (pixels, labels) in parts.items():
-        checked, note = check_images(pixels, name)
-        _check_lengths(checked, labels, name)
+    parts, images = _parts(dataset), []
+    for part in parts:
+        checked, note = check_images(part.images, part.name)
+        _check_lengths(checked, part.labels, part.name)
         images.append(checked)
         info.update({"image_conversion": note} if note else {})
     _check_same_shape(images)
-    numbers, class_names, done = map_labels(
-        [labels for _, labels in parts.values()], dataset.class_names, remap=remap_labels
+    choice = choose_samples(
+        [part.labels for part in parts], dataset.class_names, config, seed=seed, info=info
     )
-    info.update(done)
-    # Which samples of each part stay. Pixels are copied once, at the end.
-    left = [np.arange(len(part)) for part in numbers]
-    if len(parts) == 1:
-        left, info["validation"] = _split(numbers[0], validation_fraction, seed)
-        images, numbers = images * 2, numbers * 2
-    info.setdefault("validation", "given")
-    if max_train is not None and max_train < len(class_names):
-        raise errors.ConfigError(
-            f"max_train is {max_train} but there are {len(class_names)} classes",
-            "Keep at least one training sample of each",
-        )
-    for number, limit in enumerate((max_train, max_validation)):
-        if limit is not None and limit < (size := len(left[number])):
-            keep = stratified_subset(numbers[number][left[number]], limit, seed)
-            left[number] = left[number][keep]
-            part = ("training", "validation")[number]
-            info["subset_of"] = {**info.get("subset_of", {}), part: size}
-    final = [part[kept] for part, kept in zip(numbers, left)]
-    info.pop("classes_without_validation", None)
-    info.update(check_parts(final, class_names))
     return Dataset(
-        images=_keep(images[0], left[0]),
-        labels=final[0],
-        validation_images=_keep(images[1], left[1]),
-        validation_labels=final[1],
-        class_names=class_names,
+        images=_chosen(images, choice.train),
+        labels=choice.train.labels,
+        validation_images=_chosen(images, choice.validation),
+        validation_labels=choice.validation.labels,
+        class_names=choice.class_names,
         name=dataset.name,
-        info=info,
+        info=choice.info,
     )
 
 
-def _parts(dataset: Dataset) -> dict[str, tuple[Any, Any]]:
-    """Images and labels by the part's name; one part, or two."""
-    parts = {"training": (dataset.images, dataset.labels)}
-    validation = (dataset.validation_images, dataset.validation_labels)
-    given = [part is not None for part in validation]
-    if any(given) and not all(given):
+class _Part(NamedTuple):
+    name: str
+    images: Any
+    labels: Any
+
+
+def _parts(dataset: Dataset) -> list[_Part]:
+    """The training part, and the validation part if there is one."""
+    train = _Part("training", dataset.images, dataset.labels)
+    validation = _Part("validation", dataset.validation_images, dataset.validation_labels)
+    has_images, has_labels = validation.images is not None, validation.labels is not None
+    if has_images != has_labels:
+        given, missing = ("images", "labels") if has_images else ("labels", "images")
         raise errors.DataError(
-            f"validation {'images' if given[0] else 'labels'} were given alone",
-            "Give validation images and labels, or neither",
+            f"the data set has validation {given} but no validation {missing}",
+            "Give both, or neither",
         )
-    return {**parts, "validation": validation} if all(given) else parts
+    return [train, validation] if has_images else [train]
 
 
-def _keep(images: Any, indices: np.ndarray) -> Any:
-    """The images at ascending `indices`; no copy where those are all of them."""
-    return images if len(indices) == len(images) else take(images, indices)
+def _chosen(images: list[Any], samples: Samples) -> Any:
+    """The images of some samples; no copy where those are all of them."""
+    given: Images = images[samples.source]
+    return given if len(samples.indices) == len(given) else take(given, samples.indices)
 
 
 def check_images(images: Any, what: str = "training") -> tuple[Any, str]:
@@ -114,8 +87,8 @@ def check_images(images: Any, what: str = "training") -> tuple[Any, str]:
 
     Args:
         images: (n, h, w) or (n, h, w, c) of uint8; of other integers in 0..255; or finite
-            floats, in 0..1 (scaled by 255) or whole numbers in 0..255. An `ImageStore` is
-            returned as it is.
+            floats, in 0..1 (scaled by 255) or whole numbers in 0..255. `EncodedImages` are
+            returned as they are.
         what: the part's name, for messages.
 
     Returns:
@@ -132,7 +105,7 @@ def check_images(images: Any, what: str = "training") -> tuple[Any, str]:
     if array.ndim != 4:
         raise errors.DataError(f"{what} images have shape {array.shape}", SHAPE)
     if 0 in array.shape:
-        raise errors.DataError(f"{what} images have shape {array.shape}: none at all", SHAPE)
+        raise errors.DataError(f"{what} images have shape {array.shape}, which is empty", SHAPE)
     if array.shape[-1] not in (1, 3):
         hint = " (channels first?)" if array.shape[1] in (1, 3) else ""
         raise errors.DataError(f"{what} images have shape {array.shape}{hint}", SHAPE)
@@ -141,10 +114,10 @@ def check_images(images: Any, what: str = "training") -> tuple[Any, str]:
     if array.dtype.kind == "f":
         return _from_floats(array, what)
     if array.dtype.kind not in "iu":
-        raise errors.DataError(f"{what} images are of type {array.dtype}", RANGE)
+        raise errors.DataError(f"{what} images have type {array.dtype}", RANGE)
     low, high = array.min(), array.max()
     if low < 0 or high > 255:
-        raise errors.DataError(f"{what} images hold pixels from {low} to {high}", RANGE)
+        raise errors.DataError(f"{what} images have values from {low} to {high}", RANGE)
     return array.astype(np.uint8), f"{array.dtype} to uint8"
 
 
@@ -153,30 +126,32 @@ def _as_array(images: Any, what: str) -> np.ndarray:
         return np.asarray(images)
     except ValueError:
         raise errors.DataError(
-            f"{what} images are not one array (different sizes?)",
-            "Resize them to one size, or give an image folder, whose images are resized here",
+            f"{what} images do not form one array (different sizes?)",
+            "Resize them to one size, or give an image folder, whose images are resized on reading",
         ) from None
 
 
 def _from_floats(array: np.ndarray, what: str) -> tuple[np.ndarray, str]:
     if not np.isfinite(array).all():
         bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2, 3)))
+        others = f" ({len(bad)} such images)" if len(bad) > 1 else ""
         raise errors.DataError(
-            f"{len(bad)} {what} images hold NaN or infinity, the first is image {bad[0]}",
-            "Repair or leave out these images",
+            f"{what} image {bad[0]} contains NaN or infinity{others}",
+            "Repair these images, or leave them out",
         )
     low, high = array.min(), array.max()
     if low >= 0 and high <= 1:
         return np.round(array * 255).astype(np.uint8), f"{array.dtype} in 0..1 times 255"
     if low >= 0 and high <= 255 and (array == np.floor(array)).all():
         return array.astype(np.uint8), f"{array.dtype} to uint8"
-    raise errors.DataError(f"{what} images hold floats from {low:g} to {high:g}", RANGE)
+    raise errors.DataError(f"{what} images have floats from {low:g} to {high:g}", RANGE)
 
 
 def _check_lengths(images: np.ndarray, labels: Any, what: str) -> None:
     if np.ndim(labels) > 0 and len(labels) != len(images):
         raise errors.DataError(
-            f"{len(images)} {what} images but {len(labels)} labels", "Give one label an image"
+            f"there are {len(images)} {what} images but {len(labels)} labels",
+            "Give one label per image",
         )
 
 
@@ -185,17 +160,5 @@ def _check_same_shape(images: list[np.ndarray]) -> None:
     if len(set(shapes)) > 1:
         raise errors.DataError(
             f"training images are {shapes[0]}, validation images {shapes[1]}",
-            "Bring both to one height, width and number of channels",
+            "Give both the same height, width and number of channels",
         )
-
-
-def _split(labels: np.ndarray, fraction: float, seed: int) -> tuple[list[np.ndarray], str]:
-    if not 0 < fraction < 1:
-        raise errors.ConfigError(
-            f"validation_fraction is {fraction}", "Give a share between 0 and 1, such as 0.2"
-        )
-    # One of every class that has two, whatever the fraction: a class that nobody validates would
-    # go unseen.
-    size = max(round(fraction * len(labels)), int(np.count_nonzero(np.bincount(labels) > 1)))
-    parts = stratified_split(labels, size, seed)
-    return list(parts), f"{size} of {len(labels)} training samples, stratified, seed {seed}"

@@ -25,9 +25,10 @@ from PIL import (
 )
 
 from ncap_jax import errors
+from ncap_jax.options import MIN_IMAGE_SIZE
 
 # Recognised by content, whatever the file's name says. No EPS: that starts Ghostscript. Importing
-# the plugins registers them; Pillow's own lazy registration knows nothing of threads.
+# the plugins registers them; Pillow's own lazy registration is not safe in threads.
 FORMATS = tuple(
     plugin.format
     for plugin in (
@@ -44,8 +45,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 # An uncompressed RGB file at that limit, and a header.
 MAX_BYTES = 3 * MAX_PIXELS + 2**20
-# Fewer pixels on a side show nothing; the digits of scikit-learn have 8.
-MIN_SIDE = 4
 
 _ORIENTATION = 0x0112  # EXIF tag
 _EXIF = frozenset(("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"))  # hold it
@@ -81,7 +80,7 @@ def read_size(file: BinaryIO) -> tuple[int, int]:
     """Height and width from the header, as the image is to be seen (EXIF rotation applied).
 
     Raises:
-        BrokenImageError: no image of a known format, or too many or too few pixels.
+        BrokenImageError: not an image of a known format, or too many or too few pixels.
     """
     try:
         with _open(file) as image:
@@ -129,11 +128,11 @@ def decode(
 def verify(file: BinaryIO) -> None:
     """Check a file against its own checksums, which Pillow does not do when it decodes.
 
-    Only PNG has any. A damaged one would be decoded up to the damage, and be black after it. The
-    file is read from its beginning and left there.
+    Of the known formats only PNG has any. A damaged PNG would be decoded up to the damage, and be
+    black after it. The file is read from its beginning and rewound to it.
 
     Raises:
-        BrokenImageError: a checksum is wrong, or no image of a known format.
+        BrokenImageError: a checksum is wrong, or not an image of a known format.
     """
     try:
         image = _open(file)
@@ -158,8 +157,8 @@ def _open(file: BinaryIO) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BrokenImageError(f"{width}×{height} pixels, more than {MAX_PIXELS} in all")
-    if min(width, height) < MIN_SIDE:
-        raise BrokenImageError(f"{width}×{height} pixels, fewer than {MIN_SIDE} on a side")
+    if min(width, height) < MIN_IMAGE_SIZE:
+        raise BrokenImageError(f"{width}×{height} pixels, fewer than {MIN_IMAGE_SIZE} on a side")
     return image
 
 

@@ -1,4 +1,4 @@
-"""What a person should know of a data set before trusting a ranking on it."""
+"""What a person should know about a data set before trusting a ranking on it."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def contact_sheet(
     """A sheet of sample images with their classes, for the report.
 
     Args:
-        images: (m, h, w, 1 or 3) uint8 as stored (array or `ImageStore`), or floats as a model
+        images: (m, h, w, 1 or 3) uint8 as stored (an array or still encoded), or floats as a model
             sees them after preprocessing, which are scaled to the sheet's own range.
         labels: (m,) integers.
         n: number of samples, stratified by class; all of them if there are fewer.
         class_names: written under the images; the numbers if None.
-        seed: of the choice.
+        seed: of the choice of samples.
 
     Returns:
         A PNG file, six images a row.
@@ -98,7 +98,7 @@ def contact_sheet(
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
     for number, (tile, index) in enumerate(zip(pixels, chosen)):
         x, y = (number % _COLUMNS) * side, (number // _COLUMNS) * (side + _CAPTION)
-        # Enlarged without smoothing: what is shown are the pixels there are.
+        # Enlarged without smoothing, so that the sheet shows the pixels themselves.
         picture = Image.fromarray(tile.squeeze(-1) if tile.shape[-1] == 1 else tile)
         scale = max(1, side // max(picture.size))
         picture = picture.resize(

@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import dataclasses
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ncap_jax import errors
 from ncap_jax.data import decode
-from ncap_jax.data.checks import check_dataset
-from ncap_jax.data.images import WORKERS, ImageStore, Source, parallel
+from ncap_jax.data.encoded import ImageStore, Source
 from ncap_jax.data.labels import check_parts, map_labels
 from ncap_jax.data.listing import MAX_NAMED, Listing, summary
+from ncap_jax.data.sampling import Choice, Samples, choose_samples
+from ncap_jax.data.threads import WORKERS, ordered_map
+from ncap_jax.options import DataConfig
 from ncap_jax.types import Dataset
 
 # Larger sides are not stored: few models take more than 299 pixels.
 MAX_STORED_SIDE = 256
-MAX_IMAGE_SIZE = 4096
 # Images of fewer pixels are decoded by one thread: most of the work is then done in Python, whose
-# lock the threads would only hand to and fro.
+# lock several threads would only contend for.
 SMALL_PIXELS = 64 * 64
 # Decoded images up to this many bytes are held in memory (and on the device) as a whole.
 IN_MEMORY_BYTES = 2 * 2**30
+# Broken files that an error message names.
+MAX_SHOWN = 10
 
 
-def ingest(
-    listing: Listing,
-    *,
-    image_size: int | None = None,
-    skip_broken: bool = False,
-    stream: bool | None = None,
-    **checks: Any,
-) -> Dataset:
+def ingest(listing: Listing, config: DataConfig, *, seed: int) -> Dataset:
     """Turn listed images into a checked data set.
 
-    1. Read all headers: what is no image, or hostile by its size, is broken.
+    1. Read all headers: what is not an image, or hostile by its size, is broken.
     2. Choose the size at which images are stored (`stored_size`).
-    3. Check labels, split off validation, draw subsets (`check_dataset`).
+    3. Check labels, split off validation, draw subsets (`choose_samples`).
     4. Decode every image that is left, once. What fails is broken. In memory the pixels are
        kept; a stream decodes them again whenever it needs them.
 
     Args:
         listing: the images; its test part is not touched.
-        image_size: side in pixels of the stored squares; None chooses.
-        skip_broken: leave broken images out and record them, instead of stopping.
-        stream: keep images encoded and decode them on demand; None does so if they would take
-            more than `IN_MEMORY_BYTES` decoded.
-        **checks: passed to `check_dataset`.
+        config: the options of reading, already checked.
+        seed: of the validation split and of the subsets.
 
     Returns:
         A checked set. `info` has `stored_size`, and where they apply `skipped`
@@ -59,53 +51,54 @@ def ingest(
 
     Raises:
         DataError: broken images and not `skip_broken`; no usable labels.
-        ConfigError: an option that cannot work.
+        ConfigError: an option that cannot work with this set.
     """
-    with _quiet():
-        stores, labels, broken = _stores(listing, ("train", "validation"), image_size)
-        _judge(broken, skip_broken)
-        listed = Dataset(
-            images=_as_images(stores["train"]),
-            labels=labels["train"],
-            validation_images=_as_images(stores.get("validation")),
-            validation_labels=labels.get("validation"),
-            class_names=listing.class_names,
-            name=listing.name,
-            info={**listing.info, "stored_size": "×".join(map(str, stores["train"].size))},
+    with _pillow_silenced():
+        parts = _open_parts(listing, ("train", "validation"), config.image_size)
+        headers = _merged(part.broken for part in parts)
+        _refuse_broken(headers, config)
+        size = {"stored_size": "×".join(map(str, parts[0].store.size))}
+        choice = choose_samples(
+            [part.labels for part in parts],
+            listing.class_names,
+            config,
+            seed=seed,
+            info={**listing.info, **size},
         )
-        checked = check_dataset(listed, **checks)
+        train, validation = (
+            parts[samples.source].store.take(samples.indices)
+            for samples in (choice.train, choice.validation)
+        )
+        stream = config.stream
         if stream is None:
-            size = checked.images.nbytes + _validation(checked)[0].nbytes
-            stream = size > IN_MEMORY_BYTES
-        return _decode_all(checked, broken, skip_broken, stream)
+            stream = train.nbytes + validation.nbytes > IN_MEMORY_BYTES
+        decoded = [_decode_all(store, keep=not stream) for store in (train, validation)]
+        broken = {**headers, **_merged(part.broken for part in decoded)}
+        _refuse_broken(broken, config)
+    return _assemble(listing.name, choice, decoded, broken)
 
 
-def ingest_test(
-    listing: Listing, *, image_size: int | None = None, skip_broken: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def ingest_test(listing: Listing, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     """The test part, decoded to the size and numbered by the classes of the training part.
 
     Returns:
         images (n, h, w, c) uint8 and labels (n,) int32.
 
     Raises:
-        DataError: there is no test part, or it cannot be used.
+        DataError: the set has no test part, or one that cannot be used.
     """
     if "test" not in listing.parts:
         raise errors.DataError(
             f"{listing.name} has no test part, only {', '.join(listing.parts)}",
             "Add a split named test",
         )
-    with _quiet():
+    with _pillow_silenced():
         # The training part's headers give the stored size; its broken files do not matter here.
-        stores, labels, found = _stores(listing, ("train", "test"), image_size)
-        test = listing.parts["test"][0]
-        tested = {test.name(index) for index in range(len(test))}
-        broken = {name: reason for name, reason in found.items() if name in tested}
-        (_, numbers), _, _ = map_labels([labels["train"], labels["test"]], listing.class_names)
-        pixels, kept = _decode_part(stores["test"], broken, {}, keep=True)
-        _judge(broken, skip_broken)
-        return pixels, numbers[kept]
+        train, test = _open_parts(listing, ("train", "test"), config.image_size)
+        (_, numbers), _, _ = map_labels([train.labels, test.labels], listing.class_names)
+        decoded = _decode_all(test.store, keep=True)
+        _refuse_broken({**test.broken, **decoded.broken}, config)
+    return np.asarray(decoded.images), numbers[decoded.kept]
 
 
 def stored_size(sizes: list[tuple[int, int]], image_size: int | None) -> tuple[int, int]:
@@ -128,42 +121,65 @@ def stored_size(sizes: list[tuple[int, int]], image_size: int | None) -> tuple[i
     return side, side
 
 
-def _stores(
-    listing: Listing, parts: tuple[str, ...], image_size: int | None
-) -> tuple[dict[str, ImageStore], dict[str, np.ndarray], dict[str, str]]:
-    """A store and the labels of each part present, and what is broken by its header."""
-    if image_size is not None and not decode.MIN_SIDE <= image_size <= MAX_IMAGE_SIZE:
-        raise errors.ConfigError(
-            f"image_size is {image_size}",
-            f"Give a side of {decode.MIN_SIDE} to {MAX_IMAGE_SIZE} pixels",
-        )
-    broken: dict[str, str] = {}
-    chosen = {part: listing.parts[part] for part in parts if part in listing.parts}
-    kept = {part: np.arange(len(source)) for part, (source, _) in chosen.items()}
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A part of a listing as far as its headers tell.
+
+    Attributes:
+        store: the images whose headers can be read.
+        labels: theirs, as they were given.
+        broken: the others: name -> reason.
+    """
+
+    store: ImageStore
+    labels: np.ndarray
+    broken: dict[str, str]
+
+
+class _Headers(NamedTuple):
+    """Which images of a source can be read, their (height, width), and what is broken."""
+
+    indices: np.ndarray
+    sizes: list[tuple[int, int]]
+    broken: dict[str, str]
+
+
+def _open_parts(listing: Listing, names: tuple[str, ...], image_size: int | None) -> list[_Part]:
+    """The named parts that the listing has, the training part first."""
+    present = [listing.parts[name] for name in names if name in listing.parts]
+    headers = [_read_headers(source, listing.shape) for source, _ in present]
+    if not headers[0].sizes:
+        raise _nothing_usable(listing.name, _merged(each.broken for each in headers))
+    channels, threads = 3, WORKERS
     if listing.shape is not None:
-        sizes, channels = [listing.shape[:2]], listing.shape[2]
-        threads = 1 if listing.shape[0] * listing.shape[1] < SMALL_PIXELS else WORKERS
-    else:
-        scans = {part: _scan(source, broken) for part, (source, _) in chosen.items()}
-        kept = {part: indices for part, (indices, _) in scans.items()}
-        sizes, channels, threads = scans["train"][1], 3, WORKERS
-    if not sizes:
-        first = ": ".join(next(iter(broken.items()), ("", "")))
-        raise errors.DataError(
-            f"{listing.name} has no usable training images",
-            f"The first of {len(broken)} broken ones is {first}" if broken else "Add some",
+        height, width, channels = listing.shape
+        threads = 1 if height * width < SMALL_PIXELS else WORKERS
+    size = stored_size(headers[0].sizes, image_size)
+    return [
+        _Part(
+            ImageStore(source, read.indices, size, channels, threads),
+            np.asarray(labels)[read.indices],
+            read.broken,
         )
-    size = stored_size(sizes, image_size)
-    stores = {
-        part: ImageStore(source, kept[part], size, channels, threads)
-        for part, (source, _) in chosen.items()
-    }
-    labels = {part: np.asarray(given)[kept[part]] for part, (_, given) in chosen.items()}
-    return stores, labels, broken
+        for (source, labels), read in zip(present, headers)
+    ]
 
 
-def _scan(source: Source, broken: dict[str, str]) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Indices and sizes of the images whose headers can be read; the others go to `broken`."""
+def _nothing_usable(name: str, broken: Mapping[str, str]) -> errors.DataError:
+    if not broken:
+        return errors.DataError(f"{name} has no training images", "Add some")
+    first, reason = next(iter(broken.items()))
+    return errors.DataError(
+        f"{name} has no usable training images: {len(broken)} are broken, the first is "
+        f"{first}: {reason}",
+        "Give images in one of the formats JPEG, PNG, WebP, BMP, GIF and TIFF",
+    )
+
+
+def _read_headers(source: Source, shape: tuple[int, int, int] | None) -> _Headers:
+    """Read the header of every image, unless the source promises one shape for all."""
+    if shape is not None:
+        return _Headers(np.arange(len(source)), [shape[:2]], {})
 
     def size_of(index: int) -> tuple[int, int] | decode.BrokenImageError:
         try:
@@ -172,66 +188,48 @@ def _scan(source: Source, broken: dict[str, str]) -> tuple[np.ndarray, list[tupl
         except decode.BrokenImageError as error:
             return error
 
-    indices, sizes = [], []
-    for index, size in enumerate(parallel(size_of, len(source))):
+    indices, sizes, broken = [], [], {}
+    for index, size in enumerate(ordered_map(size_of, len(source))):
         if isinstance(size, decode.BrokenImageError):
             broken[source.name(index)] = size.cause
         else:
             indices.append(index)
             sizes.append(size)
-    return np.array(indices, np.int64), sizes
+    return _Headers(np.array(indices, np.int64), sizes, broken)
 
 
-def _decode_all(
-    checked: Dataset, broken: dict[str, str], skip_broken: bool, stream: bool
-) -> Dataset:
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """A part after every image was decoded once.
+
+    Attributes:
+        images: the sound ones, as pixels or still encoded.
+        kept: their numbers among those that were to be decoded.
+        broken: the others: name -> reason.
+        notes: what had to be converted: note -> names.
+    """
+
+    images: Any
+    kept: np.ndarray
+    broken: dict[str, str]
+    notes: dict[str, list[str]]
+
+
+def _decode_all(store: ImageStore, *, keep: bool) -> _Decoded:
     """Decode every image once; keep the pixels, or only the knowledge that it can be done."""
-    notes: dict[str, list[str]] = collections.defaultdict(list)
-    images, labels = [], []
-    parts: list[tuple[Any, Any]] = [(checked.images, checked.labels), _validation(checked)]
-    for store, numbers in parts:
-        pixels, kept = _decode_part(store, broken, notes, keep=not stream)
-        images.append(store.take(kept) if stream else pixels)
-        labels.append(numbers[kept])
-    _judge(broken, skip_broken)
-    # A class may have lost its last image.
-    lacking = check_parts(labels, checked.class_names or ())
-    converted = {
-        note: {"count": len(files), "files": files[:MAX_NAMED]}
-        for note, files in sorted(notes.items())
-    }
-    info = {
-        **{k: v for k, v in checked.info.items() if k != "classes_without_validation"},
-        **summary("skipped", broken),
-        **({"converted": converted} if converted else {}),
-        **lacking,
-        "memory": "streamed" if stream else "in memory",
-    }
-    return dataclasses.replace(
-        checked,
-        images=images[0],
-        labels=labels[0],
-        validation_images=images[1],
-        validation_labels=labels[1],
-        info=info,
-    )
-
-
-def _decode_part(
-    store: ImageStore, broken: dict[str, str], notes: dict[str, list[str]], keep: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of the images that can be decoded (none if not `keep`), and their indices."""
 
     def attempt(index: int) -> tuple[Any, tuple[str, ...]] | decode.BrokenImageError:
         try:
-            pixels, done = store.decode(index, verify=True)
-            return (pixels if keep else None), done
+            pixels, notes = store.decode(index, verify=True)
+            return (pixels if keep else None), notes
         except decode.BrokenImageError as error:
             return error
 
     pixels = np.empty(store.shape if keep else (0, *store.shape[1:]), np.uint8)
     kept: list[int] = []
-    for index, result in enumerate(parallel(attempt, len(store), store.threads)):
+    broken: dict[str, str] = {}
+    notes: dict[str, list[str]] = {}
+    for index, result in enumerate(ordered_map(attempt, len(store), store.threads)):
         if isinstance(result, decode.BrokenImageError):
             broken[store.name(index)] = result.cause
             continue
@@ -240,32 +238,64 @@ def _decode_part(
         for note in result[1]:
             notes.setdefault(note, []).append(store.name(index))
         kept.append(index)
-    return pixels[: len(kept)], np.array(kept, np.int64)
+    sound = np.array(kept, np.int64)
+    return _Decoded(pixels[: len(kept)] if keep else store.take(sound), sound, broken, notes)
 
 
-def _judge(broken: dict[str, str], skip_broken: bool) -> None:
+def _assemble(
+    name: str, choice: Choice, decoded: list[_Decoded], broken: Mapping[str, str]
+) -> Dataset:
+    """The data set of the samples that were chosen and could be decoded."""
+    chosen: tuple[Samples, Samples] = choice.train, choice.validation
+    labels = [samples.labels[part.kept] for samples, part in zip(chosen, decoded)]
+    info = {k: v for k, v in choice.info.items() if k != "classes_without_validation"}
+    info |= summary("skipped", broken) | _conversions(decoded)
+    info |= check_parts(labels, choice.class_names)  # a class may have lost its last image
+    info["memory"] = "in memory" if isinstance(decoded[0].images, np.ndarray) else "streamed"
+    return Dataset(
+        images=decoded[0].images,
+        labels=labels[0],
+        validation_images=decoded[1].images,
+        validation_labels=labels[1],
+        class_names=choice.class_names,
+        name=name,
+        info=info,
+    )
+
+
+def _conversions(decoded: Iterable[_Decoded]) -> dict[str, Any]:
+    """`{"converted": {note: {"count": n, "files": [name]}}}`; empty where nothing was."""
+    notes: dict[str, list[str]] = {}
+    for part in decoded:
+        for note, names in part.notes.items():
+            notes.setdefault(note, []).extend(names)
+    converted = {
+        note: {"count": len(names), "files": names[:MAX_NAMED]}
+        for note, names in sorted(notes.items())
+    }
+    return {"converted": converted} if converted else {}
+
+
+def _merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Several mappings as one."""
+    return {name: reason for part in parts for name, reason in part.items()}
+
+
+def _refuse_broken(broken: Mapping[str, str], config: DataConfig) -> None:
     """Stop over broken images unless they may be skipped."""
-    if broken and not skip_broken:
-        some = "; ".join(f"{name}: {reason}" for name, reason in list(broken.items())[:10])
-        more = f"; and {len(broken) - 10} more" if len(broken) > 10 else ""
-        raise errors.DataError(
-            f"{len(broken)} images are broken: {some}{more}",
-            "Repair or remove them, or leave them out with skip_broken=True (--skip_broken)",
-        )
-
-
-def _validation(checked: Dataset) -> tuple[Any, Any]:
-    """The validation part, which a checked set always has."""
-    return checked.validation_images, checked.validation_labels
-
-
-def _as_images(store: ImageStore | None) -> Any:
-    """A store where an array is expected: it has the array's shape, type, length and order."""
-    return store
+    if not broken or config.skip_broken:
+        return
+    some = "; ".join(f"{name}: {reason}" for name, reason in list(broken.items())[:MAX_SHOWN])
+    more = f"; and {len(broken) - MAX_SHOWN} more" if len(broken) > MAX_SHOWN else ""
+    what = "1 image is broken" if len(broken) == 1 else f"{len(broken)} images are broken"
+    raise errors.DataError(
+        f"{what}: {some}{more}",
+        "Repair or remove them, or leave them out with skip_broken=True (--skip_broken)",
+    )
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _pillow_silenced() -> Iterator[None]:
     """Silence Pillow's warnings of damaged metadata and of sizes that `decode` judges itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")

@@ -19,7 +19,7 @@ import numpy as np
 
 from ncap_jax import errors
 
-REMAP = "Renumber the classes 0..K-1, or let remap_labels=True (--remap_labels) do it"
+REMAP = "Renumber the classes 0..K-1, or set remap_labels=True (--remap_labels)"
 
 
 def map_labels(
@@ -49,14 +49,14 @@ def map_labels(
     kinds, arrays = {kind for kind, _ in read}, [array for _, array in read]
     if len(kinds) > 1:
         raise errors.DataError(
-            f"labels of the parts are of different kinds: {', '.join(sorted(kinds))}",
+            f"the parts have labels of different kinds: {', '.join(sorted(kinds))}",
             "Give all labels in one form",
         )
     kind = kinds.pop()
     if kind == "string":
         mapped, names, table = _number_strings(arrays, names)
     else:
-        mapped, names, table = _number_integers(arrays, names, kind, remap)
+        mapped, names, table = _number_integers(arrays, names, kind, remap=remap)
     info: dict[str, Any] = {"label_mapping": table} if table else {}
     info.update(check_parts(mapped, names))
     return [part.astype(np.int32) for part in mapped], names, info
@@ -72,17 +72,17 @@ def _read(labels: Any) -> tuple[str, np.ndarray]:
         array = np.asarray(labels)
     except ValueError as error:
         raise errors.DataError(
-            f"labels are not one array: {error}", "Give one label a sample"
+            f"labels do not form one array: {error}", "Give one label per sample"
         ) from None
     if array.ndim == 2 and array.shape[1] > 1:
         return "one-hot", _columns(array)
     if array.ndim != 1:
         raise errors.DataError(
             f"labels have shape {array.shape}",
-            "Give one label a sample, shape (n,); a single column becomes that by labels.ravel()",
+            "Give one label per sample, shape (n,); labels.ravel() makes that of a single column",
         )
     if len(array) == 0:
-        raise errors.DataError("there are no labels", "Give at least one sample of each class")
+        raise errors.DataError("the labels are empty", "Give at least one sample of each class")
     return _kind(array), array
 
 
@@ -92,8 +92,8 @@ def _columns(array: np.ndarray) -> np.ndarray:
     if not numeric or not (((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()):
         raise errors.DataError(
             f"labels have shape {array.shape} and are not one-hot",
-            "Give one label a sample, shape (n,), or rows with a single 1; soft or multiple "
-            "labels are not treated",
+            "Give one label per sample, shape (n,), or rows with a single 1; soft or multiple "
+            "labels are not supported",
         )
     return np.argmax(array, axis=1)
 
@@ -113,10 +113,11 @@ def _kind(array: np.ndarray) -> str:
         if len(bad) == 0:
             return "float"
         raise errors.DataError(
-            f"labels contain {bad[0]}", "Give class numbers 0..K-1; regression is not treated"
+            f"labels contain {bad[0]}", "Give class numbers 0..K-1; regression is not supported"
         )
     raise errors.DataError(
-        f"labels of type {array.dtype} (first: {array[0]!r})", "Give integers 0..K-1 or strings"
+        f"labels have type {array.dtype} (the first is {array[0]!r})",
+        "Give integers 0..K-1 or strings",
     )
 
 
@@ -146,7 +147,7 @@ def sort_names(names: set[str]) -> tuple[str, ...]:
 
 
 def _number_integers(
-    arrays: list[np.ndarray], names: tuple[str, ...] | None, kind: str, remap: bool
+    arrays: list[np.ndarray], names: tuple[str, ...] | None, kind: str, *, remap: bool
 ) -> tuple[list[np.ndarray], tuple[str, ...], dict[str, int]]:
     values = [array.astype(np.int64) for array in arrays]
     found = np.unique(np.concatenate(values))
@@ -193,7 +194,7 @@ def _check_gaps(found: np.ndarray, count: int, names: tuple[str, ...] | None) ->
 def _refuse_single(name: str) -> NoReturn:
     raise errors.DataError(
         f"all labels are {name!r}",
-        "Give at least 2 classes: with fewer there is nothing to tell apart",
+        "Give at least 2 classes",
     )
 
 
@@ -201,7 +202,9 @@ def _check_names(names: Sequence[str]) -> tuple[str, ...]:
     names = tuple(str(name) for name in names)
     if len(set(names)) != len(names):
         double = next(name for name in names if names.count(name) > 1)
-        raise errors.DataError(f"class name {double!r} occurs twice", "Give each class its name")
+        raise errors.DataError(
+            f"class name {double!r} occurs twice", "Give each class a name of its own"
+        )
     return names
 
 
@@ -221,8 +224,9 @@ def check_parts(parts: list[np.ndarray], names: tuple[str, ...]) -> dict[str, An
     counts = [np.bincount(part, minlength=len(names)) for part in parts]
     empty = np.flatnonzero(counts[0] == 0)
     if len(empty):
+        others = f", nor have {len(empty) - 1} other classes" if len(empty) > 1 else ""
         raise errors.DataError(
-            f"class {names[empty[0]]!r} has no training samples ({len(empty)} such classes)",
+            f"class {names[empty[0]]!r} has no training samples{others}",
             "Add some, or leave the class out of the labels and the class names",
         )
     lacking = [names[k] for later in counts[1:] for k in np.flatnonzero(later == 0)]

@@ -6,12 +6,12 @@ import csv
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from ncap_jax import errors
 from ncap_jax.data.decode import SUFFIXES
-from ncap_jax.data.images import Files, Source, printable
+from ncap_jax.data.encoded import Files, Source, printable
 from ncap_jax.data.labels import sort_names
 
 # Folder and CSV names of the parts, in lower case.
@@ -24,7 +24,7 @@ PARTS = {
     "test": "test",
     "testing": "test",
 }
-# So many files are named in `Dataset.info`; all are counted.
+# At most this many files are named in `Dataset.info`; all are counted.
 MAX_NAMED = 1000
 
 
@@ -57,10 +57,12 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
     that lead out of `root` are named in `info["links"]`.
 
     Raises:
-        DataError: no folder, no class folders, or parts without a `train` among them.
+        DataError: not a folder, no class folders, or parts without a `train` among them.
     """
     if not os.path.isdir(root):
-        raise errors.DataError(f"{printable(root)} is no folder", "Give the folder of the images")
+        raise errors.DataError(
+            f"{printable(root)} is not a folder", "Give the folder that holds the images"
+        )
     ignored: dict[str, str] = {}
     parts: dict[str, tuple[Source, list[str]]] = {}
     names: set[str] = set()
@@ -77,7 +79,7 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
     if not names:
         raise errors.DataError(
             f"{printable(root)} has no class folders",
-            "Lay it out as <class>/<image> or train/<class>/<image>",
+            "Lay the folder out as <class>/<image> or train/<class>/<image>",
         )
     path = pathlib.Path(root).resolve()
     links = _links_out(os.fspath(path), listed)
@@ -104,9 +106,11 @@ def list_csv(path: str | os.PathLike[str]) -> Listing:
     seen: dict[str, int] = {}
     for line, (image, label, split) in _csv_rows(path):
         if not image or not label:
-            raise errors.DataError(f"{where}, line {line}: path or label is empty", "Fill it in")
+            raise errors.DataError(
+                f"{where}, line {line}: the path or the label is empty", "Fill it in"
+            )
         if split.lower() not in PARTS:
-            cause, remedy = errors.unknown_name("split", split, PARTS)
+            cause, remedy = errors.unknown_name("split", split, set(PARTS.values()))
             raise errors.DataError(f"{where}, line {line}: {cause}", remedy)
         image = os.path.normpath(os.path.join(folder, image))
         if not image.startswith(folder.rstrip(os.sep) + os.sep) or "\0" in image:
@@ -116,7 +120,7 @@ def list_csv(path: str | os.PathLike[str]) -> Listing:
             )
         if image in seen:
             raise errors.DataError(
-                f"{where}, line {line}: {printable(image)} stands in line {seen[image]} already",
+                f"{where}, line {line}: {printable(image)} is already in line {seen[image]}",
                 "List each image once",
             )
         seen[image] = line
@@ -124,7 +128,9 @@ def list_csv(path: str | os.PathLike[str]) -> Listing:
         paths.append(image)
         labels.append(printable(label))
     if "train" not in parts:
-        raise errors.DataError(f"{where} lists no training images", "Write lines path,label")
+        raise errors.DataError(
+            f"{where} lists no training images", "Write one line path,label for each image"
+        )
     links = _links_out(os.path.realpath(folder), seen)
     return Listing(
         printable(pathlib.Path(path).stem),
@@ -134,7 +140,7 @@ def list_csv(path: str | os.PathLike[str]) -> Listing:
     )
 
 
-def summary(key: str, files: dict[str, str]) -> dict[str, Any]:
+def summary(key: str, files: Mapping[str, str]) -> dict[str, Any]:
     """`{key: {"count": n, "files": {name: reason}}}` for `Dataset.info`; empty without files."""
     if not files:
         return {}
@@ -152,13 +158,13 @@ def _part_folders(root: str, ignored: dict[str, str]) -> dict[str, str]:
         part = PARTS[name.lower()]
         if part in parts:
             raise errors.DataError(
-                f"{printable(root)} has two folders for {part}", "Leave only one of them"
+                f"{printable(root)} has two folders for the {part} part", "Keep only one of them"
             )
         parts[part] = os.path.join(root, name)
     if "train" not in parts:
         raise errors.DataError(
-            f"{printable(root)} has a folder {named[0]} but none called train",
-            "Add one, or rename the folder if it is a class",
+            f"{printable(root)} has a folder {named[0]} but no folder train",
+            f"Add train, or rename {named[0]} if it is a class",
         )
     for name in _entries(root):
         if name not in named:
@@ -222,7 +228,7 @@ def _entries(folder: str) -> list[str]:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    """A folder that cannot be read is no empty folder."""
+    """A folder that cannot be read must not pass for an empty one."""
     raise errors.DataError(
         f"{printable(error.filename)} cannot be read: {error.strerror}", "Check its permissions"
     ) from None
@@ -233,7 +239,7 @@ def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, tuple[str, st
     order = ["path", "label", "split"]
     where = printable(path)
     try:
-        # File names may hold bytes that are no UTF-8: they pass through unchanged.
+        # File names may hold bytes that are not UTF-8: they pass through unchanged.
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             rows = csv.reader(file, strict=True, skipinitialspace=True)
             for number, row in enumerate(row for row in rows if row):
@@ -245,12 +251,12 @@ def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, tuple[str, st
                 named = dict(zip(order, cells))
                 if len(cells) > len(order) or not {"path", "label"} <= set(named):
                     raise errors.DataError(
-                        f"{where}, line {rows.line_num}: {len(cells)} columns",
+                        f"{where}, line {rows.line_num}: the number of columns is {len(cells)}",
                         "Write path,label or path,label,split",
                     )
                 split = named.get("split", "train")
                 yield rows.line_num, (named["path"], named["label"], split)
     except (OSError, csv.Error) as error:
         raise errors.DataError(
-            f"{where} cannot be read as CSV: {error}", "Write lines path,label"
+            f"{where} cannot be read as CSV: {error}", "Write one line path,label for each image"
         ) from None

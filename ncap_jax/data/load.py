@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,117 +15,117 @@ from ncap_jax.data.digits import load_digits
 from ncap_jax.data.ingest import ingest, ingest_test
 from ncap_jax.data.listing import Listing, list_csv, list_folder
 from ncap_jax.data.published import known_names, list_published
+from ncap_jax.options import DataConfig, Recipe, check, check_value, options_of, shown
 from ncap_jax.types import Dataset
 
-Source = str | os.PathLike[str] | Dataset
+NameOrPath = str | os.PathLike[str]
+
+SEED = next(option for option in options_of(Recipe) if option.name == "seed")
 
 
 def load_dataset(
-    source: Source = "digits",
+    source: NameOrPath | Dataset = "digits",
+    config: DataConfig | None = None,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    validation_fraction: float = 0.2,
-    max_train: int | None = None,
-    max_validation: int | None = None,
-    remap_labels: bool = False,
-    image_size: int | None = None,
-    skip_broken: bool = False,
-    stream: bool | None = None,
+    **options: Any,
 ) -> Dataset:
     """Load a data set, check it, and make sure that it has a validation part.
 
     Args:
         source: `digits` (embedded); the name of a TFDS set prepared in `data_dir`; an image
             folder, `train/<class>/<image>` or `<class>/<image>`; a CSV file of path,label; or
-            a `Dataset` of arrays. A path is told from a name by a separator in it or by
-            lying there.
-        data_dir: where TFDS sets were prepared; None is TFDS's own default.
+            a `Dataset` of arrays. Text is taken for a path if it contains a separator, or if
+            a folder lies there and no TFDS set has that name.
+        config: how the set is read; None: `DataConfig()`.
         seed: of the validation split and of the subsets.
-        validation_fraction: share of the training part split off for validation, stratified,
-            where the set has no validation part.
-        max_train: at most so many training samples, a stratified subset.
-        max_validation: the same for validation.
-        remap_labels: number integer classes that have gaps, instead of refusing them.
-        image_size: side in pixels of the squares at which files are stored; None keeps one
-            common size, else takes the median of the short sides, 256 at most. Models resize
-            to their own input from there.
-        skip_broken: leave broken images out and record them, instead of stopping.
-        stream: decode images whenever they are needed, instead of holding them in memory; None
-            does so beyond 2 GiB.
+        **options: single options of `ncap_jax.DataConfig` by keyword, such as `max_train=500`;
+            they override those of `config`.
 
     Returns:
         images (n, h, w, 1 or 3) uint8, labels (n,) int32 in 0..K-1, a validation part of the
-        same form, K class names, and in `info` what was done. Images that are streamed are an
-        `ncap_jax.data.images.ImageStore`.
+        same form, K class names, and in `info` what was done. Streamed images are
+        `ncap_jax.data.images.EncodedImages`.
 
     Raises:
         DataError: unknown source, or images or labels that cannot be used.
-        ConfigError: an option that cannot work.
+        ConfigError: an option that is unknown or cannot work.
     """
-    checks: dict[str, Any] = {
-        "seed": seed,
-        "validation_fraction": validation_fraction,
-        "max_train": max_train,
-        "max_validation": max_validation,
-        "remap_labels": remap_labels,
-    }
-    if isinstance(source, Dataset) or source == "digits":
-        if image_size is not None or stream:
-            raise errors.ConfigError(
-                f"{'image_size' if image_size is not None else 'stream'} was given with a data "
-                "set that is in memory already",
-                "Leave it out: models resize the images to their own input",
-            )
-        return check_dataset(source if isinstance(source, Dataset) else load_digits(), **checks)
-    return ingest(
-        _list(source, data_dir),
-        image_size=image_size,
-        skip_broken=skip_broken,
-        stream=stream,
-        **checks,
-    )
+    config = _resolve(config, options, "seed")
+    check_value(SEED, seed)
+    if isinstance(source, Dataset):
+        return _load_arrays(source, config, seed)
+    if source == "digits":
+        return _load_arrays(load_digits(), config, seed)
+    return ingest(_list(source, config, ("train", "validation")), config, seed=seed)
 
 
 def load_test_split(
-    source: str | os.PathLike[str],
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    image_size: int | None = None,
-    skip_broken: bool = False,
+    source: NameOrPath, config: DataConfig | None = None, **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """The test part of a data set, for studies; selection never calls this.
 
     Args:
         source: the name of a TFDS set, an image folder or a CSV file, as for `load_dataset`.
-        data_dir: as for `load_dataset`.
-        image_size: as for `load_dataset`; the default gives the size of the training images.
-        skip_broken: as for `load_dataset`.
+        config: as for `load_dataset`, of which `data_dir`, `image_size` and `skip_broken` apply:
+            the test part is neither split nor cut, and always decoded.
+        **options: as for `load_dataset`.
 
     Returns:
-        images (n, h, w, c) uint8 and labels (n,) int32, numbered as the training part's.
+        images (n, h, w, c) uint8 and labels (n,) int32, of the size and with the numbers that
+        the training part has.
 
     Raises:
-        DataError: as for `load_dataset`, or there is no test part.
+        DataError: as for `load_dataset`, or the set has no test part.
+        ConfigError: an option that is unknown or cannot work.
     """
+    config = _resolve(config, options)
     if source == "digits":
         raise errors.DataError(
-            "digits has no test part", "Its validation part has 1,297 samples; use that"
+            "digits has no test part", "Use its validation part, which has 1,297 samples"
         )
-    listing = _list(source, data_dir, ("train", "test"))
-    return ingest_test(listing, image_size=image_size, skip_broken=skip_broken)
+    return ingest_test(_list(source, config, ("train", "test")), config)
 
 
-def _list(
-    source: str | os.PathLike[str],
-    data_dir: str | os.PathLike[str] | None,
-    parts: tuple[str, ...] = ("train", "validation"),
-) -> Listing:
-    """Names of TFDS sets come first: a folder of such a name is reached as ./name."""
+def _resolve(config: DataConfig | None, options: Mapping[str, Any], *others: str) -> DataConfig:
+    """The options that hold, checked; `others` are what else could have been meant."""
+    if config is None:
+        config = DataConfig()
+    if not isinstance(config, DataConfig):
+        raise errors.ConfigError(
+            f"config={shown(config)} is not a DataConfig",
+            "Give ncap_jax.DataConfig(...), or single options by keyword",
+        )
+    known = {field.name for field in dataclasses.fields(DataConfig)}
+    for name in options:
+        if name not in known:
+            raise errors.ConfigError(*errors.unknown_name("option", name, {*known, *others}))
+    config = dataclasses.replace(config, **options)
+    check(config)
+    return config
+
+
+def _load_arrays(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:
+    given = "image_size" if config.image_size is not None else "stream" if config.stream else ""
+    if given:
+        raise errors.ConfigError(
+            f"{given} does not apply to {dataset.name}, whose images are in memory already",
+            "Leave it out: models resize the images to their own input",
+        )
+    return check_dataset(dataset, config, seed=seed)
+
+
+def _list(source: NameOrPath, config: DataConfig, parts: tuple[str, ...]) -> Listing:
+    """List a source. Names of TFDS sets come first; write ./name for a folder of that name."""
+    if not isinstance(source, str | os.PathLike):
+        raise errors.DataError(
+            f"{shown(source)} does not name a data set",
+            "Give a name, the path of a folder or CSV file, or ncap_jax.Dataset(images, labels)",
+        )
     text = os.fspath(source)
     if text.lower().endswith(".csv"):
         return list_csv(source)
     is_path = not isinstance(source, str) or os.sep in text
-    if is_path or (os.path.isdir(text) and text not in known_names(data_dir)):
+    if is_path or (os.path.isdir(text) and text not in known_names(config.data_dir)):
         return list_folder(source)
-    return list_published(text, data_dir, parts)
+    return list_published(text, config.data_dir, parts)

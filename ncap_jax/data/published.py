@@ -15,7 +15,7 @@ import numpy as np
 from ncap_jax import errors
 from ncap_jax.data.listing import Listing
 
-# Records are read for their labels so many at a time.
+# Records that are read at a time for their labels.
 _CHUNK = 1024
 
 
@@ -45,8 +45,8 @@ class Records:
 
 def list_published(
     name: str,
-    data_dir: str | os.PathLike[str] | None = None,
-    parts: Sequence[str] = ("train", "validation"),
+    data_dir: str | os.PathLike[str] | None,
+    parts: Sequence[str],
 ) -> Listing:
     """List the splits of a prepared TFDS set that are named in `parts`, where it has them.
 
@@ -75,9 +75,9 @@ def list_published(
         and isinstance(features.get("label"), tfds.features.ClassLabel)
     ):
         raise errors.DataError(
-            f"{name} is no set of uint8 images with one class label each: it has "
-            f"{', '.join(features)}",
-            "Use a set whose features are `image` and `label`",
+            f"{name} is not a set of uint8 images with one class label each: its features are "
+            f"{', '.join(sorted(features))}",
+            "Use a set with the features `image` and `label`",
         )
     height, width, channels = features["image"].shape
     fixed = None not in (height, width) and channels in (1, 3)
@@ -90,7 +90,7 @@ def list_published(
     )
 
 
-def known_names(data_dir: str | os.PathLike[str] | None = None) -> list[str]:
+def known_names(data_dir: str | os.PathLike[str] | None) -> list[str]:
     """Names TFDS knows, and whatever else lies prepared in `data_dir`."""
     import tensorflow_datasets as tfds
 
@@ -113,7 +113,7 @@ def _root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
 def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     """The TFDS builder of the newest prepared version, read from its files alone.
 
-    Nothing but the folder is looked at: TFDS's own look-up by name would ask a server.
+    Only the folder is read: TFDS's own look-up by name would ask a server.
     """
     import tensorflow_datasets as tfds
 
@@ -128,7 +128,7 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         raise errors.DataError(*errors.unknown_name("data set", name, ["digits", *known]))
     raise errors.DataError(
         f"{name} is not prepared in {root}",
-        f"Name the data_dir it is in, or prepare it once, which takes TensorFlow: "
+        f"Give the data_dir that holds it, or prepare it once, which needs TensorFlow: "
         f"pip install 'ncap_jax[tf]' && {_build_command(name, root)}",
     )
 
@@ -156,7 +156,7 @@ def _records(builder: Any, split: str) -> tuple[Records, np.ndarray]:
         root = pathlib.Path(builder.data_dir).parents[1]
         raise errors.DataError(
             f"{builder.info.full_name} in {root} is not stored as ArrayRecord",
-            "Prepare it in another data_dir, which takes TensorFlow: pip install "
+            "Prepare it in another data_dir, which needs TensorFlow: pip install "
             f"'ncap_jax[tf]' && {_build_command(builder.name, root / 'array_record')}",
         ) from None
     return Records(records, split), labels
@@ -181,9 +181,9 @@ def _damage_named(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
     # RuntimeError: the ArrayRecord reader, in C++. The others: the JSON files beside it.
     except (RuntimeError, ValueError, google.protobuf.json_format.Error, OSError) as error:
-        if isinstance(error, NotImplementedError):  # another file format, no damage
+        if isinstance(error, NotImplementedError):  # another file format, not damage
             raise
         raise errors.DataError(
             f"the data set in {os.fspath(folder)} cannot be read: {error}",
-            "It seems damaged: delete the folder and prepare it again",
+            "The files seem damaged: delete the folder and prepare the set again",
         ) from None

@@ -1,7 +1,7 @@
 """Seeded stratified subsets: which samples train, which validate, which are measured.
 
 Everything here works on labels alone and returns indices, so that it serves arrays in memory and
-sets that are streamed alike. The draws come from NumPy's PCG64 seeded by the caller: equal seeds
+streamed sets alike. The draws come from NumPy's PCG64 seeded by the caller: equal seeds
 give equal indices on every device.
 """
 
@@ -30,7 +30,7 @@ def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
         ConfigError: `size` is less than 1.
     """
     if size < 1:
-        raise errors.ConfigError(f"a subset of {size} samples was asked for", "Ask for at least 1")
+        raise errors.ConfigError(f"a subset cannot have {size} samples", "Ask for at least 1")
     classes, members = np.unique(labels, return_inverse=True)
     counts = np.bincount(members, minlength=len(classes))
     quotas = _quotas(counts, min(size, len(labels)), counts, seed)
@@ -59,7 +59,9 @@ def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarr
         raise errors.ConfigError(
             f"a validation part of {size} samples cannot be split off {len(labels)} samples of "
             f"{len(classes)} classes",
-            f"Between 1 and {room} samples can be split off, so that every class stays in training",
+            f"Between 1 and {room} samples can be split off, so that every class stays in training"
+            if room > 0
+            else "Give more samples, so that every class stays in training",
         )
     split_off = _draw(members, _quotas(counts, size, counts - 1, seed), seed)
     left = np.setdiff1d(np.arange(len(labels), dtype=np.int32), split_off, assume_unique=True)
@@ -71,7 +73,7 @@ def measurement_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
     Args:
         labels: (n,) integers, the training labels.
-        size: at most so many samples.
+        size: at most this many samples.
         seed: of the draw.
 
     Returns:

@@ -1,9 +1,9 @@
 """Batches of images that do not fit into memory: decoded by threads, prefetched to the device.
 
-The order is that of `batching`, so that a stream and an array in memory give identical batches.
-It is a pure function of (seed, epoch): a position is (epoch, step), and resuming there needs no
-other state. grain's worker threads do the decoding (Pillow lets go of Python's lock). Worker
-processes are not used: grain's need parsed command-line flags, which a library has no say in.
+The order comes in from `ncap_jax.data.batching`, so that a stream and an array in memory give
+identical batches, and a stream resumes at any step without other state. grain's worker threads
+decode (Pillow releases Python's lock). Worker processes are not used: grain's need parsed
+command-line flags, which a library cannot require.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from ncap_jax import errors
-from ncap_jax.data import batching
-from ncap_jax.data.images import WORKERS, gather
+from ncap_jax.data.images import Images, gather
+from ncap_jax.data.threads import WORKERS
 
 # Batches on their way to the device while the step before them runs.
 _ON_DEVICE = 2
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 class _Steps:
     """What grain reads from: step number -> the batch in host memory."""
 
-    images: Any
+    images: Images
     labels: np.ndarray
     indices: np.ndarray
     mask: np.ndarray
@@ -55,67 +55,43 @@ class _Steps:
         return gather(self.images, chosen), self.labels[chosen], self.mask[step]
 
 
-def train_stream(
-    images: Any,
+def stream_batches(
+    images: Images,
     labels: np.ndarray,
+    indices: np.ndarray,
+    mask: np.ndarray | None = None,
     *,
-    seed: int,
-    epoch: int,
-    batch_size: int,
-    start_step: int = 0,
     workers: int = WORKERS,
 ) -> Iterator[Batch]:
-    """The batches of one training epoch, in the order of `batching.epoch_batches`.
+    """Batches in a given order, on the device before they are asked for.
 
     Args:
-        images: (n, h, w, c) uint8, an array or an `ImageStore`.
+        images: (n, h, w, c) uint8, an array or still encoded.
         labels: (n,) int32.
-        seed: of the order.
-        epoch: number of the epoch.
-        batch_size: samples a step.
-        start_step: the first step wanted; 0 is the epoch's beginning. To resume a run, pass
-            the number of steps done.
-        workers: decoding threads, 1 or more.
+        indices: (steps, batch) which samples make up which batch (`batching.epoch_batches`,
+            `batching.padded_batches`).
+        mask: (steps, batch) bool, False where a batch is padded; None: nowhere.
+        workers: number of decoding threads.
 
     Yields:
-        steps - start_step batches of min(batch_size, n) samples.
+        One batch a step.
 
     Raises:
         DataError: an image can no longer be decoded.
-        ConfigError: a size is less than 1, or `start_step` is not in the epoch.
+        ConfigError: `workers` is less than 1.
     """
-    indices = batching.epoch_batches(seed, epoch, len(labels), batch_size, start_step)
-    return _stream(_Steps(images, labels, indices, np.ones(indices.shape, bool)), workers)
-
-
-def evaluation_stream(
-    images: Any, labels: np.ndarray, *, batch_size: int, workers: int = WORKERS
-) -> Iterator[Batch]:
-    """Every sample once, in order, the last batch padded and masked (`batching.padded_batches`).
-
-    Args:
-        images: (n, h, w, c) uint8, an array or an `ImageStore`.
-        labels: (n,) int32.
-        batch_size: samples a batch.
-        workers: decoding threads, 1 or more.
-
-    Raises:
-        DataError: an image can no longer be decoded.
-        ConfigError: a size is less than 1.
-    """
-    return _stream(
-        _Steps(images, labels, *batching.padded_batches(len(labels), batch_size)), workers
-    )
-
-
-def _stream(steps: _Steps, workers: int) -> Iterator[Batch]:
     if workers < 1:
-        raise errors.ConfigError(f"{workers} decoding threads", "Use at least 1")
+        raise errors.ConfigError(f"workers={workers}", "Use at least 1 decoding thread")
+    if mask is None:
+        mask = np.ones(indices.shape, bool)
+    return _to_device(_read(_Steps(images, labels, indices, mask), workers))
+
+
+def _read(steps: _Steps, workers: int) -> Iterable[tuple[np.ndarray, ...]]:
     import grain
 
     reading = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
-    batches = grain.MapDataset.source(steps).to_iter_dataset(reading)
-    return _to_device(batches)
+    return grain.MapDataset.source(steps).to_iter_dataset(reading)
 
 
 def _to_device(batches: Iterable[tuple[np.ndarray, ...]]) -> Iterator[Batch]:

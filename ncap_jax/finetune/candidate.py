@@ -1,50 +1,93 @@
-"""A candidate made ready for fine-tuning: backbone with weights, head, compiled functions."""
+"""A candidate ready for fine-tuning: its static program, its arrays, and what measures it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ncap_jax import distributed
 from ncap_jax.data import batching
 from ncap_jax.data.feed import Feed
-from ncap_jax.finetune import measure, parallel, rates, statistics, steps
-from ncap_jax.finetune.config import make_optimizer
-from ncap_jax.types import ModelSpec, RankConfig
-from ncap_jax.zoo import functional, load_model, preprocess, probe
+from ncap_jax.data.split import measurement_subset
+from ncap_jax.finetune import batch_norm, learning_rates, mesh, steps
+from ncap_jax.finetune.optimizers import optimizer_of
+from ncap_jax.options import RankConfig
+from ncap_jax.types import ModelSpec, Statuses, Values
+from ncap_jax.zoo import functional, load_model, probe
+from ncap_jax.zoo.preprocess import Preprocess
 
 EVALUATION_BATCH = 256
 
 
-class Candidate(NamedTuple):
-    """A model ready to be fine-tuned: static parts, compiled functions, arrays.
+@dataclass(frozen=True)
+class Candidate:
+    """A model ready to be fine-tuned.
 
-    `measurement` holds the training samples that measure the training loss and the probe's
-    beta_eff, `network_measurement` those that measure the whole network's, which starts from
-    `network_sums` (None: not measured). `micro_batches`: parts that a batch is taken in.
-    `mesh`: devices that a batch is divided over (`parallel`). `rates`: learning rates to try.
+    Attributes:
+        name: of the model.
+        program: the static parts of its training step.
+        train_state: its arrays; donated by the first step.
+        measurement: indices of the training samples that measure the training loss and the
+            probe's beta_eff.
+        rates: learning rates to try.
     """
 
-    network: steps.Network
+    name: str
+    program: steps.Program
     train_state: steps.TrainState
-    epoch: Callable
-    features: Callable
     measurement: np.ndarray
-    network_measurement: np.ndarray
-    network_sums: Any = None
-    micro_batches: int = 1
-    mesh: Any = None
-    rates: tuple[float, ...] = ()
+    rates: tuple[float, ...]
+
+    @property
+    def network(self) -> steps.Network:
+        """Backbone, head and preprocessing, static."""
+        return self.program.network
 
     @property
     def evaluation_batch(self) -> int:
         """Samples at a time in inference mode; the results do not depend on it."""
-        devices = 1 if self.mesh is None else self.mesh.size
-        return -(-max(1, EVALUATION_BATCH // self.micro_batches) // devices) * devices
+        devices = 1 if self.program.mesh is None else self.program.mesh.size
+        return -(-max(1, EVALUATION_BATCH // self.program.micro_batches) // devices) * devices
+
+
+class Measure(Protocol):
+    """Measures beta_eff of a candidate in its present state (`ncap_jax.measure.training`)."""
+
+    def __call__(
+        self, train_state: steps.TrainState, features: jax.Array, labels: jax.Array
+    ) -> tuple[Values, Statuses]:
+        """Values and statuses.
+
+        Args:
+            train_state: the model.
+            features: (n, width) float32 of the candidate's `measurement` samples.
+            labels: (n,) int32.
+        """
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A candidate with everything that its epochs need.
+
+    Attributes:
+        candidate: from `prepare`.
+        feed: the data, on the device or streamed to it.
+        config: of the run.
+        measure: of beta_eff after every epoch; None: not measured.
+        deadline: called between steps and between batches of evaluation; an exception that it
+            raises ends the run.
+    """
+
+    candidate: Candidate
+    feed: Feed
+    config: RankConfig
+    measure: Measure | None = None
+    deadline: steps.Deadline | None = None
 
 
 def prepare(
@@ -54,80 +97,66 @@ def prepare(
     augment: steps.Augment | None = None,
     micro_batches: int = 1,
 ) -> Candidate:
-    """Build a candidate: backbone with weights, head, optimizer, compiled functions.
+    """Build a candidate: backbone with weights, head, optimizer state.
 
     Args:
         spec: the model; its weights are read unless the configuration asks for random ones.
         feed: the data, on the device or streamed to it.
         config: of the run, checked.
-        augment: (key, uint8 batch) -> uint8 batch, applied in training only.
-        micro_batches: parts that a batch is taken in (`steps.accumulated`), to save memory.
+        augment: (key, uint8 batch) -> uint8 batch, applied in training only; must be hashable.
+        micro_batches: parts in which a batch is taken (`steps.accumulated`), to save memory.
 
     Raises:
         WeightsError: the weights are missing, damaged or of another architecture.
     """
+    network, params, state = _build(spec, feed, config)
+    optimizer = optimizer_of(config)
+    moments = optimizer().init({part: params[part] for part in network.trained})
+    # Donation frees the caller's buffers, and equal leaves may share one: give each its own.
+    train_state = jax.tree.map(jnp.array, steps.TrainState(params, state, moments))
+    devices = mesh.make_mesh(config.mesh)
+    return Candidate(
+        name=spec.name,
+        program=steps.Program(network, optimizer, augment, micro_batches, devices),
+        train_state=mesh.replicate(devices, train_state),
+        measurement=measurement_subset(feed.labels, config.measure_size, config.seed),
+        rates=learning_rates.rates_to_try(spec, config),
+    )
+
+
+def _build(
+    spec: ModelSpec, feed: Feed, config: RankConfig
+) -> tuple[steps.Network, dict[str, Any], dict[str, Any]]:
+    """The static network, its parameters and its state, each by part."""
     dtype = jnp.dtype(config.dtype)
     weights = "pretrained" if config.weights == "pretrained" else None
     read = partial(
         load_model, spec, weights, weights_dir=config.weights_dir, seed=config.seed, dtype=dtype
     )
-    backbone = parallel.all_do(read)
-    statistics.limit_memory(backbone, batching.steps_per_epoch(len(feed.labels), config.batch_size))
+    backbone = distributed.on_every(read)
+    epoch_steps = batching.steps_per_epoch(len(feed.labels), config.batch_size)
+    batch_norm.limit_memory(backbone, epoch_steps)
     definition, params, state = functional.split(backbone)
-    head, head_params, head_state = probe.make_head(
-        config.head,
-        spec.feature_width,
-        feed.num_classes,
-        hidden=config.probe_widths,
-        num_probes=config.num_probes,
-        seed=config.seed if config.head == "linear" else config.probe_seed,
-        dtype=dtype,
-    )
-    size = config.input_size or spec.input_size
+    widths = spec.feature_width, feed.num_classes
+    if config.head == "linear":
+        stacked = probe.make_linear_head(*widths, seed=config.seed, dtype=dtype)
+    else:
+        stacked = probe.make_probes(
+            *widths,
+            config.probe_widths,
+            num_probes=config.num_probes,
+            seed=config.probe_seed,
+            dtype=dtype,
+        )
+    head, head_params, head_state = stacked
     network = steps.Network(
         definition,
         head,
-        partial(preprocess.preprocess, mode=spec.preprocessing, size=size, dtype=dtype),
+        Preprocess(spec.preprocessing, config.input_size or spec.input_size, dtype),
         steps.trained_parts(config.head),
     )
-    optimizer = make_optimizer(config)
-    all_params = {"backbone": params, "head": head_params}
-    moments = optimizer.init({part: all_params[part] for part in network.trained})
-    train_state = steps.TrainState(all_params, {"backbone": state, "head": head_state}, moments)
-    # Donation frees the caller's buffers, and equal leaves may share one: give each its own.
-    mesh = parallel.make_mesh(config)
-    train_state = parallel.replicate(mesh, jax.tree.map(jnp.array, train_state))
-    divide, placement = parallel.divider(mesh), parallel.replicated(mesh)
-    step = steps.make_train_step(network, optimizer, augment, micro_batches, divide)
-    epoch = steps.make_epoch(step, scan=jax.default_backend() != "cpu", placement=placement)
-    features = steps.make_features(network, divide, placement)
-    subset = batching.measurement_subset(feed.labels, config.measure_size, config.seed)
-    few, empty = subset[:0], None
-    if config.head == "linear":
-        shape = feed.subset(subset[:1])[0].shape[1:]
-        size = measure.network_samples(len(feed.labels), config.measure_size)
-        few = batching.measurement_subset(feed.labels, size, config.seed)
-        empty = measure.empty_network_sums(network, train_state, shape, spec.name)
-    return Candidate(
+    return (
         network,
-        train_state,
-        epoch,
-        features,
-        subset,
-        few,
-        empty,
-        micro_batches,
-        mesh,
-        rates.of(spec, config),
+        {"backbone": params, "head": head_params},
+        {"backbone": state, "head": head_state},
     )
-
-
-def blank(train_state: steps.TrainState) -> steps.TrainState:
-    """A state of the same structure that holds no memory of the device: a template to restore."""
-
-    def zeros(leaf: jax.Array) -> Any:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jnp.broadcast_to(jax.random.key(0, impl=jax.random.key_impl(leaf)), leaf.shape)
-        return np.zeros(leaf.shape, leaf.dtype)
-
-    return jax.tree.map(zeros, train_state)

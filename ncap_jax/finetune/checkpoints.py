@@ -1,15 +1,16 @@
-"""A candidate's state on disk after every epoch, so that a killed run goes on where it was.
+"""A candidate's state on disk after every epoch, so that a killed run resumes where it was.
 
 Orbax writes each checkpoint beside the last one and renames it into place: at any moment there
 is a whole one or none. Only the newest is kept. A checksum of the arrays is kept with them: the
 file format itself would let a changed byte pass.
 
-A model's hundreds of arrays are written as the few blocks of bytes that they make in a row. Each
-array of its own would cost Orbax a millisecond, and some 300 bytes of memory for good: its
+The bytes of a model's hundreds of arrays are concatenated and written as a few blocks. Written one
+by one, each array would cost Orbax a millisecond and leak some 300 bytes of memory: its
 `KvStore.Spec.to_json` is never freed (tensorstore 0.1.86).
 
-Of several processes the first alone uses Orbax: the state is whole on each of them, and those of
-other machines may not see the folder. A state that is read back is broadcast from there.
+Of several processes (`ncap_jax.distributed`) only the primary one uses Orbax: each of them holds
+the whole state, and those on other machines may not see the folder. A state that is read back is
+broadcast from the primary process.
 """
 
 from __future__ import annotations
@@ -25,20 +26,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncap_jax import errors
-from ncap_jax.finetune import parallel
+from ncap_jax import distributed, errors
+from ncap_jax.ops.dtypes import is_key
 
 CHECKSUM = "crc32"
-# Bytes of a block, but for a larger array, which is one of its own. Blocks are compressed and
-# written side by side.
+# Size of a block in bytes; a larger array gets a block of its own. Blocks are compressed and
+# written in parallel.
 BLOCK = 16 << 20
 
 
 class Checkpoints:
     """The checkpoints of one candidate.
 
+    With several processes, all of them call every method, in the same order; it returns the same
+    value, or raises the same error, in each.
+
     Args:
-        folder: of this candidate alone; made when the first one is saved.
+        folder: of this candidate only; created when the first checkpoint is saved.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -50,6 +54,40 @@ class Checkpoints:
         Raises:
             OutputError: the folder cannot be written.
         """
+        distributed.on_primary(partial(self._save, epoch, tree))
+
+    def latest(self) -> int | None:
+        """The epoch of the newest whole checkpoint, or None.
+
+        Raises:
+            CheckpointError: the folder is damaged.
+        """
+        return distributed.on_primary(self._latest)
+
+    def restore(self, epoch: int, template: Any) -> Any:
+        """The state after `epoch`, in the structure and dtypes of `template`.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or of another model.
+        """
+        restored = template  # of the same layout, where the state is yet to be received
+
+        def read() -> None:
+            nonlocal restored
+            restored = self._restore(epoch, template)
+
+        distributed.on_primary(read)
+        if not distributed.is_distributed():
+            return restored
+        blocks = _in_blocks(restored)
+        sent = {name: distributed.broadcast_bytes(block) for name, block in blocks.items()}
+        return _unpack(sent, template)
+
+    def remove(self) -> None:
+        """Delete all checkpoints of this candidate: it is finished, or starts again."""
+        distributed.on_primary(partial(shutil.rmtree, self.folder, ignore_errors=True))
+
+    def _save(self, epoch: int, tree: Any) -> None:
         import orbax.checkpoint as ocp
 
         try:
@@ -59,15 +97,11 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise errors.OutputError(
                 f"cannot write a checkpoint to {self.folder}: {error}",
-                "Free space or choose another output folder; the run goes on from the last one",
+                "Free space or choose another output folder; the run resumes from the last "
+                "checkpoint",
             ) from error
 
-    def latest(self) -> int | None:
-        """The epoch of the newest whole checkpoint, or None.
-
-        Raises:
-            CheckpointError: the folder is damaged.
-        """
+    def _latest(self) -> int | None:
         if not self.folder.is_dir():
             return None
         try:
@@ -79,12 +113,7 @@ class Checkpoints:
                 "Remove that folder: the model starts again",
             ) from error
 
-    def restore(self, epoch: int, template: Any) -> Any:
-        """The state after `epoch`, in the structure and dtypes of `template`.
-
-        Raises:
-            CheckpointError: the checkpoint is damaged or of another model.
-        """
+    def _restore(self, epoch: int, template: Any) -> Any:
         import orbax.checkpoint as ocp
 
         try:
@@ -101,57 +130,20 @@ class Checkpoints:
                 "Remove that folder: the model starts again",
             ) from error
 
-    def remove(self) -> None:
-        """Delete all checkpoints of this candidate: it is finished, or starts again."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp
 
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1,
             enable_async_checkpointing=False,
-            # Otherwise every call waits at a barrier for all processes. With some of them alone
-            # Orbax does not make the folder: `save` does.
+            # Otherwise every call waits at a barrier for all processes. With active_processes
+            # Orbax does not create the folder: `save` does.
             create=False,
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=0, active_processes={0}
             ),
         )
         return ocp.CheckpointManager(self.folder, options=options)
-
-
-class SharedCheckpoints(Checkpoints):
-    """The checkpoints of one candidate for several processes, of which the first has the folder.
-
-    Every method is called by all of them, in the same order. It returns the same in each, or
-    raises the same: see `parallel.first_does`.
-    """
-
-    def save(self, epoch: int, tree: Any) -> None:
-        """See `Checkpoints.save`; `tree` is whole on the devices of every process."""
-        parallel.first_does(partial(super().save, epoch, tree))
-
-    def latest(self) -> int | None:
-        """See `Checkpoints.latest`."""
-        return parallel.first_does(super().latest)
-
-    def restore(self, epoch: int, template: Any) -> Any:
-        """See `Checkpoints.restore`; the arrays lie on the first device of each process."""
-        load = partial(super().restore, epoch, template)
-        tree = template  # stands for the state where there is none: of the same layout
-
-        def read() -> None:
-            nonlocal tree
-            tree = load()
-
-        parallel.first_does(read)
-        blocks = {name: parallel.broadcast(block) for name, block in _in_blocks(tree).items()}
-        return _unpack(blocks, template)
-
-    def remove(self) -> None:
-        """See `Checkpoints.remove`."""
-        parallel.first_does(super().remove)
 
 
 def _pack(tree: Any) -> dict[str, np.ndarray]:
@@ -170,7 +162,7 @@ def _in_blocks(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _expected(template: Any) -> dict[str, np.ndarray]:
-    """What `_pack` makes of such a tree, its content not filled in."""
+    """What `_pack` returns for such a tree, with arbitrary content."""
     sizes = [_raw(leaf).nbytes for leaf in jax.tree.leaves(template)]
     blocks = {
         str(number): np.empty(sum(sizes[place] for place in places), np.uint8)
@@ -184,7 +176,7 @@ def _blocks(sizes: list[int]) -> list[list[int]]:
     blocks: list[list[int]] = []
     used = 0
     for place, size in enumerate(sizes):
-        # Orbax takes no block without a byte: an array without one goes along with another.
+        # Orbax refuses an empty block: an empty array joins its neighbour's.
         if not blocks or (used and size and used + size > BLOCK):
             blocks.append([])
             used = 0
@@ -210,7 +202,7 @@ def _unpack(blocks: dict[str, np.ndarray], template: Any) -> Any:
 
 def _raw(leaf: Any) -> np.ndarray:
     """A leaf on the host, a random key as its integers."""
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 def _bytes(leaf: Any) -> np.ndarray:
@@ -231,9 +223,5 @@ def _as(leaf: Any, value: np.ndarray) -> jax.Array:
     # A copy: an array that shared the block's memory would keep the whole block.
     array = jnp.array(value, copy=True)
     return (
-        jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array
+        jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if is_key(leaf) else array
     )
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

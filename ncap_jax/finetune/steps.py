@@ -3,12 +3,15 @@
 Everything a step needs travels in and out explicitly, so each is one `jax.jit` with donated
 buffers: uint8 images stay on the device, a step picks its batch by index, preprocesses it,
 and updates parameters, batch statistics and optimizer state.
+
+The jitted functions are module-level and take what is static (`Network`, `Program`) as an
+argument that is compared by value: two candidates of one architecture, and a model that resumes,
+share one compiled program.
 """
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,14 +19,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from ncap_jax.types import Head
+from ncap_jax.data.feed import Chunk
+from ncap_jax.finetune.mesh import divide, keep_whole
+from ncap_jax.finetune.optimizers import Optimizer
+from ncap_jax.options import Head
 from ncap_jax.zoo import functional
 
 Arrays = Any
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
-# Steps of one program where an epoch is scanned and somebody wants to stop it in between.
-CHECKED_STEPS = 32
+# Called between two steps: raises once the time is over, which ends the run.
+Deadline = Callable[[], None]
+# Steps per scan where a run may be stopped between steps: `deadline` is called between scans.
+SCANNED_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,25 @@ class Network:
     head: functional.Functional
     preprocess: Callable[[jax.Array], jax.Array]
     trained: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What decides a compiled training step; a static argument of it.
+
+    Attributes:
+        network: static parts.
+        optimizer: makes what is applied to the trained parameters.
+        augment: (key, uint8 batch) -> uint8 batch, hashable, or None.
+        micro_batches: parts in which a batch is taken, one after the other (`accumulated`).
+        mesh: devices over which a batch is divided; None: one device.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    augment: Augment | None = None
+    micro_batches: int = 1
+    mesh: Mesh | None = None
 
 
 class TrainState(NamedTuple):
@@ -86,7 +114,7 @@ def head_logits(
 ) -> tuple[jax.Array, Arrays]:
     """Logits (probes, batch, num_classes) float32 of features (batch, width), and head state."""
 
-    def one(p, s):
+    def one(p: Arrays, s: Arrays) -> tuple[jax.Array, Arrays]:
         return functional.apply(head, p, s, features, train=train, method="__call__")
 
     logits, new_state = jax.vmap(one)(params, state)
@@ -108,55 +136,69 @@ def forward(
     return logits, {"backbone": backbone, "head": head}
 
 
-def make_train_step(
+def loss_of_batch(
+    trained: Arrays,
+    frozen: Arrays,
     network: Network,
-    optimizer: optax.GradientTransformation,
-    augment: Augment | None = None,
-    micro_batches: int = 1,
-    divide: Callable[[jax.Array], jax.Array] = lambda batch: batch,
-) -> Callable:
-    """Build `step(train_state, images, labels, indices, key) -> (train_state, loss)`, not jitted.
+    state: Arrays,
+    batch: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, Arrays]:
+    """Mean cross-entropy in nats over a batch of (images, labels) and the probes; the state."""
+    images, labels = batch
+    logits, new_state = forward(network, {**frozen, **trained}, state, images, train=True)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[None, :])
+    return jnp.mean(losses), new_state
 
-    The loss is the mean cross-entropy over the batch, averaged over the probes.
+
+def train_step(
+    program: Program,
+    train_state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    indices: jax.Array,
+    key: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    """One update, not jitted.
 
     Args:
-        network: static parts.
-        optimizer: applied to the trained parameters.
-        augment: (key, uint8 batch) -> uint8 batch, or None.
-        micro_batches: parts that the batch is taken in, one after the other (`accumulated`).
-        divide: the batch over several devices (`parallel.divider`).
+        program: static.
+        train_state: before the step.
+        images: (n, height, width, channels) uint8, the whole set.
+        labels: (n,) int32.
+        indices: (batch,) int32, the batch's samples.
+        key: of this step's augmentation.
+
+    Returns:
+        The state after the step, and the batch's mean loss in nats, () float32.
     """
+    network = program.network
+    batch = divide(program.mesh, jnp.take(images, indices, axis=0))
+    if program.augment is not None:
+        batch = program.augment(key, batch)
+    trained = {part: train_state.params[part] for part in network.trained}
+    frozen = {k: v for k, v in train_state.params.items() if k not in trained}
 
-    def loss_of(trained, frozen, state, images, labels):
-        logits, new_state = forward(network, {**frozen, **trained}, state, images, train=True)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[None, :])
-        return jnp.mean(losses), new_state
+    def gradient(state: Arrays, *part: jax.Array) -> tuple[tuple[jax.Array, Arrays], Arrays]:
+        value_and_gradient = jax.value_and_grad(loss_of_batch, has_aux=True)
+        return value_and_gradient(trained, frozen, network, state, part)
 
-    def step(train_state: TrainState, images, labels, indices, key):
-        batch = divide(jnp.take(images, indices, axis=0))
-        if augment is not None:
-            batch = augment(key, batch)
-        trained = {part: train_state.params[part] for part in network.trained}
-        frozen = {k: v for k, v in train_state.params.items() if k not in trained}
-        gradient = partial(jax.value_and_grad(loss_of, has_aux=True), trained, frozen)
-        (loss, state), gradients = accumulated(
-            gradient, train_state.state, batch, jnp.take(labels, indices), micro_batches
-        )
-        updates, moments = optimizer.update(gradients, train_state.optimizer, trained)
-        trained = optax.apply_updates(trained, updates)
-        return TrainState({**frozen, **trained}, state, moments), loss
-
-    return step
+    (loss, state), gradients = accumulated(
+        gradient, train_state.state, batch, jnp.take(labels, indices), program.micro_batches
+    )
+    updates, moments = program.optimizer().update(gradients, train_state.optimizer, trained)
+    trained = optax.apply_updates(trained, updates)
+    after = TrainState({**frozen, **trained}, state, moments)
+    return keep_whole(program.mesh, (after, loss))
 
 
 def accumulated(
     gradient: Callable, state: Arrays, images: jax.Array, labels: jax.Array, micro_batches: int
 ) -> tuple[tuple[jax.Array, Arrays], Arrays]:
-    """`gradient` of a batch, taken in parts one after the other, in that much less memory.
+    """`gradient` of a batch, taken in parts one after the other, which needs less memory.
 
     A mean over n samples is the sum of the parts' means, each times its share n_m / n: the update
-    is the whole batch's up to rounding. Not so where samples see one another: batch norm takes
-    its statistics from a part, and moves its running ones once a part.
+    is the whole batch's up to rounding. This does not hold where samples depend on one another:
+    batch norm takes its statistics from each part, and updates the running ones once per part.
 
     Args:
         gradient: (state, images, labels) -> ((mean loss, state), gradients of it).
@@ -174,7 +216,7 @@ def accumulated(
     parts = zip(*(jnp.array_split(array, micro_batches) for array in (images, labels)))
     for x, y in parts:
         if total is not None:
-            # Without the barrier a compiler may run the parts side by side, in the whole memory.
+            # Without the barrier the compiler may run the parts in parallel, in all the memory.
             total, state, x = jax.lax.optimization_barrier((total, state, x))
         (loss, state), gradients = gradient(state, x, y)
         share = len(y) / len(labels)
@@ -184,91 +226,105 @@ def accumulated(
     return (loss, state), gradients
 
 
-def make_epoch(
-    step: Callable, *, scan: bool, placement: Mapping[str, Any] = types.MappingProxyType({})
-) -> Callable:
-    """Build `epoch(train_state, images, labels, batches, keys, check=None)`.
+_step = jax.jit(train_step, static_argnames="program", donate_argnames="train_state")
+
+
+@partial(jax.jit, static_argnames="program", donate_argnames="train_state")
+def _scanned_steps(
+    program: Program,
+    train_state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    batches: jax.Array,
+    keys: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    def body(carry: TrainState, xs: tuple[jax.Array, jax.Array]) -> tuple[TrainState, jax.Array]:
+        return train_step(program, carry, images, labels, *xs)
+
+    return jax.lax.scan(body, train_state, (batches, keys))
+
+
+def train_steps(
+    program: Program,
+    train_state: TrainState,
+    chunk: Chunk,
+    keys: jax.Array,
+    *,
+    deadline: Deadline | None = None,
+    scan: bool | None = None,
+) -> tuple[TrainState, jax.Array]:
+    """One update for every batch of a chunk.
 
     Args:
-        step: from `make_train_step`.
-        scan: one jitted `lax.scan` over the steps (no host round trip: right on accelerators),
-            or a Python loop over the jitted step (on the CPU XLA runs convolutions inside a
-            scan 6 to 20 times slower).
-        placement: of the results, arguments for `jax.jit` (`parallel.replicated`).
+        program: static.
+        train_state: donated.
+        chunk: images on the device and the batches to take of them.
+        keys: (steps,) random keys.
+        deadline: called before every step, once the previous one has been computed (with `scan`,
+            every `SCANNED_STEPS` steps); an exception that it raises ends the training.
+        scan: one jitted `lax.scan` over the steps (no host round trip: right on accelerators), or
+            a Python loop over the jitted step (on the CPU XLA runs convolutions inside a scan 6
+            to 20 times slower). None: as suits the backend.
 
     Returns:
-        A function of `batches` (steps, batch_size) int32 and `keys` (steps,) that returns
-        (train_state, losses); the train state is donated; losses are (steps,) float32 on the
-        device. `check`, if given, is called before every step, once the one before it has been
-        computed, and may raise; with `scan` every `CHECKED_STEPS` steps.
+        The state, and the losses (steps,) float32 on the device.
     """
+    if scan is None:
+        scan = jax.default_backend() != "cpu"
     if scan:
-
-        def scanned(train_state, images, labels, batches, keys):
-            def body(carry, xs):
-                return step(carry, images, labels, *xs)
-
-            return jax.lax.scan(body, train_state, (batches, keys))
-
-        whole = jax.jit(scanned, donate_argnums=0, **placement)
-
-        def in_pieces(train_state, images, labels, batches, keys, check=None):
-            if check is None:
-                return whole(train_state, images, labels, batches, keys)
-            losses: list[jax.Array] = []
-            for start in range(0, len(batches), CHECKED_STEPS):
-                _await(losses, check)
-                piece = slice(start, start + CHECKED_STEPS)
-                train_state, part = whole(train_state, images, labels, batches[piece], keys[piece])
-                losses.append(part)
-            return train_state, jnp.concatenate(losses)
-
-        return in_pieces
-
-    jitted = jax.jit(step, donate_argnums=0, **placement)
-
-    def looped(train_state, images, labels, batches, keys, check=None):
-        losses: list[jax.Array] = []
-        for indices, key in zip(batches, keys):
-            if check is not None:
-                _await(losses, check)
-            train_state, loss = jitted(train_state, images, labels, indices, key)
-            losses.append(loss)
-        return train_state, jnp.stack(losses)
-
-    return looped
+        return _scanned_pieces(program, train_state, chunk, keys, deadline)
+    losses: list[jax.Array] = []
+    for indices, key in zip(chunk.indices, keys):
+        _meet(deadline, losses)
+        train_state, loss = _step(program, train_state, chunk.images, chunk.labels, indices, key)
+        losses.append(loss)
+    return train_state, jnp.stack(losses)
 
 
-def _await(losses: list[jax.Array], check: Callable[[], None]) -> None:
-    # Dispatch is asynchronous: a clock read before the last step is done would tell nothing.
-    jax.block_until_ready(losses[-1:])
-    check()
-
-
-def make_features(
-    network: Network,
-    divide: Callable[[jax.Array], jax.Array] = lambda batch: batch,
-    placement: Mapping[str, Any] = types.MappingProxyType({}),
-) -> Callable:
-    """Build the jitted `features(params, state, batch) -> (batch, width)` float32.
-
-    It takes the batch itself, not a data set and indices: one program serves the measurement
-    subset and the validation part, whatever their sizes. `divide`, `placement`: see
-    `make_train_step` and `make_epoch`.
-    """
-
-    @partial(jax.jit, **placement)
-    def features(params, state, batch):
-        y, _ = functional.apply(
-            network.backbone,
-            params["backbone"],
-            state["backbone"],
-            network.preprocess(divide(batch)),
-            train=False,
+def _scanned_pieces(
+    program: Program,
+    train_state: TrainState,
+    chunk: Chunk,
+    keys: jax.Array,
+    deadline: Deadline | None,
+) -> tuple[TrainState, jax.Array]:
+    """`train_steps` in one scan, or, with a deadline, in scans of `SCANNED_STEPS` steps."""
+    losses: list[jax.Array] = []
+    size = len(keys) if deadline is None else SCANNED_STEPS
+    for start in range(0, len(keys), size):
+        _meet(deadline, losses)
+        piece = slice(start, start + size)
+        train_state, part = _scanned_steps(
+            program, train_state, chunk.images, chunk.labels, chunk.indices[piece], keys[piece]
         )
-        return y.astype(jnp.float32)
+        losses.append(part)
+    return train_state, losses[0] if len(losses) == 1 else jnp.concatenate(losses)
 
-    return features
+
+def _meet(deadline: Deadline | None, losses: list[jax.Array]) -> None:
+    if deadline is not None:
+        # Dispatch is asynchronous: a clock is meaningless until the last step is done.
+        jax.block_until_ready(losses[-1:])
+        deadline()
+
+
+@partial(jax.jit, static_argnames=("network", "mesh"))
+def features(
+    network: Network, params: Arrays, state: Arrays, batch: jax.Array, mesh: Mesh | None = None
+) -> jax.Array:
+    """Features (batch, width) float32 of uint8 images, inference mode.
+
+    It takes a batch instead of a data set and indices: one program serves the measurement subset
+    and the validation part, whatever their sizes.
+    """
+    y, _ = functional.apply(
+        network.backbone,
+        params["backbone"],
+        state["backbone"],
+        network.preprocess(divide(mesh, batch)),
+        train=False,
+    )
+    return keep_whole(mesh, y.astype(jnp.float32))
 
 
 @partial(jax.jit, static_argnames="head")
@@ -282,7 +338,7 @@ def head_sums(
 ) -> Sums:
     """`sums` of the heads' logits of features (batch, width), inference mode.
 
-    Compiled once for all models of one feature width: only the backbone's pass is the model's.
+    Apart from the backbone, so that it is compiled once for all models of one feature width.
     """
     logits, _ = head_logits(head, params, state, features, train=False)
     return sums(logits, labels, mask)
@@ -293,7 +349,7 @@ def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
     mask = mask.astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[None, :])
     hits = (jnp.argmax(logits, axis=-1) == labels[None, :]).astype(jnp.float32)
-    # A masked sample is a repeat of a real one; `where` keeps its inf or NaN out as well.
+    # `where` also keeps an infinite loss of a masked sample out, which 0 times it would not.
     return Sums(
         jnp.sum(jnp.where(mask[None, :] > 0, losses, 0.0), axis=1),
         jnp.sum(hits * mask[None, :], axis=1),

@@ -1,10 +1,11 @@
 """Predict each model's accuracy at convergence from the first epochs of its fine-tuning.
 
 `PREDICTORS` maps a name to a `Predictor`; `get` resolves `default`. Every entry takes the
-trajectories of the pool, truncated to the first n epochs, and answers one `Prediction` each.
+trajectories of the pool, truncated to the first n epochs, and returns one `Prediction` each.
+`accuracies` gives the predicted accuracies of any of them, those of methods that only rank as well.
 
 The transferability scores, which look at features instead of trajectories, are in
-`ncap_jax.predictor.scores`; they and their modules are imported when they are used.
+`ncap_jax.predictor.scores`; their modules, and with them JAX, are imported on first use.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from ncap_jax import errors
-from ncap_jax.predictor import best_seen, capacitance, curve, last_loss, last_seen, sotl
+from ncap_jax.options import Head
+from ncap_jax.predictor import best_seen, curve, joint, last_loss, last_seen, sotl
 from ncap_jax.predictor.base import Predictor
+from ncap_jax.predictor.calibration import accuracies
 from ncap_jax.predictor.ridge import ridge
-from ncap_jax.types import Head
+
+__all__ = ["DEFAULT_PREDICTORS", "PREDICTORS", "Predictor", "accuracies", "get"]
 
 # What `RankConfig.predictor = "default"` means, per head: the method that ranked best against full
-# fine-tuning over the corpus (experiments/compare_predictors.py; docs/results.md has the tables).
+# fine-tuning over the corpus (experiments/compare_predictors.py; docs/results/early-signals.md).
 DEFAULT_PREDICTORS: Mapping[Head, str] = {
     "probe": "capacitance",
     "trainable_probe": "capacitance",
@@ -33,7 +37,7 @@ _ALL = (
     Predictor(
         "last_validation_accuracy",
         last_seen.predict,
-        "validation accuracy of the last epoch as a score: with the growth that is to come",
+        "validation accuracy of the last epoch, as a score to which the expected growth is added",
         scores_only=True,
         link=last_seen.logit_link,
     ),
@@ -79,7 +83,7 @@ _ALL = (
     ),
     Predictor(
         "capacitance",
-        capacitance.equal_weights(["beta_absolute", "validation_loss"]),
+        joint.equal_weights(["beta_absolute", "validation_loss"]),
         "absolute beta_eff and validation loss of the last epoch, compared across models",
         scores_only=True,
         strength="absolute",
@@ -104,10 +108,10 @@ PREDICTORS: dict[str, Predictor] = {predictor.name: predictor for predictor in _
 
 
 def get(name: str, head: Head = "probe") -> Predictor:
-    """The predictor of that name; `default` is that of the head in `DEFAULT_PREDICTORS`.
+    """The predictor of that name; `default` means the head's own in `DEFAULT_PREDICTORS`.
 
     Raises:
-        ConfigError: no such predictor.
+        ConfigError: the name is unknown.
     """
     if name == "default":
         name = DEFAULT_PREDICTORS[head]
@@ -117,7 +121,7 @@ def get(name: str, head: Head = "probe") -> Predictor:
 
 
 def __getattr__(name: str) -> Any:
-    # ncap_jax.predictor.logme.logme(...) without an import line; JAX is imported only then.
+    # ncap_jax.predictor.logme.logme(...) without an import line; JAX is not imported before.
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:

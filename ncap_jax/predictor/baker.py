@@ -5,9 +5,9 @@ their second differences. A ν-support-vector regression with an RBF kernel maps
 (standardised) to the final accuracy; C, ν and γ are chosen by cross-validation on the training
 curves, and the residuals of that cross-validation give the standard deviation.
 
-It needs finished runs of *other* models to learn from, so it is no entry of `PREDICTORS`:
-`train` makes a predictor of the usual interface from a corpus, `leave_one_out` predicts every
-model of a corpus from all the others.
+It needs finished runs of *other* models to learn from, so it is not in `PREDICTORS`: `train` makes
+a predictor of the usual interface from a corpus, `leave_one_out` predicts every model of a corpus
+from all the others.
 
 Source: Baker, Gupta, Raskar, Naik, "Accelerating Neural Architecture Search using Performance
 Prediction", 2017 (arXiv 1705.10823). The architecture and hyperparameter features of the paper
@@ -17,6 +17,7 @@ are left out: the candidates here share the hyperparameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,13 +27,17 @@ from ncap_jax.predictor.base import (
     accuracy_flag,
     no_prediction,
     per_model,
-    trained,
+    trained_series,
     truncate,
 )
 from ncap_jax.types import Prediction, Trajectory
 
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
 MIN_CURVES = 4
-_GRID = {
+# Settings among which cross-validation chooses.
+GRID = {
     "nusvr__C": [1.0, 10.0, 100.0],
     "nusvr__nu": [0.3, 0.7],
     "nusvr__gamma": [0.01, 0.1],
@@ -50,22 +55,17 @@ def train(
     """Learn from finished runs how the first epochs foretell the end.
 
     Args:
-        trajectories: the corpus; only the first `epochs` epochs are looked at.
+        trajectories: the corpus; only the first `epochs` epochs count.
         final_accuracies: what each reached, in [0, 1].
         epochs: n.
 
     Returns:
-        A predictor for runs of at least `epochs` epochs (later ones are not looked at).
+        A predictor for runs of at least `epochs` epochs; it ignores later ones.
 
     Raises:
         ConfigError: fewer than `MIN_CURVES` usable curves.
     """
-    from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import NuSVR
-
-    curves = [trained(truncate(t, epochs), "validation_accuracy") for t in trajectories]
+    curves = [trained_series(truncate(t, epochs), "validation_accuracy") for t in trajectories]
     usable = [
         (curve_features(curve), final)
         for curve, final in zip(curves, final_accuracies, strict=True)
@@ -73,22 +73,14 @@ def train(
     ]
     if len(usable) < MIN_CURVES:
         raise errors.ConfigError(
-            f"{len(usable)} finished curves of {epochs} epochs to learn from",
-            f"Give at least {MIN_CURVES}, or use fewer epochs",
+            f"only {len(usable)} finished curves of {epochs} epochs to learn from",
+            f"Give at least {MIN_CURVES} curves, or use fewer epochs",
         )
     x, y = np.stack([u[0] for u in usable]), np.array([u[1] for u in usable])
-    folds = KFold(min(3, len(usable)), shuffle=True, random_state=0)
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), NuSVR(kernel="rbf")),
-        _GRID,
-        scoring="neg_mean_absolute_error",
-        cv=folds,
-    ).fit(x, y)
-    model = search.best_estimator_
-    std = float(np.sqrt(np.mean((cross_val_predict(model, x, y, cv=folds) - y) ** 2)))
+    model, std = _fit(x, y)
 
     def predict(trajectory: Trajectory) -> Prediction:
-        curve = trained(truncate(trajectory, epochs), "validation_accuracy")
+        curve = trained_series(truncate(trajectory, epochs), "validation_accuracy")
         if curve.size < epochs or not np.all(np.isfinite(curve)):
             return no_prediction(f"{epochs} finite epochs needed")
         mean = float(model.predict(curve_features(curve)[None])[0])
@@ -100,6 +92,25 @@ def train(
         f"ν-SVR on the first {epochs} accuracies, trained on {len(usable)} finished runs",
         min_epochs=epochs,
     )
+
+
+def _fit(x: np.ndarray, y: np.ndarray) -> tuple[Pipeline, float]:
+    """The regression of best cross-validated settings, and its cross-validated RMS error."""
+    from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import NuSVR
+
+    folds = KFold(min(3, len(y)), shuffle=True, random_state=0)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), NuSVR(kernel="rbf")),
+        GRID,
+        scoring="neg_mean_absolute_error",
+        cv=folds,
+    ).fit(x, y)
+    model = search.best_estimator_
+    error = cross_val_predict(model, x, y, cv=folds) - y
+    return model, float(np.sqrt(np.mean(error**2)))
 
 
 def leave_one_out(

@@ -1,7 +1,7 @@
 """One interface for every method that predicts from trajectories.
 
-A method sees the whole pool at once, because some are joint across models, and answers with
-one `Prediction` per trajectory. Whatever a run may hold (no epoch, NaN, inf) comes back as a
+A method sees the whole pool at once, because some compare models with one another, and returns
+one `Prediction` per trajectory. What a method cannot use (no epoch, NaN, infinity) comes back as a
 flagged NaN: a method never raises on data and never drops a model.
 """
 
@@ -20,7 +20,7 @@ PoolFunction = Callable[[Sequence[Trajectory]], list[Prediction]]
 
 
 def identity(score: float) -> float:
-    """The link of a score that is already about linear in the logit of accuracy."""
+    """The link of a score that is itself about linear in the logit of accuracy."""
     return score
 
 
@@ -34,7 +34,7 @@ class Predictor:
         description: one line for people.
         scores_only: `Prediction.mean` is a score (higher is better) instead of an accuracy.
         min_epochs: epochs of training (epoch 0 does not count) that the method needs.
-        strength: the beta_eff that the method reads, or None.
+        strength: the beta_eff that the method reads; None: it reads none.
         link: for scores, an increasing map to a scale on which the logit of accuracy is about
             linear (`ncap_jax.predictor.calibration`).
     """
@@ -59,7 +59,7 @@ class Predictor:
         ]
 
     def check_epochs(self, epochs: int) -> None:
-        """Refuse a run that is too short for the method.
+        """Raise if a run of `epochs` epochs is too short for the method.
 
         Raises:
             ConfigError: `epochs` < `min_epochs`.
@@ -79,7 +79,7 @@ def truncate(trajectory: Trajectory, epochs: int | None) -> Trajectory:
 
 
 def per_model(function: Callable[[Trajectory], Prediction]) -> PoolFunction:
-    """A method that looks at one trajectory at a time, as a method of the pool."""
+    """Turn a method that looks at one trajectory at a time into one that takes the pool."""
 
     def predict(trajectories: Sequence[Trajectory]) -> list[Prediction]:
         return [function(trajectory) for trajectory in trajectories]
@@ -87,13 +87,13 @@ def per_model(function: Callable[[Trajectory], Prediction]) -> PoolFunction:
     return predict
 
 
-def trained(trajectory: Trajectory, name: str) -> np.ndarray:
-    """One field of the records after epoch 0: (epochs,) float64, may hold NaN or inf."""
+def trained_series(trajectory: Trajectory, name: str) -> np.ndarray:
+    """One field of the records after epoch 0: (epochs,) float64; may hold NaN or infinity."""
     return trajectory.series(name)[1:]
 
 
 def no_prediction(reason: str) -> Prediction:
-    """The flagged NaN that stands for 'this method cannot say'."""
+    """The flagged NaN with which a method says that it has no answer."""
     return Prediction(mean=float("nan"), std=float("nan"), flag=reason)
 
 
@@ -103,7 +103,7 @@ def too_short(trajectory: Trajectory, needed: int) -> Prediction:
 
 
 def accuracy_flag(mean: float, seen: np.ndarray) -> str:
-    """Why a predicted accuracy is implausible; empty if nothing speaks against it.
+    """Why a predicted accuracy is implausible; empty if it is plausible.
 
     Args:
         mean: the predicted accuracy.
@@ -114,8 +114,8 @@ def accuracy_flag(mean: float, seen: np.ndarray) -> str:
     if not 0.0 <= mean <= 1.0:
         return "the predicted accuracy lies outside [0, 1]"
     low, high = float(np.min(seen)), float(np.max(seen))
-    # Further beyond what was seen than all that was seen spans: extrapolation, not prediction.
-    # The floor keeps a flat curve from being flagged for a rounding error.
+    # Beyond the accuracies seen by more than they span: extrapolation, not prediction. The floor
+    # keeps a flat curve from being flagged for a rounding error.
     reach = max(high - low, 0.05)
     if mean < low - reach or mean > high + reach:
         return "the predicted accuracy is far outside the accuracies seen"

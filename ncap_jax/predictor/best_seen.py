@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ncap_jax.predictor.base import no_prediction, per_model, trained
+from ncap_jax.predictor.base import no_prediction, per_model, trained_series
 from ncap_jax.types import Prediction, Trajectory
 
 
@@ -12,12 +12,12 @@ def best_seen(trajectory: Trajectory) -> Prediction:
     """Highest finite validation accuracy of the epochs after epoch 0; states no uncertainty.
 
     Args:
-        trajectory: one run; epoch 0 (before training) is not looked at.
+        trajectory: one run; epoch 0 (before training) does not count.
 
     Returns:
         `mean` in [0, 1], `std` NaN; flagged where some value was not finite.
     """
-    accuracy = trained(trajectory, "validation_accuracy")
+    accuracy = trained_series(trajectory, "validation_accuracy")
     finite = accuracy[np.isfinite(accuracy)]
     if finite.size == 0:
         return no_prediction("no finite validation accuracy recorded")

@@ -1,6 +1,7 @@
-"""From a score to a predicted accuracy, with an uncertainty: for methods that only rank.
+"""Predicted accuracies of every method: for one that only ranks, its scores are calibrated.
 
-Three steps, all on the logit scale z = log(p / (1 − p)), all from the pool's own records:
+Calibration takes three steps, all on the logit scale z = log(p / (1 − p)) and all from the pool's
+own records:
 
 1. Relation. Over every model i and every epoch k = 1..n, the validation accuracy is regressed on
    the score that the method gives after k epochs:
@@ -9,13 +10,14 @@ Three steps, all on the logit scale z = log(p / (1 − p)), all from the pool's 
        a_k = mean_i (z_ik − b link(score_ik)),   σ² = variance of z_ik − a_k − b link(score_ik)
 
    All epochs together fix the slope b; the prediction starts from the last epoch's own level
-   a_n, because the relation drifts as training goes on. An increasing line keeps the order of
-   the scores, so it cannot change the ranking.
-2. Growth. Accuracy goes on rising after the last epoch: every model gains what its pool is
-   expected to gain, and its lead over the pool's mean shrinks, equations (G1) and (G2) of
+   a_n, because the relation drifts during training. An increasing line keeps the order of the
+   scores, so it cannot change the ranking.
+2. Growth. Accuracy still rises after the last epoch: every model gains what its pool is expected
+   to gain, and its lead over the pool's mean shrinks, equations (G1) and (G2) of
    `ncap_jax.predictor.growth`; both keep the order too.
-3. Uncertainty. Of who is better: σ, shrunk like the leads, and the error of (G2). Of the accuracy:
-   the error of the gain as well, which all models share and which decides nothing between them:
+3. Uncertainty. About which model is better: σ, shrunk like the leads, and the error of (G2). About
+   the accuracy: the error of the gain too, which all models share, so that it decides nothing
+   between them:
 
        own² = (σ exp(-k gain))² + Var(e),   std² = own² + (spread · gain)²                    (C2)
 
@@ -33,32 +35,32 @@ import numpy as np
 from scipy.special import expit
 
 from ncap_jax.predictor import growth
-from ncap_jax.predictor.base import Predictor, no_prediction, trained, truncate
+from ncap_jax.predictor.base import Predictor, no_prediction, trained_series, truncate
 from ncap_jax.types import Prediction, Trajectory
 
-# Below this many records the residual spread of the relation is a guess.
+# Below this many records the noise of the relation is a guess.
 FEW_RECORDS = 8
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
 
 
 class Relation(NamedTuple):
-    """The fitted line (C1): z = level + slope · link(score), spread σ, number of records."""
+    """The fitted line (C1): z = level + slope · link(score), noise σ, number of records."""
 
     level: float
     slope: float
-    spread: float
+    noise: float
     records: int
 
 
 def _score_history(
     predictor: Predictor, trajectories: Sequence[Trajectory]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """link(score), logit accuracy and epoch, of every model after every epoch: flat arrays."""
+    """link(score), logit accuracy and epoch of every model after every epoch, (N,) each."""
     scores, accuracies, epochs = [], [], []
     longest = max((t.epochs for t in trajectories), default=0)
     for epoch in range(predictor.min_epochs, longest + 1):
         for trajectory, prediction in zip(trajectories, predictor(trajectories, epoch)):
-            accuracy = trained(trajectory, "validation_accuracy")
+            accuracy = trained_series(trajectory, "validation_accuracy")
             if trajectory.epochs < epoch:
                 continue
             if np.isfinite(prediction.mean) and np.isfinite(accuracy[epoch - 1]):
@@ -69,12 +71,15 @@ def _score_history(
 
 
 def fit_relation(x: np.ndarray, z: np.ndarray, epoch: np.ndarray) -> Relation | None:
-    """Least squares for (C1); None where three points, a spread of x or b > 0 are wanting.
+    """Least squares for (C1).
 
     Args:
         x: (N,) link(score).
         z: (N,) logit accuracy.
         epoch: (N,) integers, the epoch of each record.
+
+    Returns:
+        None where there are fewer than three records, where x does not vary, or where b ≤ 0.
     """
     if x.size < 3 or np.ptp(x) == 0:
         return None
@@ -87,8 +92,8 @@ def fit_relation(x: np.ndarray, z: np.ndarray, epoch: np.ndarray) -> Relation | 
         offsets = np.bincount(group, residuals) / counts
         level += offsets[-1]
         residuals, freedom = residuals - offsets[group], x.size - epochs.size - 1
-    spread = float(np.sqrt(np.sum(residuals**2) / freedom))
-    return Relation(float(level), float(slope), spread, int(x.size))
+    noise = float(np.sqrt(np.sum(residuals**2) / freedom))
+    return Relation(float(level), float(slope), noise, int(x.size))
 
 
 class Accuracy(NamedTuple):
@@ -108,63 +113,109 @@ def logit_normal(mean: float, std: float) -> Accuracy:
     return Accuracy(center, spread, float(np.sum(weights * values * (1.0 - values))))
 
 
-def calibrated(
+class Outlook(NamedTuple):
+    """What a pool still gains, and how sure that is: (G1), (G2) and (C2), in logits.
+
+    Attributes:
+        gain: of every model.
+        left: the share of a model's lead over the pool that is left at the end.
+        own: standard deviation of a model's own error.
+        std: standard deviation of its whole error.
+    """
+
+    gain: float
+    left: float
+    own: float
+    std: float
+
+
+def _outlook(
+    pool: Sequence[Trajectory], prior: growth.Prior, noise: float, apart: float
+) -> Outlook:
+    """What is to be expected of a pool; `noise` is σ of (C1), `apart` s of (G2)."""
+    gain = growth.gain(pool, prior) or 0.0
+    left = float(np.exp(-prior.shrink * gain))  # of a lead (G2)
+    curve = growth.mean_curve(pool)
+    rise = float(curve[-1] - curve[0]) if curve.size else 0.0
+    own = float(np.hypot(left * noise, growth.scatter(prior, gain, rise, apart)))
+    return Outlook(gain, left, own, float(np.hypot(own, prior.spread * gain)))  # (C2)
+
+
+def accuracies(
     predictor: Predictor,
     trajectories: Sequence[Trajectory],
     epochs: int | None = None,
+    *,
+    scores: Sequence[Prediction] | None = None,
     priors: growth.Priors = growth.PRIORS,
 ) -> list[Prediction]:
-    """Predicted accuracy at convergence, with standard deviation, from a score-only method.
+    """Predicted accuracies at convergence, by any method.
 
     Args:
-        predictor: a method with `scores_only`.
-        trajectories: the pool; the relation is fitted on all of it.
-        epochs: look at the first so many epochs only; None: at all.
+        predictor: a method that predicts accuracies, which are returned as they are, or one with
+            `scores_only`, whose scores are calibrated.
+        trajectories: the pool, of one head; scores are calibrated on all of it.
+        epochs: only the first `epochs` epochs count; None: all.
+        scores: what `predictor` says of these trajectories after these epochs, where that is known
+            already; None: it is asked.
         priors: what finished runs say of growth, by head.
 
     Returns:
-        One per trajectory. Where no increasing relation can be fitted, the last seen accuracy
-        with std NaN, flagged; where records or epochs are few, flagged.
+        One per trajectory. Calibrated predictions are flagged where records or epochs are few.
+        Where the scores and the accuracies have no increasing relation, the last accuracy seen,
+        with std NaN and flagged.
     """
-    if not trajectories:
-        return []
     pool = [truncate(t, epochs) for t in trajectories]
-    scores = predictor(pool)
+    scores = predictor(pool) if scores is None else list(scores)
+    if not predictor.scores_only or not pool:
+        return scores
+    return _calibrated(predictor, pool, scores, priors[pool[0].head])
+
+
+def _calibrated(
+    predictor: Predictor,
+    pool: Sequence[Trajectory],
+    scores: Sequence[Prediction],
+    prior: growth.Prior,
+) -> list[Prediction]:
+    """The three steps of calibration."""
     relation = fit_relation(*_score_history(predictor, pool))
-    prior = priors[pool[0].head]
-    gain = growth.gain(pool, prior) or 0.0
-    flags = []
-    if max((t.epochs for t in pool), default=0) < 2:
-        flags.append("one epoch only: what is still to be gained is a guess")
     if relation is None:
         return [_last_seen(t, score) for t, score in zip(pool, scores, strict=True)]
-    if relation.records < FEW_RECORDS:
-        flags.append(f"uncertainty from {relation.records} records only")
-    left = float(np.exp(-prior.shrink * gain))  # of a lead (G2)
     links = [predictor.link(s.mean) if np.isfinite(s.mean) else np.nan for s in scores]
-    seen = relation.level + relation.slope * np.array(links)
+    seen = relation.level + relation.slope * np.array(links)  # (C1)
     finite = seen[np.isfinite(seen)]
     middle, apart = (finite.mean(), finite.std()) if finite.size else (0.0, 0.0)
-    curve = growth.mean_curve(pool)
-    rise = float(curve[-1] - curve[0]) if curve.size else 0.0
-    own = float(np.hypot(left * relation.spread, growth.scatter(prior, gain, rise, apart)))
-    std = float(np.hypot(own, prior.spread * gain))  # (C2)
+    outlook = _outlook(pool, prior, relation.noise, float(apart))
+    flags = _doubts(pool, relation)
     answers = []
     for score, z in zip(scores, seen, strict=True):
         if not np.isfinite(z):
             answers.append(no_prediction(score.flag))
             continue
-        accuracy = logit_normal(float(middle + left * (z - middle) + gain), std)
-        flag = "; ".join(([score.flag] if score.flag else []) + flags)
-        answers.append(Prediction(accuracy.mean, accuracy.std, flag, own * accuracy.slope))
+        end = float(middle + outlook.left * (z - middle) + outlook.gain)  # (G2)
+        accuracy = logit_normal(end, outlook.std)
+        flag = "; ".join(filter(None, (score.flag, *flags)))
+        own = outlook.own * accuracy.slope
+        answers.append(Prediction(accuracy.mean, accuracy.std, flag, own))
     return answers
+
+
+def _doubts(pool: Sequence[Trajectory], relation: Relation) -> list[str]:
+    """The flags of all of a pool's predictions."""
+    flags = []
+    if max(t.epochs for t in pool) < 2:
+        flags.append("one epoch only: what is still to be gained is a guess")
+    if relation.records < FEW_RECORDS:
+        flags.append(f"uncertainty from {relation.records} records only")
+    return flags
 
 
 def _last_seen(trajectory: Trajectory, score: Prediction) -> Prediction:
     """The answer where scores and accuracies have no increasing relation."""
     if not np.isfinite(score.mean):
         return no_prediction(score.flag)
-    accuracy = trained(trajectory, "validation_accuracy")
+    accuracy = trained_series(trajectory, "validation_accuracy")
     if not np.isfinite(accuracy[-1]):
         return no_prediction("the last validation accuracy is not finite")
     reason = "the scores do not explain the accuracies seen: last seen accuracy shown"

@@ -9,9 +9,9 @@ Three families with three parameters each, over epochs t = 1..n, limit c in (0, 
 A few epochs do not determine three parameters, so each has a wide normal prior on an
 unconstrained scale (logit c, log a, log k) and the fit is the posterior mode, by SciPy's
 `least_squares`. The noise is what the fit leaves over, at least `NOISE`: a curve that does not
-follow the family (a slow start, say) is predicted with that much more doubt. The prediction is y
-at epoch `HORIZON`; its variance comes from the Laplace approximation at the mode. Families are
-averaged with weights proportional to their Laplace evidence: weights by fit.
+follow the family (a slow start, say) is predicted with a larger standard deviation. The
+prediction is y at epoch `HORIZON`; its variance comes from the Laplace approximation at the mode.
+Families are averaged with weights proportional to their Laplace evidence.
 
 Source: families of Domhan, Springenberg, Hutter, "Speeding up Automatic Hyperparameter
 Optimization of Deep Neural Networks by Extrapolation of Learning Curves", IJCAI 2015; Laplace
@@ -20,6 +20,7 @@ evidence: MacKay (1992).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -27,7 +28,13 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.special import expit, logit
 
-from ncap_jax.predictor.base import PoolFunction, accuracy_flag, no_prediction, per_model, trained
+from ncap_jax.predictor.base import (
+    PoolFunction,
+    accuracy_flag,
+    no_prediction,
+    per_model,
+    trained_series,
+)
 from ncap_jax.types import Prediction, Trajectory
 
 # Standard deviation of one measured accuracy, at least: about that of a thousand images.
@@ -83,14 +90,14 @@ def fit(family: Family, t: np.ndarray, y: np.ndarray) -> CurveFit:
     """Posterior mode and Laplace approximation of one family.
 
     Args:
-        family: which.
+        family: the curve and its prior.
         t: (n,) epochs, positive.
         y: (n,) accuracies, finite.
     """
     mean, std = np.array(family.mean), np.array(family.std)
-    # The data say something of the limit before any fit; the rest starts at the prior.
+    # The limit starts just above the best accuracy seen, the other parameters at their priors.
     theta = np.array([logit(np.clip(np.max(y) + 0.02, 0.02, 0.98)), *mean[1:]])
-    # Far beyond any curve's range; keeps the exponentials finite on the way.
+    # Wider than any plausible curve; keeps the exponentials finite during the search.
     bounds = mean - 6 * std, mean + 6 * std
     noise = NOISE
     for _ in range(_ROUNDS):
@@ -105,38 +112,45 @@ def fit(family: Family, t: np.ndarray, y: np.ndarray) -> CurveFit:
             break
     # The prior's rows make JᵀJ positive definite, however few the epochs.
     precision = result.jac.T @ result.jac
-    covariance = np.linalg.inv(precision)
-    at = np.array([HORIZON])
-    gradient = np.array(
-        [
-            (family.curve(theta + h, at)[0] - family.curve(theta - h, at)[0]) / 2e-5
-            for h in 1e-5 * np.eye(3)
-        ]
-    )
-    variance = float(gradient @ covariance @ gradient) + used**2
-    # Laplace: log posterior density at the mode + half the log volume of its peak. Terms that
-    # all families share are left out.
+    value, gradient = _at_horizon(family.curve, theta)
+    variance = float(gradient @ np.linalg.inv(precision) @ gradient) + used**2
+    # Laplace: log posterior density at the mode, plus half the log determinant of the covariance.
+    # Terms that all families share are left out.
     log_evidence = (
         -result.cost
         - y.size * np.log(used)
         - np.sum(np.log(std))
         - np.linalg.slogdet(precision)[1] / 2
     )
-    value = float(family.curve(theta, at)[0])
     return CurveFit(value, float(np.sqrt(variance)), float(log_evidence))
+
+
+def _at_horizon(curve: Curve, theta: np.ndarray, step: float = 1e-5) -> tuple[float, np.ndarray]:
+    """y(HORIZON; θ) and its gradient in θ, (3,), by central differences."""
+    at = np.array([HORIZON])
+    gradient = [
+        (curve(theta + h, at)[0] - curve(theta - h, at)[0]) / (2 * step) for h in step * np.eye(3)
+    ]
+    return float(curve(theta, at)[0]), np.array(gradient)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fitted(name: str, epochs: tuple[float, ...], accuracies: tuple[float, ...]) -> CurveFit:
+    # Two methods of the registry fit the same curves of the same runs.
+    return fit(FAMILIES[name], np.array(epochs), np.array(accuracies))
 
 
 def extrapolation(families: Sequence[str]) -> PoolFunction:
     """Evidence-weighted extrapolation by these families, as a method of the pool."""
-    chosen = [FAMILIES[name] for name in families]
 
     def predict(trajectory: Trajectory) -> Prediction:
-        accuracy = trained(trajectory, "validation_accuracy")
+        accuracy = trained_series(trajectory, "validation_accuracy")
         keep = np.isfinite(accuracy)
         if keep.sum() < 2:
             return no_prediction(f"{keep.sum()} finite epoch(s), 2 needed")
         t = np.arange(1.0, accuracy.size + 1)[keep]
-        fits = [fit(family, t, accuracy[keep]) for family in chosen]
+        seen = tuple(t.tolist()), tuple(accuracy[keep].tolist())
+        fits = [_fitted(name, *seen) for name in families]
         evidence = np.array([f.log_evidence for f in fits])
         weights = np.exp(evidence - evidence.max())
         weights /= weights.sum()

@@ -1,8 +1,8 @@
 """What the transferability scores share: checked inputs, present classes, precision.
 
 A score takes features (n, d) of the target images under a frozen pretrained model, or a batch
-(m, n, d) of m models with equal width, and labels (n,), and answers a float or (m,) NumPy
-floats. It computes in the precision of the features: float64 in, float64 all through.
+(m, n, d) of m models with equal width, and labels (n,); it returns a float, or (m,) NumPy
+floats. It computes in the precision of the features: float64 in, float64 throughout.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class Checked(NamedTuple):
 
 
 def check(features: np.ndarray, labels: np.ndarray) -> Checked:
-    """Refuse what no score is defined for; renumber labels to the classes that occur.
+    """Refuse inputs for which no score is defined; renumber labels to the classes that occur.
 
-    Classes without a sample are left out: a gap in the labels is no class that is predicted
-    perfectly, and must not raise a score.
+    Classes without a sample are left out: a gap in the labels would count as a class that is
+    predicted perfectly, and raise a score.
 
     Args:
         features: (n, d) or (m, n, d), real; integers and float16 become float32.
         labels: (n,) integers.
 
     Raises:
-        DataError: wrong shapes, non-finite features, labels that are no integers, or fewer than
+        DataError: wrong shapes, non-finite features, labels that are not integers, or fewer than
             two classes.
     """
     features, labels = np.asarray(features), np.asarray(labels)
@@ -57,16 +57,18 @@ def check(features: np.ndarray, labels: np.ndarray) -> Checked:
             "Give one integer label per sample",
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise errors.DataError(f"labels have dtype {labels.dtype}", "Give integers")
+        raise errors.DataError(f"labels have dtype {labels.dtype}", "Give integer labels")
     if features.dtype != np.float64:
         features = features.astype(np.float32)
     if not np.all(np.isfinite(features)):
         raise errors.DataError(
-            "features hold NaN or infinity", "Check the model's weights and preprocessing"
+            "features contain NaN or infinity", "Check the model's weights and preprocessing"
         )
     classes, labels = np.unique(labels, return_inverse=True)
     if classes.size < 2:
-        raise errors.DataError("labels hold fewer than two classes", "Give at least two classes")
+        raise errors.DataError(
+            "labels contain fewer than two classes", "Give samples of at least two classes"
+        )
     one_hot = np.eye(classes.size, dtype=features.dtype)[labels]
     single = features.ndim == 2
     return Checked(features[None] if single else features, one_hot, labels, single)
@@ -76,20 +78,21 @@ def check_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> Checke
     """As `check`, for the source classifier's probabilities (n, Z) or (m, n, Z).
 
     Raises:
-        DataError: also where a row is no distribution.
+        DataError: as `check`, or a row is not a probability distribution.
     """
     checked = check(probabilities, labels)
     rows = checked.features
     # Softmax in float32 over a thousand classes sums to one within about 1e-6.
     if np.any(rows < 0) or not np.allclose(rows.sum(axis=-1), 1.0, atol=1e-3):
         raise errors.DataError(
-            "rows of source_probabilities are no distributions", "Give softmax outputs, not logits"
+            "rows of source_probabilities are not probability distributions",
+            "Give softmax outputs, not logits",
         )
     return checked
 
 
 def precision(dtype: np.dtype) -> contextlib.AbstractContextManager:
-    """Within it JAX computes in that dtype; process-wide settings stay as they are."""
+    """A context in which JAX computes in that dtype; process-wide settings do not change."""
     return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
 
 

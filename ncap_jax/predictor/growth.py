@@ -5,27 +5,27 @@ time, ever more slowly towards its end. From its slope b over the later half of 
 
     gain = c max(0, b),   b = least-squares slope of z̄_k on ln(1 + k), k = ⌊n/2⌋..n           (G1)
 
-with z̄_k the mean logit of validation accuracy after k epochs, k = 0 before training. So c is how
-many e-fold lengthenings of the training are still to be gained at the present slope: a run that
-has flattened out, on a large set for instance, gains little.
+with z̄_k the mean logit of validation accuracy after k epochs, k = 0 before training. Training c
+e-foldings longer at the present slope would gain as much. A run that has flattened out, on a large
+set for instance, gains little.
 
-While a pool gains, its models draw together: who leads early is caught up with. With x the logits'
-distances from the pool's mean after n epochs, y those at the end, s the standard deviation of x
-over the models, and u the share of the climb that is still ahead,
+While a pool gains, its models draw together: the others catch up with the early leaders. Let x be
+the distances of the models' logits from the pool's mean after n epochs, y those at the end, s the
+standard deviation of x over the models, and u the share of the climb that is still ahead. Then
 
     y = x exp(-k gain) + e,   e ~ N(0, own² + q² s² u)                                     (G2)
     u = (gain + ½) / (gain + rise + ½),   rise = max(0, z̄_n - z̄_0)
 
 Early leads, however large, decide little while the climb has hardly begun, and more and more
 towards its end; the ½ keeps a pool that has not started to rise from counting as finished. `own` is
-what no early epoch tells: two runs of one model end so far apart.
+what no early epoch tells: how far apart two runs of one model end.
 
-The constants come from pools of finished runs, `fit`, for each head its own: what is to be
-predicted is the end of *ordinary fine-tuning*, which a frozen probe only reaches from below. c is
-the median of gain / b, `spread` the relative error of (G1). k, own and q have the greatest
-likelihood under (G2) with Student's t of 4 degrees of freedom for e, because a few models end far
-from where all signs point and must not blur the others. How well they hold on a set they were not
-fitted to: `experiments/compare_predictors.py`, docs/results.md.
+`fit` takes the constants from pools of finished runs, for each head its own: what is predicted is
+the end of *ordinary fine-tuning*, which a frozen probe only approaches from below. c is the median
+of gain / b, `spread` the relative error of (G1). k, own and q maximise the likelihood under (G2)
+with Student's t of 4 degrees of freedom for e, because a few models end far from where all signs
+point and must not blur the others. How well the constants hold on a set to which they were not
+fitted: `experiments/compare_predictors.py`, docs/results/early-signals.md.
 """
 
 from __future__ import annotations
@@ -38,17 +38,19 @@ from scipy.optimize import minimize
 from scipy.special import logit
 
 from ncap_jax import errors
-from ncap_jax.types import Head, Trajectory
+from ncap_jax.options import Head
+from ncap_jax.types import Trajectory
 
 # Accuracies are held this far from 0 and 1 before the logit: one wrong in two hundred.
 EDGE = 0.005
-# Epochs after which the constants are fitted, and slopes too flat to divide by.
-FITTED = (1, 2, 3, 5)
+# Numbers of epochs after which the constants are fitted.
+FITTED_EPOCHS = (1, 2, 3, 5)
+# Slopes below this are too flat to divide by.
 _FLAT = 0.05
 FREEDOM = 4.0  # degrees of freedom of Student's t
-# Logits by which a climb counts as begun.
+# The ½ of (G2), in logits.
 _BEGUN = 0.5
-# Standard deviation of a logit that is never undercut: exact pools would have none.
+# Lower bound of a logit's standard deviation: pools that follow the law exactly would have 0.
 _LEAST = 0.01
 
 
@@ -58,7 +60,7 @@ class Prior(NamedTuple):
     Attributes:
         growth: c.
         spread: standard deviation of the true gain around (G1), as a share of it.
-        own: standard deviation, a logit, of where a model ends when its leads are known.
+        own: standard deviation, in logits, of where a model ends when its lead is known.
         shrink: k.
         scatter: q.
     """
@@ -84,7 +86,7 @@ class Leads(NamedTuple):
 
 
 def clipped_logit(accuracy: np.ndarray) -> np.ndarray:
-    """The logit of accuracies in [0, 1], held `EDGE` away from both."""
+    """The logit of accuracies in [0, 1], kept at least `EDGE` away from both ends."""
     return logit(np.clip(accuracy, EDGE, 1.0 - EDGE))
 
 
@@ -96,7 +98,7 @@ def log_slope(curve: np.ndarray) -> float:
 
 
 def mean_curve(trajectories: Sequence[Trajectory]) -> np.ndarray:
-    """z̄_0..z̄_n of the models that ran as long as the longest, with finite accuracies."""
+    """z̄_0..z̄_n over the models of greatest length whose accuracies are all finite."""
     longest = max((t.epochs for t in trajectories), default=0)
     curves = [t.series("validation_accuracy") for t in trajectories if t.epochs == longest]
     full = [clipped_logit(c) for c in curves if c.size and np.all(np.isfinite(c))]
@@ -104,41 +106,46 @@ def mean_curve(trajectories: Sequence[Trajectory]) -> np.ndarray:
 
 
 def gain(trajectories: Sequence[Trajectory], prior: Prior) -> float | None:
-    """Equation (G1); None without an epoch of training, or without a finite curve."""
+    """Equation (G1); None if no model has an epoch of training and a finite curve."""
     curve = mean_curve(trajectories)
     return prior.growth * max(0.0, log_slope(curve)) if curve.size > 1 else None
 
 
-def ahead(gain: float, rise: float) -> float:
-    """Of the climb the share that is still ahead, u of (G2), in (0, 1]."""
+def share_ahead(gain: float, rise: float) -> float:
+    """The share of the climb that is still ahead, u of (G2), in (0, 1]."""
     return (gain + _BEGUN) / (gain + max(0.0, rise) + _BEGUN)
 
 
 def scatter(prior: Prior, gain: float, rise: float, apart: float) -> float:
-    """Standard deviation of e of (G2), a logit; `apart` is s."""
-    return float(np.hypot(prior.own, prior.scatter * apart * np.sqrt(ahead(gain, rise))))
+    """Standard deviation of e of (G2), in logits; `apart` is s."""
+    return float(np.hypot(prior.own, prior.scatter * apart * np.sqrt(share_ahead(gain, rise))))
 
 
 def fit(
     pools: Sequence[Sequence[Trajectory]], finals: Sequence[Sequence[float]]
 ) -> dict[Head, Prior]:
-    """The constants from pools of finished runs, for every head that they have.
+    """The constants from pools of finished runs, for every head among them.
 
     Args:
-        pools: the models of one data set, seed and head each, `max(FITTED)` epochs at least.
+        pools: the models of one data set, seed and head each, at least `max(FITTED_EPOCHS)`
+            epochs.
         finals: what each model reached in ordinary fine-tuning, in [0, 1].
 
     Raises:
-        ConfigError: no pool, or none of a head that rises.
+        ConfigError: `pools` is empty, or under some head no pool gains accuracy.
     """
     leads: dict[Head, list[Leads]] = {}
     for pool, final in zip(pools, finals, strict=True):
         end = clipped_logit(np.asarray(final, dtype=np.float64))
         curves = np.array([clipped_logit(t.series("validation_accuracy")) for t in pool])
-        leads.setdefault(pool[0].head, []).extend(_leads(curves[:, : n + 1], end) for n in FITTED)
+        leads.setdefault(pool[0].head, []).extend(
+            _leads(curves[:, : n + 1], end) for n in FITTED_EPOCHS
+        )
     if not leads:
-        raise errors.ConfigError("no pool of finished runs", "Give some of every head")
-    return {head: _fit_head(found) for head, found in leads.items()}
+        raise errors.ConfigError(
+            "no pool of finished runs to fit the growth law to", "Give at least one for each head"
+        )
+    return {head: _fit_head(head, found) for head, found in leads.items()}
 
 
 def _leads(curves: np.ndarray, end: np.ndarray) -> Leads:
@@ -153,34 +160,43 @@ def _leads(curves: np.ndarray, end: np.ndarray) -> Leads:
     )
 
 
-def _fit_head(leads: Sequence[Leads]) -> Prior:
+def _fit_head(head: Head, leads: Sequence[Leads]) -> Prior:
     ratios = [e.gained / e.slope for e in leads if e.slope > _FLAT and e.gained > 0]
     if not ratios:
         raise errors.ConfigError(
-            "no pool of finished runs that rises", "Give pools whose accuracy grows with training"
+            f"no pool with head {head!r} gains accuracy with training",
+            "Give pools whose accuracy grows with training",
         )
     growth = float(np.median(ratios))
     off = [abs(ratio / growth - 1) for ratio in ratios]
-    # What a standard deviation covers of a normal: in the tails are pools that hardly rose yet.
+    # The quantile that one standard deviation of a normal covers: the tails, pools that have hardly
+    # risen yet, would inflate a standard deviation.
     return Prior(growth, float(np.quantile(off, 0.6827)), *_fit_leads(leads, growth))
 
 
 def _fit_leads(leads: Sequence[Leads], growth: float) -> tuple[float, float, float]:
-    """own, k and q of greatest likelihood (G2); every pool counts the same, however large."""
+    """own, k and q of greatest likelihood (G2); pools count equally, whatever their size."""
+    # All pools at once: (pools,) what is common to a pool, (models of all pools,) the rest.
+    sizes = np.array([e.before.size for e in leads])
+    starts_at = np.cumsum(sizes) - sizes
+    before, after = (np.concatenate(part) for part in zip(*((e.before, e.after) for e in leads)))
+    gain = growth * np.maximum(0.0, [e.slope for e in leads])
+    ahead = np.array([share_ahead(g, e.rise) for g, e in zip(gain.tolist(), leads)])
+    apart = np.array([e.before.var() for e in leads]) * ahead
 
-    def surprise(logs: np.ndarray) -> float:
+    def negative_log_likelihood(logs: np.ndarray) -> float:
         own, shrink, scatter = np.exp(logs)
-        total = 0.0
-        for slope, rise, _, before, after in leads:
-            gain = growth * max(0.0, slope)
-            variance = own**2 + scatter**2 * before.var() * ahead(gain, rise) + _LEAST**2
-            left = (after - before * np.exp(-shrink * gain)) ** 2 / variance
-            tails = (FREEDOM + 1) * np.mean(np.log1p(left / FREEDOM))
-            total += float(np.log(variance) + tails)
-        return total
+        variance = own**2 + scatter**2 * apart + _LEAST**2
+        end = before * np.repeat(np.exp(-shrink * gain), sizes)
+        left = (after - end) ** 2 / np.repeat(variance, sizes)
+        tails = np.add.reduceat(np.log1p(left / FREEDOM), starts_at) / sizes
+        return float(np.sum(np.log(variance) + (FREEDOM + 1) * tails))
 
     starts = (np.log([0.2, 0.5, 1.0]), np.log([0.1, 0.2, 0.5]))
-    found = min((minimize(surprise, s, method="Nelder-Mead") for s in starts), key=lambda o: o.fun)
+    found = min(
+        (minimize(negative_log_likelihood, s, method="Nelder-Mead") for s in starts),
+        key=lambda o: o.fun,
+    )
     own, shrink, scatter = np.exp(found.x).tolist()
     return own, shrink, scatter
 

@@ -36,7 +36,7 @@ def hscore(features: np.ndarray, labels: np.ndarray) -> Score:
         A float in [0, K − 1], or (m,) for a batch; 0 for constant features.
 
     Raises:
-        DataError: shapes, non-finite features, fewer than two classes.
+        DataError: wrong shapes, non-finite features, or fewer than two classes.
     """
     return evaluate(_hscore, check(features, labels))
 

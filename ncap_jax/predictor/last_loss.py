@@ -1,7 +1,7 @@
-"""The last validation or training loss: among simple rivals the hardest to beat.
+"""The last validation or training loss: of the simple rivals the hardest to beat.
 
 Lower is better, so the score is minus the loss in nats. A loss says nothing about accuracy at
-convergence by itself: `ncap_jax.predictor.calibration` maps it there.
+convergence by itself; `ncap_jax.predictor.calibration` turns it into one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ncap_jax.predictor.base import no_prediction, per_model, trained
+from ncap_jax.predictor.base import no_prediction, per_model, trained_series
 from ncap_jax.types import Prediction, Trajectory
 
 # A cross-entropy below this is zero for every purpose; keeps the logarithm finite.
@@ -23,7 +23,7 @@ def log_link(score: float) -> float:
 
 
 def _last(trajectory: Trajectory, name: str) -> Prediction:
-    loss = trained(trajectory, name)
+    loss = trained_series(trajectory, name)
     if loss.size == 0:
         return no_prediction("no epoch recorded")
     if not np.isfinite(loss[-1]):

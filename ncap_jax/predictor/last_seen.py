@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ncap_jax.predictor.base import no_prediction, per_model, trained
+from ncap_jax.predictor.base import no_prediction, per_model, trained_series
 from ncap_jax.predictor.growth import clipped_logit
 from ncap_jax.types import Prediction, Trajectory
 
@@ -13,12 +13,12 @@ def last_seen(trajectory: Trajectory) -> Prediction:
     """Validation accuracy of the last epoch; states no uncertainty.
 
     Args:
-        trajectory: one run; epoch 0 (before training) is not looked at.
+        trajectory: one run; epoch 0 (before training) does not count.
 
     Returns:
         `mean` in [0, 1], `std` NaN; a flagged NaN where the last value is not finite.
     """
-    accuracy = trained(trajectory, "validation_accuracy")
+    accuracy = trained_series(trajectory, "validation_accuracy")
     if accuracy.size == 0:
         return no_prediction("no epoch recorded")
     if not np.isfinite(accuracy[-1]):

@@ -31,7 +31,8 @@ def leep(source_probabilities: np.ndarray, labels: np.ndarray) -> Score:
         A float in nats, at most 0, or (m,) for a batch.
 
     Raises:
-        DataError: shapes, rows that are no distributions, fewer than two classes.
+        DataError: wrong shapes, rows that are not probability distributions, or fewer than two
+            classes.
     """
     return evaluate(_leep, check_probabilities(source_probabilities, labels))
 
@@ -41,7 +42,7 @@ def _leep(probabilities: jax.Array, one_hot: jax.Array) -> jax.Array:
     def one(theta: jax.Array) -> jax.Array:
         joint = one_hot.T @ theta / theta.shape[0]  # (P1): (K, Z)
         marginal = jnp.sum(joint, axis=0)
-        # A source class that is never predicted has P(z) = 0 and no say.
+        # A source class that is never predicted has P(z) = 0: nothing is divided by it.
         conditional = jnp.where(marginal > 0, joint / jnp.where(marginal > 0, marginal, 1.0), 0.0)
         expected = jnp.sum((one_hot @ conditional) * theta, axis=1)
         return jnp.mean(jnp.log(expected))  # (P2)

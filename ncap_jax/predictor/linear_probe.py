@@ -4,8 +4,8 @@ Features are standardised on the training folds; the multinomial regression mini
 
     (1/n) Σ_i −log softmax(W x_i + b)_{y_i} + ‖W‖² / (2 C n)                                (W1)
 
-over the training folds by L-BFGS, and is scored on the fold left out: the score is the share of
-samples that are right when left out. Folds are stratified and fixed: sample j of a class is in
+over the training folds by L-BFGS. The score is the share of samples that are classified correctly
+while their fold is left out. Folds are stratified and fixed: sample j of a class is in
 fold j mod F.
 
 Source: Alain & Bengio, "Understanding intermediate layers using linear classifier probes", 2016;
@@ -38,6 +38,10 @@ class Weights(NamedTuple):
     bias: jax.Array
 
 
+# The weights and the optimiser's state, as they pass from one iteration to the next.
+Carry = tuple[Weights, optax.OptState]
+
+
 def linear_probe(features: np.ndarray, labels: np.ndarray) -> Score:
     """Cross-validated accuracy of a linear classifier on the features; higher is better.
 
@@ -49,13 +53,13 @@ def linear_probe(features: np.ndarray, labels: np.ndarray) -> Score:
         An accuracy in [0, 1], or (m,) for a batch.
 
     Raises:
-        DataError: shapes, non-finite features, fewer than two classes, a class with fewer than
-            two samples.
+        DataError: wrong shapes, non-finite features, fewer than two classes, or a class with
+            fewer than two samples.
     """
     checked = check(features, labels)
     if np.bincount(checked.labels).min() < 2:
         raise errors.DataError(
-            "a class has one sample only", "Give at least two samples of every class"
+            "a class has only one sample", "Give at least two samples of every class"
         )
     return evaluate(_accuracies, checked, folds(checked.labels))
 
@@ -86,7 +90,7 @@ def fit(features: jax.Array, one_hot: jax.Array, weight: jax.Array) -> Weights:
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(carry):
+    def step(carry: Carry) -> Carry:
         w, state = carry
         value, gradient = value_and_grad(w, state=state)
         updates, state = solver.update(
@@ -94,7 +98,7 @@ def fit(features: jax.Array, one_hot: jax.Array, weight: jax.Array) -> Weights:
         )
         return optax.apply_updates(w, updates), state
 
-    def running(carry):
+    def running(carry: Carry) -> jax.Array:
         _, state = carry
         iteration = optax.tree.get(state, "count")
         gradient = optax.tree.get(state, "grad")

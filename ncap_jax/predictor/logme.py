@@ -12,20 +12,22 @@ and maximised by MacKay's fixed point
 
 with σ_i the eigenvalues of FᵀF. LogME is the mean over classes of max L / n; higher is better.
 
-Here: one symmetric eigendecomposition of the smaller Gram matrix, then (L2) for all classes at
-once on vectors of length min(n, d), iterated to convergence, not a fixed number of times. With
+Here one symmetric eigendecomposition of the smaller Gram matrix serves all classes. (L2) then runs
+for all of them at once on vectors of length min(n, d), until it converges. With
 V σ Vᵀ = FᵀF and q = (Vᵀ Fᵀ y)², t = α/β:
 
     ‖m‖² = Σ q / (σ + t)²,   ‖F m − y‖² = ‖y‖² − Σ q/σ + t² Σ q / (σ (σ + t)²)               (L3)
 
-The eigenvalues of F that are zero (d − rank of them) stay in log|A| and in d/2 log α, where
-they cancel; dropping them from one alone would make n < d wrong.
+The eigenvalues of FᵀF that are zero, d − rank of them, appear in log|A| and in d/2 log α and cancel
+there. Dropped from only one of the two, they would make the score wrong for n < d.
 
 Source: You, Liu, Wang, Long, "LogME: Practical Assessment of Pre-trained Models for Transfer
 Learning", ICML 2021; You et al., JMLR 23, 2022 (the fixed point on the singular values).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +52,7 @@ def logme(features: np.ndarray, labels: np.ndarray) -> Score:
         A float, or (m,) for a batch. Constant and all-zero features have a finite score.
 
     Raises:
-        DataError: shapes, non-finite features, fewer than two classes.
+        DataError: wrong shapes, non-finite features, or fewer than two classes.
     """
     return evaluate(_logme, check(features, labels))
 
@@ -60,49 +62,71 @@ def _logme(features: jax.Array, one_hot: jax.Array) -> jax.Array:
     return jax.lax.map(lambda f: jnp.mean(_evidences(f, one_hot)), features)
 
 
+class _Spectrum(NamedTuple):
+    """What (L1)-(L3) need of one model and all its classes; n is a Python number.
+
+    Attributes:
+        sigma: (k, 1) eigenvalues of FᵀF.
+        energy: (k, K) energy of the targets along the singular directions, q/σ of (L3).
+        outside: (K,) what no weight explains, ‖y‖² − Σ q/σ of (L3).
+        n: number of samples.
+    """
+
+    sigma: jax.Array
+    energy: jax.Array
+    outside: jax.Array
+    n: int
+
+    def moments(self, t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """γ of (L2), ‖m‖² and ‖F m − y‖² of (L3) at t = α/β, (K,) each."""
+        gamma = jnp.sum(self.sigma / (self.sigma + t), axis=0)  # (L2)
+        norm = jnp.sum(self.energy * self.sigma / (self.sigma + t) ** 2, axis=0)  # (L3)
+        within = jnp.sum(self.energy * (t / (self.sigma + t)) ** 2, axis=0)  # (L3)
+        return gamma, norm, self.outside + within
+
+
 def _evidences(features: jax.Array, targets: jax.Array) -> jax.Array:
     """Maximum evidence per sample of every class, (K,); equations (L1)-(L3)."""
-    n, _ = features.shape
-    eps = jnp.finfo(features.dtype).eps
-    tiny = jnp.finfo(features.dtype).tiny
     sigma, energy = spectrum(features, targets)
-    sigma = sigma[:, None]
     total = jnp.sum(targets**2, axis=0)
-    # What no weight explains. Rounding must not make it negative or zero.
-    outside = jnp.maximum(total - jnp.sum(energy, axis=0), eps * total)
-
-    def moments(t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        gamma = jnp.sum(sigma / (sigma + t), axis=0)  # (L2)
-        norm = jnp.sum(energy * sigma / (sigma + t) ** 2, axis=0)  # (L3), q = energy σ
-        residual = outside + jnp.sum(energy * (t / (sigma + t)) ** 2, axis=0)  # (L3)
-        return gamma, norm, residual
-
-    # Features that explain nothing drive α/β to infinity, a perfect fit drives it to zero; the
-    # evidence has reached its limit to rounding before these bounds.
-    low, high = eps, (jnp.max(sigma) + 1.0) / eps
-
-    def step(state):
-        t, _, iteration = state
-        gamma, norm, residual = moments(t)
-        new = gamma / jnp.maximum(norm, tiny) * residual / (n - gamma)  # (L2), α/β
-        new = jnp.clip(new, low, high)
-        return new, jnp.max(jnp.abs(new - t) / t), iteration + 1
-
-    def running(state):
-        _, change, iteration = state
-        return (change > _TOLERANCE[np.dtype(features.dtype)]) & (iteration < _MAX_ITERATIONS)
-
-    start = (jnp.ones_like(total), jnp.asarray(jnp.inf, features.dtype), 0)
-    t, _, _ = jax.lax.while_loop(running, step, start)
-    gamma, norm, residual = moments(t)
-    beta = (n - gamma) / residual  # (L2)
+    # Rounding must not make what is left over negative or zero.
+    floor = jnp.finfo(features.dtype).eps * total
+    outside = jnp.maximum(total - jnp.sum(energy, axis=0), floor)
+    model = _Spectrum(sigma[:, None], energy, outside, features.shape[0])
+    t = _fixed_point(model)
+    gamma, norm, residual = model.moments(t)
+    beta = (model.n - gamma) / residual  # (L2)
     alpha = t * beta
     # (L1), where d/2 log α − 1/2 log|A| = −1/2 Σ log(1 + σ/t): zero eigenvalues cancel.
     evidence = (
-        n / 2 * jnp.log(beta)
-        - n / 2 * jnp.log(2 * jnp.pi)
+        model.n / 2 * jnp.log(beta)
+        - model.n / 2 * jnp.log(2 * jnp.pi)
         - beta / 2 * residual
         - alpha / 2 * norm
-        - jnp.sum(jnp.log1p(sigma / t), axis=0) / 2
+        - jnp.sum(jnp.log1p(model.sigma / t), axis=0) / 2
     )
-    return evidence / n
+    return evidence / model.n
+
+
+def _fixed_point(model: _Spectrum) -> jax.Array:
+    """T = α/β at the fixed point of (L2), (K,)."""
+    dtype = model.sigma.dtype
+    eps, tiny = jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny
+    # Features that explain nothing drive α/β to infinity, a perfect fit drives it to zero; the
+    # evidence has reached its limit to rounding before these bounds.
+    low, high = eps, (jnp.max(model.sigma) + 1.0) / eps
+
+    def step(state: tuple[jax.Array, jax.Array, int]) -> tuple[jax.Array, jax.Array, int]:
+        t, _, iteration = state
+        gamma, norm, residual = model.moments(t)
+        new = gamma / jnp.maximum(norm, tiny) * residual / (model.n - gamma)  # (L2), α/β
+        new = jnp.clip(new, low, high)
+        return new, jnp.max(jnp.abs(new - t) / t), iteration + 1
+
+    def running(state: tuple[jax.Array, jax.Array, int]) -> jax.Array:
+        _, change, iteration = state
+        return (change > _TOLERANCE[np.dtype(dtype)]) & (iteration < _MAX_ITERATIONS)
+
+    start = (jnp.ones_like(model.outside), jnp.asarray(jnp.inf, dtype), 0)
+    t, _, _ = jax.lax.while_loop(running, step, start)
+    return t

@@ -32,7 +32,8 @@ def nce(source_probabilities: np.ndarray, labels: np.ndarray) -> Score:
         A float in nats, at most 0, or (m,) for a batch.
 
     Raises:
-        DataError: shapes, rows that are no distributions, fewer than two classes.
+        DataError: wrong shapes, rows that are not probability distributions, or fewer than two
+            classes.
     """
     return evaluate(_nce, check_probabilities(source_probabilities, labels))
 

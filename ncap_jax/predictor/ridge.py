@@ -12,8 +12,8 @@ beta_eff = 0, hence the prediction I* = θ0. Given α and λ the posterior of θ
 
 with m, s² the posterior mean and variance of the slope: scikit-learn fits the slope on centred
 data, which is exactly (R1) with a flat prior on θ0, for there the mean of the line at x̄ and
-its slope are independent. `BayesianRidge.predict(return_std=True)` is *not* this variance: it
-leaves out the intercept's share 1/(n α) and adds the noise of one observation, 1/α.
+its slope are independent. `BayesianRidge.predict(return_std=True)` is *not* the root of this
+variance: it leaves out the intercept's share 1/(n α) and adds the noise of one observation, 1/α.
 
 Source: Jiang et al. (2022), arXiv 2201.04194; evidence maximisation: MacKay (1992), "Bayesian
 interpolation"; implementation: scikit-learn.
@@ -23,18 +23,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ncap_jax.predictor.base import PoolFunction, accuracy_flag, no_prediction, trained
+from ncap_jax.predictor.base import (
+    PoolFunction,
+    accuracy_flag,
+    no_prediction,
+    per_model,
+    trained_series,
+)
 from ncap_jax.types import Prediction, Strength, Trajectory
 
-# The published Gamma priors; also scikit-learn's defaults, stated so that they stay.
+# The published Gamma priors. They are scikit-learn's defaults too; stated here, they cannot change.
 _PRIOR = 1e-6
 # The scaled mode iterates to the fixed point of the evidence; scikit-learn's default tolerance
-# of 1e-3 on the slope stops anywhere near it when the slope itself is of order 0.1.
+# of 1e-3 on the slope stops well before it when the slope itself is of order 0.1.
 _SCALED_TOLERANCE = 1e-8
 _SCALED_ITERATIONS = 3000
 
@@ -66,17 +71,17 @@ class RidgeFit(NamedTuple):
         return np.sqrt(at_center + (x - self.center) ** 2 * self.slope_std**2)
 
 
-def fit_line(x: np.ndarray, y: np.ndarray, scaled: bool) -> RidgeFit:
+def fit_line(x: np.ndarray, y: np.ndarray, *, scaled: bool) -> RidgeFit:
     """Fit (R1)-(R2) by scikit-learn's BayesianRidge.
 
     Args:
         x: (n,) float64, finite: beta_eff.
         y: (n,) float64, finite: accuracy.
-        scaled: divide x by max|x| first and iterate to convergence; the answer is given back in
-            the units of x. False: as published, with scikit-learn's defaults.
+        scaled: divide x by max|x| first and iterate to convergence; the line comes back in the
+            units of x. False: as published, with scikit-learn's defaults.
 
     Returns:
-        The line; where x is all zero its slope is 0.
+        The line; its slope is 0 where all x are zero.
     """
     # Imported here: scikit-learn takes longer to import than the rest of the package.
     from sklearn.exceptions import ConvergenceWarning
@@ -84,7 +89,9 @@ def fit_line(x: np.ndarray, y: np.ndarray, scaled: bool) -> RidgeFit:
 
     scale = float(np.max(np.abs(x))) if scaled else 1.0
     scale = scale if scale > 0 else 1.0
-    options = {"tol": _SCALED_TOLERANCE, "max_iter": _SCALED_ITERATIONS} if scaled else {}
+    options: dict[str, Any] = (
+        {"tol": _SCALED_TOLERANCE, "max_iter": _SCALED_ITERATIONS} if scaled else {}
+    )
     ridge = BayesianRidge(
         alpha_1=_PRIOR, alpha_2=_PRIOR, lambda_1=_PRIOR, lambda_2=_PRIOR, **options
     )
@@ -112,10 +119,11 @@ def points(trajectory: Trajectory, strength: Strength) -> tuple[np.ndarray, np.n
     """beta_eff and accuracy of the epochs after epoch 0 where both are finite.
 
     Returns:
-        (n,) beta_eff, (n,) accuracy, and the number of epochs left out as not finite.
+        (n,) beta_eff, (n,) accuracy, and the number of epochs left out because a value is not
+        finite.
     """
     beta = trajectory.beta_eff(strength)[1:]
-    accuracy = trained(trajectory, "validation_accuracy")[: beta.size]
+    accuracy = trained_series(trajectory, "validation_accuracy")[: beta.size]
     keep = np.isfinite(beta) & np.isfinite(accuracy)
     return beta[keep], accuracy[keep], int(np.sum(~keep))
 
@@ -126,27 +134,27 @@ def ill_conditioned(trajectory: Trajectory, strength: Strength) -> bool:
     return any("ill_conditioned" in status for status in statuses)
 
 
-def ridge_prediction(trajectory: Trajectory, strength: Strength, scaled: bool) -> Prediction:
+def ridge_prediction(trajectory: Trajectory, strength: Strength, *, scaled: bool) -> Prediction:
     """The value at beta_eff = 0 of one run.
 
     Args:
-        trajectory: one run; epoch 0 (before training) is not looked at.
+        trajectory: one run; epoch 0 (before training) does not count.
         strength: which beta_eff.
         scaled: see `fit_line`.
 
     Returns:
         As published: posterior mean and standard deviation of θ0. Scaled: the same mean, and
-        the standard deviation of what will be *measured* at convergence, which carries the
-        noise of one more observation, (1/α + var θ0)^(1/2). Flagged where the value lies
-        outside [0, 1] or far outside the accuracies it was made from, where there are only two
-        points, where beta_eff does not vary or is ill-conditioned, and where epochs were left out.
+        the standard deviation of what will be *measured* at convergence, which includes the
+        noise of one more observation, (1/α + var θ0)^(1/2). Flagged if the value lies outside
+        [0, 1] or far outside the accuracies seen, if there are only two points, if beta_eff does
+        not vary or is ill-conditioned, or if epochs were left out.
     """
     beta, accuracy, dropped = points(trajectory, strength)
     if not trajectory.beta_eff(strength).size:
         return no_prediction(f"no {strength} beta_eff recorded")
     if beta.size < 2:
         return no_prediction(f"{beta.size} finite epoch(s), 2 needed")
-    fit = fit_line(beta, accuracy, scaled)
+    fit = fit_line(beta, accuracy, scaled=scaled)
     std = math.hypot(fit.intercept_std, fit.noise_std) if scaled else fit.intercept_std
     flags = [accuracy_flag(fit.intercept, accuracy)]
     if beta.size == 2:
@@ -160,10 +168,10 @@ def ridge_prediction(trajectory: Trajectory, strength: Strength, scaled: bool) -
     return Prediction(fit.intercept, std, "; ".join(flag for flag in flags if flag))
 
 
-def ridge(strength: Strength, scaled: bool) -> PoolFunction:
+def ridge(strength: Strength, *, scaled: bool) -> PoolFunction:
     """The ridge as a method of the pool; each model is fitted by itself."""
 
-    def predict(trajectories: Sequence[Trajectory]) -> list[Prediction]:
-        return [ridge_prediction(t, strength, scaled) for t in trajectories]
+    def predict(trajectory: Trajectory) -> Prediction:
+        return ridge_prediction(trajectory, strength, scaled=scaled)
 
-    return predict
+    return per_model(predict)

@@ -1,8 +1,8 @@
 """The registry of transferability scores: what each needs, one interface.
 
 `SCORES[name](x, labels)` takes what `needs` says, of one model or of a batch with equal width,
-and answers a float or one per model; higher is better. They see the pretrained model before any
-fine-tuning: cheap, and blind to what fine-tuning will change.
+and returns a float, or one per model; higher is better. Scores see the pretrained model before any
+fine-tuning: they are cheap, and blind to what fine-tuning will change.
 """
 
 from __future__ import annotations

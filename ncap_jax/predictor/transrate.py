@@ -33,11 +33,11 @@ def transrate(features: np.ndarray, labels: np.ndarray, epsilon: float = EPSILON
         A float in nats, or (m,) for a batch; 0 for constant features.
 
     Raises:
-        DataError: shapes, non-finite features, fewer than two classes.
+        DataError: wrong shapes, non-finite features, or fewer than two classes.
     """
     checked = check(features, labels)
-    # The determinant spans many orders of magnitude: features in the hundreds, some of them dead,
-    # have no Cholesky factor in float32.
+    # The determinant spans many orders of magnitude: with features in the hundreds, some of them
+    # dead, the matrix has no Cholesky factor in float32.
     double = (checked.features.astype(np.float64), checked.one_hot.astype(np.float64))
     checked = checked._replace(features=double[0], one_hot=double[1])
     return evaluate(_transrate, checked, *_members(checked.labels), epsilon)
@@ -77,11 +77,11 @@ def _transrate(
     def one(f: jax.Array) -> jax.Array:
         z = f - jnp.mean(f, axis=0)
 
-        def of_class(group):
+        def class_rate(group: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
             index, keep, count = group
             return _rate(jnp.where(keep[:, None], z[index], 0.0), count, epsilon)
 
-        within = jax.lax.map(of_class, (indices, real, counts))
+        within = jax.lax.map(class_rate, (indices, real, counts))
         return _rate(z, jnp.asarray(f.shape[0], f.dtype), epsilon) - jnp.mean(within)  # (T1)
 
     return jax.lax.map(one, features)

@@ -9,21 +9,22 @@ from __future__ import annotations
 import os
 import pathlib
 
-from ncap_jax.report import console, files
+from ncap_jax.files import write_atomically
+from ncap_jax.report import ranking_files
 from ncap_jax.report.console import format_ranking
-from ncap_jax.report.files import read_ranking
 from ncap_jax.report.progress import Progress
+from ncap_jax.report.ranking_files import read_ranking
 from ncap_jax.types import Ranking
 
-__all__ = ["Progress", "console", "files", "format_ranking", "read_ranking", "write"]
+__all__ = ["Progress", "format_ranking", "read_ranking", "write"]
 
 
 def write(ranking: Ranking, output_dir: str | os.PathLike[str]) -> None:
-    """Write `ranking.json`, `ranking.csv`, `report.html` and `report.md`, each whole or not at all.
+    """Write `ranking.json`, `ranking.csv`, `report.html` and `report.md`, each atomically.
 
     Args:
-        ranking: with its trajectories, from which the figures are drawn, and its info
-            (`ncap_jax.report.html` says which keys are shown).
+        ranking: with its trajectories, from which the figures are drawn, and its info, of which
+            the reports show what is there (`ncap_jax.types.RunInfo`).
         output_dir: made if it is not there.
 
     Raises:
@@ -34,10 +35,10 @@ def write(ranking: Ranking, output_dir: str | os.PathLike[str]) -> None:
     folder = pathlib.Path(output_dir)
     # Everything is made before the first byte is written: an error leaves nothing half done.
     contents = {
-        "ranking.json": files.ranking_to_json(ranking),
-        "ranking.csv": files.ranking_to_csv(ranking),
+        "ranking.json": ranking_files.ranking_to_json(ranking),
+        "ranking.csv": ranking_files.ranking_to_csv(ranking),
         "report.html": html.render(ranking),
         "report.md": markdown.render(ranking),
     }
     for name, content in contents.items():
-        files.write_atomically(folder / name, content)
+        write_atomically(folder / name, content)

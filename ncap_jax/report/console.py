@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-# Columns in order; each level drops the less important ones, until the table fits unwrapped.
+# Columns in order; each level drops the less important ones, until the table fits without wrapping.
 _LEVELS = (
     ("predicted", "P(best)", "last seen", "best seen", "epochs", "β_eff", "time"),
     ("predicted", "P(best)", "last seen", "epochs", "β_eff", "time"),
@@ -24,7 +24,7 @@ _LEVELS = (
 )
 
 
-def format_ranking(ranking: Ranking, width: int | None = None, color: bool | None = None) -> str:
+def format_ranking(ranking: Ranking, width: int | None = None, *, color: bool | None = None) -> str:
     """The table a person reads, with the answer below it.
 
     Args:
@@ -35,10 +35,10 @@ def format_ranking(ranking: Ranking, width: int | None = None, color: bool | Non
     Returns:
         Lines no wider than `width`, without a trailing newline.
     """
-    console, buffer = _console(width, color)
+    console, buffer = _console(width, color=color)
     width, color = console.width, not console.no_color
     tables = [_table(ranking, columns) for columns in _LEVELS]
-    # Measured with room to spare: within the real width every table would claim to fit.
+    # Measured on a wider console: on one of the real width every table claims to fit.
     wide = console.options.update(width=10_000)
     fitting = (t for t in tables if console.measure(t, options=wide).maximum <= width)
     console.print(next(fitting, tables[-1]))
@@ -51,10 +51,10 @@ def format_ranking(ranking: Ranking, width: int | None = None, color: bool | Non
 
 
 def format_models(specs: Sequence[ModelSpec], width: int | None = None) -> str:
-    """The registry as a table: name, input side, feature width, parameters, weights, licence.
+    """Models as a table: name, input side, feature width, parameters, licence of the weights.
 
     Args:
-        specs: which models, in order.
+        specs: the models, in the order of the rows.
         width: columns available; None: the terminal's, 100 when there is none.
 
     Returns:
@@ -74,7 +74,7 @@ def format_models(specs: Sequence[ModelSpec], width: int | None = None) -> str:
         sizes = f"{spec.input_size} px", str(spec.feature_width), parameters
         weights = "random only" if spec.weights is None else spec.licence or "yes"
         table.add_row(spec.name, *sizes, weights, spec.description)
-    console, buffer = _console(width, False)
+    console, buffer = _console(width, color=False)
     console.print(table)
     return _lines(buffer)
 
@@ -86,8 +86,8 @@ def notebook_ranking(ranking: Ranking) -> str:
     return f"<pre>{html.escape(format_ranking(ranking, width=110, color=False))}</pre>"
 
 
-def _console(width: int | None, color: bool | None) -> tuple[Console, io.StringIO]:
-    """A console that writes into a buffer; the standard output decides what is left open."""
+def _console(width: int | None, *, color: bool | None) -> tuple[Console, io.StringIO]:
+    """A console that writes into a buffer; standard output decides what is None."""
     # Imported here: `import ncap_jax` alone needs no table.
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""What the ranking cost, and what fully fine-tuning every model would have."""
+"""What a ranking cost, and what fine-tuning every model to the end would have cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ncap_jax.report import text
 from ncap_jax.types import RankedModel, Ranking, Trajectory
 
-# Set against when `Ranking.info` does not say how long full fine-tuning would have been.
+# Length of full fine-tuning where `RunInfo.full_epochs` does not say it.
 FULL_EPOCHS = 30
 
 
@@ -21,7 +21,7 @@ class Cost(NamedTuple):
         epochs: trained, over all models.
         spent: seconds, over all models.
         full_epochs: length of full fine-tuning.
-        full: seconds for that: what was spent, and as many more of each model's usual epochs.
+        full: seconds for that: what was spent, and the missing epochs at each model's usual pace.
     """
 
     epochs: int
@@ -35,7 +35,7 @@ class Cost(NamedTuple):
         return self.spent / self.full if self.full > 0 else math.nan
 
     def sentence(self) -> str:
-        """Both, in words."""
+        """What was spent, and its share of full fine-tuning, in words."""
         words = f"{self.epochs} epochs in {text.duration(self.spent)}"
         if self.full > 0:
             words += (
@@ -47,8 +47,8 @@ class Cost(NamedTuple):
 
 
 def cost(ranking: Ranking) -> Cost:
-    """The bill of a ranking; `info['full_epochs']` says how long full fine-tuning would be."""
-    full_epochs = int(ranking.info.get("full_epochs", FULL_EPOCHS))
+    """The cost of a ranking, against full fine-tuning of `info.full_epochs` epochs."""
+    full_epochs = FULL_EPOCHS if ranking.info.full_epochs is None else ranking.info.full_epochs
     trajectories = {trajectory.model: trajectory for trajectory in ranking.trajectories}
     return Cost(
         epochs=sum(row.epochs for row in ranking.models),
@@ -63,10 +63,10 @@ def cost(ranking: Ranking) -> Cost:
 
 
 def epoch_seconds(row: RankedModel, trajectories: Mapping[str, Trajectory]) -> float:
-    """Seconds of a model's usual epoch, measurements of beta_eff left out.
+    """Seconds of a model's usual epoch, without the measurements of beta_eff.
 
-    The first epoch compiles and is passed over; where there is no other, or no trajectory, all
-    that the model took counts.
+    The first epoch compiles and is left out. Without later ones, or without a trajectory, it is the
+    mean over all that the model took.
     """
     records = trajectories[row.name].records if row.name in trajectories else ()
     later = [r.seconds - r.measure_seconds for r in records if r.epoch > 1]

@@ -2,7 +2,7 @@
 
 Matplotlib draws with placeholder colours; each is replaced by a CSS variable that the page
 defines once for light, dark and print. A model is told by line style and marker as well as by
-colour. Drawn on `Figure` objects: no pyplot, no global backend, nothing to close.
+colour. Figures are `Figure` objects: no pyplot, no global backend, nothing to close.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from ncap_jax.predictor import PREDICTORS
 from ncap_jax.predictor.ridge import fit_line, points
-from ncap_jax.types import RankedModel, Ranking, Strength, Trajectory
+from ncap_jax.types import STRENGTHS, RankedModel, Ranking, Strength, Trajectory
 
 # Placeholder -> CSS variable. The hues are defined in report.css.
 INK, GRID, OTHER = "#c0ffe0", "#c0ffe1", "#c0ffe2"
@@ -63,7 +64,7 @@ def _figure(name: str, size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
 
 
 def _svg(figure: Any, name: str, alt: str) -> str:
-    """The figure as an <svg> element: themed, with alternative text and page-unique ids."""
+    """The figure as <svg>, in the colours of the page, with alternative text and unique ids."""
     from markupsafe import escape
 
     buffer = io.StringIO()
@@ -86,10 +87,10 @@ def _dash(pattern: str) -> Any:
     return (0, tuple(float(part) for part in pattern.split())) if pattern else "solid"
 
 
-def style_of(position: int) -> dict[str, Any]:
-    """Colour, line style and marker of the model in that place (0 first) of the ranking.
+def line_style(position: int) -> dict[str, Any]:
+    """Colour, line style and marker of the model at that position of the ranking, from 0.
 
-    The first seven have their own; the rest share a thin grey line.
+    The first seven have their own; the others share a thin grey line.
     """
     if position >= len(SERIES):
         return {"color": OTHER, "linestyle": "solid", "linewidth": 0.9, "marker": ""}
@@ -101,19 +102,17 @@ def style_of(position: int) -> dict[str, Any]:
 
 
 def figure_strength(ranking: Ranking) -> Strength | None:
-    """The beta_eff that the figures show: the predictor's, else absolute, else what there is."""
-    from ncap_jax.predictor import PREDICTORS
-
+    """The beta_eff that the figures show: the predictor's, else absolute, else any recorded."""
     recorded = {s for t in ranking.trajectories for r in t.records for s in r.beta_eff}
     chosen = PREDICTORS.get(ranking.predictor)
-    wanted: list[Strength] = ["absolute", ranking.strength, "signed", "squared", "total"]
+    wanted: list[Strength] = ["absolute", ranking.strength, *STRENGTHS]
     if chosen is not None and chosen.strength is not None:
         wanted.insert(0, chosen.strength)
     return next((strength for strength in wanted if strength in recorded), None)
 
 
 def in_rank_order(ranking: Ranking) -> list[tuple[RankedModel, Trajectory]]:
-    """Rows with their trajectories, where there are records."""
+    """Rows with their trajectories, in rank order; rows without records are left out."""
     by_name = {t.model: t for t in ranking.trajectories}
     return [
         (row, by_name[row.name])
@@ -130,26 +129,14 @@ def accuracy_curves(ranking: Ranking) -> str:
         last = max((t.epochs for _, t in pairs), default=0)
         # Drawn last to first, so that the best lie on top.
         for position, (row, trajectory) in reversed(list(enumerate(pairs))):
-            style = style_of(position)
             accuracy = trajectory.series("validation_accuracy")
-            axes.plot(np.arange(accuracy.size), 100 * accuracy, **style)
-            if math.isfinite(row.predicted_accuracy) and row.rank is not None:
-                mean = 100 * row.predicted_accuracy
-                spread = 0.0 if math.isnan(row.std) else 200 * row.std
-                # No accuracy lies beyond 0 or 100, whatever the normal distribution says.
-                down, up = min(spread, max(mean, 0.0)), min(spread, max(100.0 - mean, 0.0))
+            axes.plot(np.arange(accuracy.size), 100 * accuracy, **line_style(position))
+            if math.isfinite(row.predicted_accuracy):
                 # Spread out sideways, so that bars do not hide one another.
                 x = last + 0.7 + 0.6 * position / max(len(pairs) - 1, 1)
-                axes.errorbar(
-                    [x],
-                    [mean],
-                    yerr=[[down], [up]],
-                    color=style["color"],
-                    marker=style["marker"] or ".",
-                    capsize=2,
-                    linewidth=1,
-                )
-        axes.set_xticks([*_epoch_ticks(last), last + 1], [*map(str, _epoch_ticks(last)), "pred."])
+                _prediction_bar(axes, x, row, line_style(position))
+        ticks = _epoch_ticks(last)
+        axes.set_xticks([*ticks, last + 1], [*map(str, ticks), "pred."])
         axes.set_xlabel("epoch")
         axes.set_ylabel("validation accuracy (%)")
         # A wild extrapolation must not flatten the curves that were measured.
@@ -161,15 +148,32 @@ def accuracy_curves(ranking: Ranking) -> str:
         return _svg(figure, name, alt)
 
 
+def _prediction_bar(axes: Any, x: float, row: RankedModel, style: Mapping[str, Any]) -> None:
+    """A model's predicted accuracy in percent, with two standard deviations."""
+    mean = 100 * row.predicted_accuracy
+    spread = 0.0 if math.isnan(row.std) else 200 * row.std
+    # No accuracy lies beyond 0 or 100, whatever the normal distribution says.
+    down, up = min(spread, max(mean, 0.0)), min(spread, max(100.0 - mean, 0.0))
+    axes.errorbar(
+        [x],
+        [mean],
+        yerr=[[down], [up]],
+        color=style["color"],
+        marker=style["marker"] or ".",
+        capsize=2,
+        linewidth=1,
+    )
+
+
 def beta_curves(ranking: Ranking, strength: Strength) -> str:
-    """beta_eff against epoch."""
+    """beta_eff against epoch, on a logarithmic axis where the values span more than a decade."""
     pairs = in_rank_order(ranking)
     name = "beta"
     with _figure(name, (4.8, 3.3)) as (figure, axes):
         seen = []
         for position, (_, trajectory) in reversed(list(enumerate(pairs))):
             beta = trajectory.beta_eff(strength)
-            axes.plot(np.arange(beta.size), beta, **style_of(position))
+            axes.plot(np.arange(beta.size), beta, **line_style(position))
             seen.append(beta[np.isfinite(beta)])
         values = np.concatenate(seen) if seen else np.zeros(0)
         if values.size and values.min() > 0 and values.max() > 10 * values.min():
@@ -193,7 +197,7 @@ def accuracy_against_beta(
     """One model: accuracy against beta_eff, the fitted line to beta_eff = 0 and its 2σ band."""
     beta, accuracy, _ = points(trajectory, strength)
     name = f"fit{position}"
-    style = style_of(position)
+    style = line_style(position)
     with _figure(name, (2.9, 2.2)) as (figure, axes):
         axes.scatter(beta, 100 * accuracy, color=style["color"], s=18, zorder=3)
         value = "no fit"

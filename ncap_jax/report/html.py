@@ -1,16 +1,6 @@
 """`report.html`: the whole answer in one file, without network, readable on any screen.
 
-`Ranking.info` may hold, each shown where it is there:
-    command: str, the command that repeats the run
-    seconds: float, wall time in all
-    device: str
-    versions: mapping of package to version
-    data: mapping of label to value, statistics of the data set
-    class_names: sequence of str
-    contact_sheet_png: bytes of a PNG, or its base64 text
-    majority_accuracy, num_validation: share of validation images that always answering the largest
-        class gets right, and their number; models that are no better are warned of
-    full_epochs: int, epochs of full fine-tuning that the cost saved is set against
+Which facts of the run it shows, where they are there: `ncap_jax.types.RunInfo`.
 """
 
 from __future__ import annotations
@@ -19,20 +9,23 @@ import base64
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ncap_jax import predictor as predictors
 from ncap_jax.report import figures, text
 from ncap_jax.report.cost import cost
-from ncap_jax.selection.ranking import TIE_PROBABILITY
+from ncap_jax.selection.contest import TIE_PROBABILITY
 from ncap_jax.types import RankedModel, Ranking
 
-# So many models' accuracy against beta_eff are in sight; more are a click away.
+if TYPE_CHECKING:
+    import jinja2
+
+# At most this many models' accuracy against beta_eff are in sight; the others are a click away.
 OPEN_FITS = 8
 
 
 @functools.cache
-def _template():
+def _template() -> jinja2.Template:
     import jinja2
 
     environment = jinja2.Environment(
@@ -53,7 +46,7 @@ def render(ranking: Ranking) -> str:
     """The page.
 
     Args:
-        ranking: with its trajectories; without them the figures are left out.
+        ranking: with its trajectories; without them the page has no figures.
 
     Returns:
         A complete HTML document; names from outside are escaped.
@@ -71,7 +64,7 @@ def render(ranking: Ranking) -> str:
         open_fits=OPEN_FITS,
         config={k: _plain(v) for k, v in dataclasses.asdict(ranking.config).items()},
         info=ranking.info,
-        contact_sheet=_base64(ranking.info.get("contact_sheet_png")),
+        contact_sheet=base64.b64encode(ranking.info.contact_sheet_png or b"").decode("ascii"),
         **_figures(ranking),
     )
 
@@ -82,19 +75,13 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _base64(png: bytes | str | None) -> str:
-    if png is None:
-        return ""
-    return base64.b64encode(png).decode("ascii") if isinstance(png, bytes) else png
-
-
 def _description(ranking: Ranking) -> str:
     chosen = predictors.PREDICTORS.get(ranking.predictor)
     return chosen.description if chosen is not None else ""
 
 
 def _rows(ranking: Ranking) -> list[dict[str, Any]]:
-    """Table rows: the record, its last beta_eff, and the interval as percent of the axis."""
+    """Table rows: the record, its last beta_eff, and its interval in percent of the axis."""
     shown = [r for r in ranking.models if r.rank is not None]
     reach = [(r, 0.0 if math.isnan(r.std) else 2 * r.std) for r in shown]
     low = max(0.0, min((r.predicted_accuracy - s for r, s in reach), default=0.0))
@@ -121,7 +108,7 @@ def _rows(ranking: Ranking) -> list[dict[str, Any]]:
 
 
 def _methods(ranking: Ranking) -> dict[str, Any]:
-    """What every method said: its names, a row of cells a model, and the flags as notes."""
+    """What every method predicts: the methods, a row of cells per model, the flags as notes."""
     names = [n for n in predictors.PREDICTORS if any(n in r.predictions for r in ranking.models)]
     notes: list[str] = []
     rows = [

@@ -58,9 +58,12 @@ def render(ranking: Ranking) -> str:
     warnings = text.warnings(ranking)
     if warnings:
         lines += ["", "Before you trust this:", "", *(f"- {escape(line)}" for line in warnings)]
-    command = ranking.info.get("command")
-    if command:
-        # Longer than any run of backticks inside, so that the block ends where it should.
-        fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", str(command))), default=0))
-        lines += ["", "Reproduce:", "", f"{fence}sh", str(command), fence]
+    if ranking.info.command:
+        lines += ["", "Reproduce:", "", *_code_block(ranking.info.command)]
     return "\n".join(lines) + "\n"
+
+
+def _code_block(command: str) -> list[str]:
+    # The fence is longer than any run of backticks inside, so that the block ends where it should.
+    fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", command)), default=0))
+    return [f"{fence}sh", command, fence]

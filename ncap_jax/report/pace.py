@@ -1,4 +1,4 @@
-"""How long a run will still take, when a model's start costs more than its epochs."""
+"""How long a run will still take, where starting a model costs more than its epochs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ncap_jax.types import EpochRecord
 class Pace:
     """Splits the time so far into starts (compilation, first measurement) and epochs.
 
-    A model's first epoch compiles its program and can take ten times as long as the next ones:
-    the mean over epochs would promise hours where minutes are left.
+    A model's first epoch compiles its program and can take ten times as long as the next ones: by
+    the mean over epochs, hours would seem to be left where it is minutes.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Pace:
         self._trained = 0  # epochs, in this process
 
     def epoch(self, model: str, record: EpochRecord) -> None:
-        """Take an epoch into account; epoch 0 trains nothing."""
+        """Take an epoch into account; epoch 0 is measured, not trained."""
         self._begun.add(model)
         if record.epoch > 0:
             self._trained += 1
@@ -49,6 +49,6 @@ class Pace:
         starts = len(self._fastest) + halfway
         start = max(0.0, elapsed - trained) / starts
         done = starts * start + trained
-        # Models that run side by side do more than a second's work in a second.
+        # Models that run in parallel do more than a second's work in a second.
         speed = done / elapsed if elapsed > 0 and done > 0 else 1.0
         return (epochs_left * steady + (models_left + halfway) * start) / speed

@@ -10,24 +10,14 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ncap_jax.report import text
 from ncap_jax.report.pace import Pace
-from ncap_jax.types import EpochRecord, Trajectory
+from ncap_jax.types import EpochRecord, Trajectory, Watcher
 
 if TYPE_CHECKING:
     from rich import progress
-
-
-class Watcher(Protocol):
-    """What is told of a run while it goes on."""
-
-    def epoch(self, model: str, record: EpochRecord) -> None:
-        """After every epoch of a model, epoch 0 included."""
-
-    def finished(self, trajectory: Trajectory) -> None:
-        """When a model is done, however it ended."""
 
 
 class Watchers:
@@ -48,7 +38,7 @@ class Watchers:
 
 
 class Progress:
-    """Shows how a ranking run gets on; drive it from the loop over models.
+    """Shows the progress of a ranking run; call it from the loop over models.
 
         with Progress(["a", "b"], epochs=5) as progress:
             progress.epoch("a", record)        # after every epoch, epoch 0 included
@@ -57,7 +47,7 @@ class Progress:
     Args:
         models: names, in any order; they may run in parallel.
         epochs: epochs of training per model.
-        file: where to; None: standard error, so that standard output stays the table's.
+        file: where it is written; None: standard error, so that standard output has only the table.
     """
 
     def __init__(self, models: Sequence[str], epochs: int, file: TextIO | None = None):
@@ -74,7 +64,7 @@ class Progress:
         self._start = time.monotonic()
         self._console = Console(
             file=sys.stderr if file is None else file,
-            # A file that was asked for is written to in a notebook as well.
+            # A given file is written to in a notebook, too.
             force_jupyter=None if file is None else False,
             highlight=False,
             markup=False,
@@ -138,7 +128,7 @@ class Progress:
         )
 
     def finished(self, trajectory: Trajectory) -> None:
-        """Show how a model ended; what it did not run counts as done."""
+        """Show how a model ended; the epochs that it did not run count as done."""
         self._finished += 1
         self._done[trajectory.model] = self._epochs
         self._begun.add(trajectory.model)
@@ -153,7 +143,7 @@ class Progress:
         self._line(line)
 
     def seconds_left(self) -> float:
-        """Estimated from the epochs and starts so far; NaN before the first trained epoch."""
+        """An estimate from the epochs and starts so far; NaN before the first trained epoch."""
         return self._pace.left(
             time.monotonic() - self._start,
             epochs_left=self._total - sum(self._done.values()),
@@ -176,5 +166,5 @@ class Progress:
         )
 
     def _line(self, line: str) -> None:
-        # soft_wrap: a log line stays one line, whatever width a file is taken to have.
+        # soft_wrap: a log line stays one line, whatever width the file is assumed to have.
         self._console.print(line, soft_wrap=True)

@@ -16,22 +16,20 @@ from ncap_jax.types import EpochRecord, Trajectory
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
-# Written for every epoch; beta_eff comes beside them, one scalar a strength.
+# Written for every epoch, beside one scalar of beta_eff for each strength.
 _FIELDS = tuple(
-    f.name
-    for f in dataclasses.fields(EpochRecord)
-    if f.name not in ("epoch",) and "beta" not in f.name
+    f.name for f in dataclasses.fields(EpochRecord) if f.name != "epoch" and "beta" not in f.name
 )
 
 
 class TensorBoard:
-    """Writes each epoch's numbers under `folder`, one run a model; driven like `Progress`.
+    """Writes each epoch's numbers under `folder`, one run per model; called like `Progress`.
 
-    A model that went on from an earlier run has its earlier epochs where that run wrote them, or
-    gets them when it is finished.
+    If a model resumes an earlier run, its earlier epochs are where that run wrote them; if that run
+    wrote none, they are added when the model finishes.
 
     Args:
-        folder: what `tensorboard --logdir` is pointed at; made when the first epoch is written.
+        folder: for `tensorboard --logdir`; made when the first epoch is written.
 
     Raises:
         ConfigError: tensorboardX is not installed.
@@ -42,7 +40,8 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise errors.ConfigError(
-                "TensorBoard scalars need tensorboardX", "pip install 'ncap_jax[tensorboard]'"
+                "tensorboardX, which writes TensorBoard scalars, is not installed",
+                "Run: pip install 'ncap_jax[tensorboard]'",
             ) from error
         self._make = SummaryWriter
         self._folder = pathlib.Path(folder)
@@ -72,12 +71,12 @@ class TensorBoard:
             self._write(model, record)
         except OSError as error:
             raise errors.OutputError(
-                f"cannot write to {self._folder}: {error.strerror}",
-                "Choose a folder that you may write to",
+                f"cannot write to {self._folder}: {error.strerror or error}",
+                "Free space, or choose a folder that you may write to",
             ) from error
 
     def finished(self, trajectory: Trajectory) -> None:
-        """Write what an earlier run without TensorBoard trained, and close the model's run."""
+        """Write the epochs that an earlier run did not write, and close the model's run."""
         written = self._epochs_written(trajectory.model)
         if written is not None:
             for record in trajectory.records:
@@ -92,7 +91,7 @@ class TensorBoard:
         return self._folder / re.sub(r"[^\w.-]+", "_", model)
 
     def _epochs_written(self, model: str) -> set[int] | None:
-        """By this process; None: the model has a run of before, which is added to."""
+        """Epochs that this process wrote; None: the model's run existed before and is extended."""
         if model not in self._written:
             before = any(self._run(model).glob("events.out.tfevents.*"))
             self._written[model] = None if before else set()

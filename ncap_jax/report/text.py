@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from ncap_jax.types import RankedModel, Ranking
 
-# More names than this make no sentence.
+# A sentence names at most this many models.
 _NAMED = 4
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A fraction as percent, a dash where there is none."""
+    """A fraction in percent, or a dash for NaN and infinity."""
     return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "–"
 
 
@@ -24,7 +24,7 @@ def with_std(mean: float, std: float) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, a dash where there is none."""
+    """Three significant digits, or a dash for NaN and infinity."""
     return f"{value:.3g}" if math.isfinite(value) else "–"
 
 
@@ -66,7 +66,7 @@ def answer(ranking: Ranking) -> str:
 
 
 def warnings(ranking: Ranking) -> list[str]:
-    """What speaks against trusting the table, a line each: failures, flags."""
+    """Reasons to distrust the table, a line each: failures, flags, no model above chance."""
     lines = [
         f"{row.name}: {row.status.replace('_', ' ')}" + (f" – {row.message}" if row.message else "")
         for row in ranking.models
@@ -83,22 +83,22 @@ def warnings(ranking: Ranking) -> list[str]:
 
 
 def _no_better_than_the_largest_class(ranking: Ranking) -> list[str]:
-    """A warning while all models are within chance of always giving the same answer."""
-    share = ranking.info.get("majority_accuracy")
+    """A warning while no model is significantly better than always giving the same answer."""
+    share, count = ranking.info.majority_accuracy, ranking.info.num_validation
     seen = [row.best_seen for row in ranking.models if row.rank is not None]
-    if share is None or not seen:
+    if share is None or not count or not seen:
         return []
-    error = math.sqrt(share * (1 - share) / ranking.info["num_validation"])
+    error = math.sqrt(share * (1 - share) / count)
     if max(seen) > share + 2 * error:
         return []
     return [
-        f"no model is surely better yet than always answering the largest class "
-        f"({percent(share)}): train more epochs before you trust any order"
+        f"no model is significantly better yet than always predicting the largest class "
+        f"({percent(share)}): train for more epochs before you trust any order"
     ]
 
 
 def learning_rates(ranking: Ranking) -> str:
-    """Which models went on at which learning rate, a sentence; empty where none was tried."""
+    """A sentence on which models continued at which learning rate; empty where none was tried."""
     by_rate: dict[float, list[str]] = {}
     for row in ranking.models:
         if row.learning_rate is not None:

@@ -5,16 +5,16 @@ m models left and w workers, the next model may take
 
     share = min(r, r min(w, m) / m)                                                         (B1)
 
-and what it does not take goes to those after it. `model_time_budget` bounds every share. A clock
-starts anew with every call: a run that is taken up again has the whole budget once more.
+and what it leaves goes to the models after it. `model_time_budget` bounds every share. The clock
+starts with each call: a run that resumes has the whole budget again.
 
-Epochs. `epochs_budget` counts the epochs of all models, those of earlier calls on the same output
-folder too. All models are trained to the same epoch,
+Epochs. `epochs_budget` counts the epochs of all models, including those of earlier calls on the
+same output folder. All models are trained to the same epoch,
 
     target = epoch now + floor(epochs left / models left)                                   (B2)
 
-because a model with fewer epochs could not be compared; what failed models leave is divided once
-more, and what does not suffice for all models left is not spent.
+because a model with fewer epochs could not be compared with the others. What failed models leave is
+divided again among the rest; a remainder too small for all models left is not spent.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from ncap_jax import errors
-from ncap_jax import predictor as predictors
-from ncap_jax.types import RankConfig, Trajectory
+from ncap_jax.options import Limits, RankConfig
+from ncap_jax.types import Trajectory
 
 
-class Spent(Exception):
-    """A model's share of time is over."""
+class TimeIsUp(Exception):
+    """A model's share of time is used up."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class TimeShare:
     """What one model may take.
 
     Attributes:
@@ -45,17 +44,17 @@ class Share:
     seconds: float = math.inf
     limit: str = ""
 
-    def check(self, clock: Callable[[], float] = time.monotonic) -> Callable[[], None] | None:
-        """A function that raises `Spent` once the share is over; None if nothing bounds it."""
+    def deadline(self, clock: Callable[[], float] = time.monotonic) -> Callable[[], None] | None:
+        """Raises `TimeIsUp` when it is called after the share is used up; None: no bound."""
         if math.isinf(self.seconds):
             return None
-        deadline = clock() + self.seconds
+        end = clock() + self.seconds
 
-        def check() -> None:
-            if clock() >= deadline:
-                raise Spent
+        def deadline() -> None:
+            if clock() >= end:
+                raise TimeIsUp
 
-        return check
+        return deadline
 
     def reason(self, trajectory: Trajectory, epochs: int) -> str:
         """Why a model ended early, for people."""
@@ -70,32 +69,30 @@ class TimeBudget:
     """The clock of one call.
 
     Args:
-        config: `time_budget` and `model_time_budget`, in seconds.
-        start: when the call started, by `clock`.
+        limits: `time_budget` and `model_time_budget`, in seconds.
+        start: what `clock` said when the call started.
         clock: seconds, monotonic.
     """
 
-    def __init__(
-        self, config: RankConfig, start: float, clock: Callable[[], float] = time.monotonic
-    ):
-        self._total, self._each = config.time_budget, config.model_time_budget
+    def __init__(self, limits: Limits, start: float, clock: Callable[[], float] = time.monotonic):
+        self._total, self._each = limits.time_budget, limits.model_time_budget
         self._start, self._clock = start, clock
         self._used: dict[str, float] = {}
 
-    def share(self, model: str, models_left: int, workers: int = 1) -> Share:
-        """What `model` may take now, one of `models_left` that have not had their turn."""
-        share = Share()
+    def share(self, model: str, models_left: int, workers: int = 1) -> TimeShare:
+        """What `model` may take now: one of `models_left` that have not had their turn."""
+        share = TimeShare()
         if self._total is not None:
             rest = max(0.0, self._start + self._total - self._clock())
-            share = Share(rest * min(workers, models_left) / models_left, "time_budget")  # (B1)
+            share = TimeShare(rest * min(workers, models_left) / models_left, "time_budget")  # (B1)
         if self._each is not None:
             own = max(0.0, self._each - self._used.get(model, 0.0))
             if own < share.seconds:
-                share = Share(own, "model_time_budget")
+                share = TimeShare(own, "model_time_budget")
         return share
 
     def used(self, model: str, seconds: float) -> None:
-        """Note what a model took: its own budget holds for all its turns together."""
+        """Add what a model took: its own budget is for all its turns together."""
         self._used[model] = self._used.get(model, 0.0) + seconds
 
 
@@ -104,43 +101,12 @@ def target(config: RankConfig, ended: Sequence[Trajectory], left: int, epoch: in
 
     Args:
         config: `epochs` and `epochs_budget`.
-        ended: trajectories of the models that do not go on.
-        left: number of models that go on, at least 1.
-        epoch: that these have reached; where an earlier call took one further, the others follow.
+        ended: trajectories of the models that have ended.
+        left: number of models that continue, at least 1.
+        epoch: which all of these have reached. Where an earlier call took one further, the others
+            catch up first.
     """
     if config.epochs_budget is None:
         return config.epochs
     spent = sum(t.epochs for t in ended) + left * epoch
     return min(config.epochs, epoch + max(0, config.epochs_budget - spent) // left)  # (B2)
-
-
-def check_config(config: RankConfig, models: int | None = None) -> None:
-    """Refuse budgets that cannot work, before any work is done.
-
-    Args:
-        config: of the run.
-        models: how many there are; None: not known yet.
-
-    Raises:
-        ConfigError: a budget is not positive, or does not suffice for the epochs that the
-            predictor needs of every model.
-    """
-    for name in ("time_budget", "model_time_budget"):
-        seconds = getattr(config, name)
-        if seconds is None:
-            continue
-        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if not (number and seconds > 0 and math.isfinite(seconds)):
-            raise errors.ConfigError(f"{name}={seconds!r}", "Give a positive number of seconds")
-    budget = config.epochs_budget
-    if budget is None:
-        return
-    if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
-        raise errors.ConfigError(f"epochs_budget={budget!r}", "Give a whole number of at least 1")
-    needed = predictors.get(config.predictor, config.head).min_epochs
-    if models is not None and budget < needed * models:
-        raise errors.ConfigError(
-            f"epochs_budget={budget} does not suffice for {models} models: the predictor needs "
-            f"{needed} epoch(s) of each",
-            f"Give at least {needed * models}, or fewer models",
-        )

@@ -1,4 +1,4 @@
-"""How good a ranking is: agreement, regret, hits, calibration, cost; with bootstrap intervals.
+"""How good a ranking is: agreement, regret, hits, coverage and cost, with bootstrap intervals.
 
 `predicted` and `true` are values per model, higher is better. A metric of one list of models is a
 plain function; `over_models_and_seeds` averages it over seeds (or tasks) and puts a bootstrap
@@ -23,8 +23,8 @@ def kendall_tau(predicted: np.ndarray, true: np.ndarray) -> float:
     """Kendall's τ-b, in [−1, 1]; NaN where either is constant.
 
     Concordant minus discordant pairs, over the root of the product of the pairs untied in each.
-    A bootstrap asks for it a million times, on a dozen models each: signs of all pairs at once
-    are ten times as fast there as `scipy.stats.kendalltau`, which the tests compare it with.
+    A bootstrap computes it a million times, on a dozen models each. There the signs of all pairs at
+    once are ten times as fast as `scipy.stats.kendalltau`, with which the tests compare it.
     """
     x, y = (np.sign(np.subtract.outer(v, v)) for v in (np.asarray(predicted), np.asarray(true)))
     untied = np.sqrt(np.sum(x * x) * np.sum(y * y))
@@ -55,7 +55,7 @@ def _top(predicted: np.ndarray, k: int) -> np.ndarray:
 
 
 def regret(predicted: np.ndarray, true: np.ndarray, k: int = 1) -> float:
-    """Accuracy lost by fully fine-tuning only the k models predicted best: ≥ 0, 0 is perfect."""
+    """Accuracy lost by fine-tuning only the k models predicted best to the end; 0 is perfect."""
     return float(np.max(true) - np.max(true[_top(predicted, k)]))
 
 
@@ -65,12 +65,12 @@ def relative_accuracy(predicted: np.ndarray, true: np.ndarray, k: int = 1) -> fl
 
 
 def top_1_hit(predicted: np.ndarray, true: np.ndarray) -> float:
-    """1 if the model predicted best is (one of) the truly best, else 0."""
+    """1 if the model predicted best is truly best, or one of several that are; else 0."""
     return float(true[_top(predicted, 1)[0]] == np.max(true))
 
 
 def mean_absolute_error(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Mean absolute error, for methods that predict accuracies."""
+    """Mean absolute error; for methods that predict accuracies."""
     return float(np.mean(np.abs(predicted - true)))
 
 
@@ -109,13 +109,13 @@ def over_models_and_seeds(
     """The metric averaged over seeds, with a percentile bootstrap over models and seeds.
 
     Each draw takes seeds with replacement and models with replacement (the same models for
-    every seed: a model is one candidate, however often it ran), which is the uncertainty about
-    another pool and other seeds.
+    every seed: a model is one candidate, however often it ran). The interval so covers what another
+    pool and other seeds would have given.
 
     Args:
         metric: of one list of models.
-        predicted: (seeds, models) or (models,), higher is better; a model with a NaN is left out
-            of its seed.
+        predicted: (seeds, models) or (models,), higher is better; a model with NaN is left out of
+            that seed.
         true: the same shape, or (models,) for one truth.
         level: of the interval.
         draws: bootstrap samples.
@@ -125,7 +125,7 @@ def over_models_and_seeds(
         Mean over seeds, and the interval; NaN where no seed has two models left.
 
     Raises:
-        DataError: shapes that do not fit.
+        DataError: the shapes do not fit together.
     """
     value, samples = bootstrap(metric, predicted, true, draws, seed)
     return interval(value, samples, level)
@@ -136,14 +136,14 @@ def bootstrap(
 ) -> tuple[float, np.ndarray]:
     """The metric's mean over seeds, and (draws,) bootstrap samples of it, which may hold NaN.
 
-    Args and errors: see `over_models_and_seeds`.
+    Arguments and errors as of `over_models_and_seeds`.
     """
     predicted = np.atleast_2d(np.asarray(predicted, dtype=np.float64))
     true = np.asarray(true, dtype=np.float64)
     if true.shape[-1:] != predicted.shape[-1:]:
         raise errors.DataError(
-            f"predicted has shape {predicted.shape}, true {true.shape}",
-            "Give one value per model, and per seed",
+            f"predicted has shape {predicted.shape}, true has shape {true.shape}",
+            "Give one value per model in both, and one row per seed",
         )
     true = np.broadcast_to(true, predicted.shape)
     seeds, models = predicted.shape
@@ -182,7 +182,7 @@ def coverage(
 ) -> float:
     """Share of true values inside the central predicted intervals of that level.
 
-    A calibrated method has coverage = level. Predictions without a standard deviation do not
+    For a calibrated method it equals `level`. Predictions without a standard deviation do not
     count; NaN if none has one.
     """
     mean = np.array([p.mean for p in predictions])
@@ -196,27 +196,28 @@ def coverage(
 
 
 class Cost(NamedTuple):
-    """Seconds that n epochs of every model took, and as a fraction of fine-tuning them fully."""
+    """Seconds that n epochs of every model took, also as a fraction of full fine-tuning."""
 
     seconds: float
     fraction: float
 
 
 def cost(trajectories: Sequence[Trajectory], epochs: int, full_seconds: Sequence[float]) -> Cost:
-    """What looking at the first n epochs of every model cost.
+    """What the first n epochs of every model cost.
 
     Args:
-        trajectories: one per model; epoch 0's measurement and the first `epochs` count.
+        trajectories: one per model; the measurement of epoch 0 counts too.
         epochs: n.
         full_seconds: of each model's full fine-tuning.
 
     Raises:
-        DataError: another number of models, or no time at all.
+        DataError: not one time per model, or times that do not add up to more than 0.
     """
     if len(full_seconds) != len(trajectories) or not sum(full_seconds) > 0:
         raise errors.DataError(
-            f"{len(full_seconds)} times of full fine-tuning for {len(trajectories)} models",
-            "Give a positive number of seconds per model",
+            f"{len(full_seconds)} times of full fine-tuning for {len(trajectories)} models, "
+            f"{sum(full_seconds):g} seconds in all",
+            "Give a positive number of seconds for each model",
         )
     seconds = sum(r.seconds for t in trajectories for r in t.records[: epochs + 1])
     return Cost(float(seconds), float(seconds / sum(full_seconds)))

@@ -1,60 +1,52 @@
 """Rank a pool from its trajectories: predicted accuracy, P(best), and who cannot be told apart.
 
-Order. Models that ran to the end come first, by the chosen predictor (higher is better); then
+Order. Models that ran to the end come first, by the chosen predictor (higher is better). Then come
 models that a budget stopped, those with more epochs first, then by the predictor: a value after
-few epochs cannot be set against one after many. Diverged and failed models, and models for
-which the predictor has no answer, come last without a rank.
+few epochs cannot be compared with one after many. Diverged and failed models, and models for
+which the predictor has no answer, come last, without a rank.
 
-P(best). Independent normals N(mean, own_std²) per contender are sampled (std where a method does
-not split it); P(best) is the share of draws that a model wins. A model is `tied_with_best` when
-the chance that it is better than the model ranked first exceeds `TIE_PROBABILITY`.
-
-Contenders are the models that ran to the end, or, where there are none, those that were stopped
-after the most epochs. The rest have P(best) NaN.
+P(best) and ties are those of `ncap_jax.selection.contest`, among the contenders: the models that
+ran to the end or, where there are none, those that were stopped after the most epochs. The other
+models have P(best) NaN.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from scipy.stats import norm
-
 from ncap_jax import errors
 from ncap_jax import predictor as predictors
-from ncap_jax.predictor.base import no_prediction
+from ncap_jax.options import RankConfig, Recipe
+from ncap_jax.predictor.base import Predictor, no_prediction
 from ncap_jax.predictor.best_seen import best_seen
-from ncap_jax.predictor.calibration import calibrated
 from ncap_jax.predictor.last_seen import last_seen
+from ncap_jax.selection import contest
 from ncap_jax.types import (
     NETWORK_STRENGTHS,
     Prediction,
-    RankConfig,
     RankedModel,
     Ranking,
+    RunInfo,
     Strength,
     Trajectory,
 )
 
-# Chance of being better than the first model above which a model counts as not told apart: a
-# one-sided test at the 5 % level.
-TIE_PROBABILITY = 0.05
-_DRAWS = 20_000
 _RANKABLE = ("ok", "stopped")
 
 
-def check_config(config: RankConfig) -> None:
-    """Refuse what cannot be ranked, before any work is done.
+def check_config(recipe: Recipe) -> None:
+    """Refuse a recipe whose runs could not be ranked, before any work is done.
 
     Raises:
         ConfigError: the predictor is unknown, needs more epochs, or reads a beta_eff that the
             chosen head does not record.
     """
-    chosen = predictors.get(config.predictor, config.head)
-    chosen.check_epochs(config.epochs)
-    if config.head == "linear" and chosen.strength not in (None, *NETWORK_STRENGTHS):
+    chosen = predictors.get(recipe.predictor, recipe.head)
+    chosen.check_epochs(recipe.epochs)
+    if recipe.head == "linear" and chosen.strength not in (None, *NETWORK_STRENGTHS):
         raise errors.ConfigError(
             f"predictor {chosen.name!r} reads the {chosen.strength} beta_eff, which is not "
             "recorded for whole networks (head='linear')",
@@ -62,58 +54,64 @@ def check_config(config: RankConfig) -> None:
         )
 
 
+def check_epochs_budget(config: RankConfig, models: int) -> None:
+    """Refuse an epochs budget that cannot suffice, before any work is done.
+
+    Args:
+        config: `epochs_budget`; `predictor` and `head` decide how many epochs are needed.
+        models: how many there are.
+
+    Raises:
+        ConfigError: the budget does not suffice for the epochs that the predictor needs of every
+            model.
+    """
+    needed = predictors.get(config.predictor, config.head).min_epochs
+    if config.epochs_budget is not None and config.epochs_budget < needed * models:
+        raise errors.ConfigError(
+            f"epochs_budget={config.epochs_budget} does not suffice for {models} models: the "
+            f"predictor needs {needed} epoch(s) of each",
+            f"Give at least {needed * models}, or fewer models",
+        )
+
+
 def rank_trajectories(
     trajectories: Sequence[Trajectory],
     dataset: str,
     config: RankConfig | None = None,
-    info: Mapping[str, Any] | None = None,
+    info: RunInfo | Mapping[str, Any] | None = None,
 ) -> Ranking:
     """Rank models from what their fine-tuning showed.
 
     Args:
         trajectories: one per model, epoch 0 included; unequal lengths and failures are fine.
         dataset: name of the target data set, for the report.
-        config: `predictor` chooses the method; None: defaults, of the head that was recorded.
-        info: run facts that the report shows.
+        config: `predictor` chooses the method; None: defaults, for the head that was recorded.
+        info: facts of the run for the report, or a mapping with fields of `ncap_jax.types.RunInfo`.
 
     Returns:
         The ranking; deterministic for given trajectories and `config.seed`.
 
     Raises:
-        ConfigError: the predictor is unknown, or models ran to the end and every one of them
-            has fewer epochs than the predictor needs.
+        ConfigError: the predictor is unknown, models ran to the end and every one of them has
+            fewer epochs than the predictor needs, or `info` has an unknown key.
         ModelError: two trajectories have the same model name.
     """
     if config is None:
         config = RankConfig(head=trajectories[0].head) if trajectories else RankConfig()
     chosen = predictors.get(config.predictor, config.head)
     _check_names(trajectories)
-    rankable = [t for t in trajectories if t.status in _RANKABLE and t.epochs >= 1]
-    finished = [t.epochs for t in rankable if t.status == "ok"]
-    if finished:
-        chosen.check_epochs(max(finished))
-    predictions = {name: p(rankable) for name, p in predictors.PREDICTORS.items()}
-    scores = predictions[chosen.name]
-    accuracies = calibrated(chosen, rankable) if chosen.scores_only else scores
-    by_name = {
-        t.model: _Entry(t, score, accuracy, {name: p[i] for name, p in predictions.items()})
-        for i, (t, score, accuracy) in enumerate(zip(rankable, scores, accuracies, strict=True))
-    }
-    order = _order([e for e in by_name.values() if math.isfinite(e.score.mean)])
-    p_best, tied = _contest(order, config.seed)
-    # Sums of signed strengths cancel (docs/method.md): the absolute one tells more to a reader.
+    entries = _entries(trajectories, chosen)
+    order = _order(entries)
+    standings = _standings(order, config.seed)
+    # Sums of signed strengths cancel (docs/method.md): the absolute one tells a reader more.
     strength: Strength = chosen.strength or "absolute"
     ranked = [
-        _row(
-            e, rank, strength, p_best.get(e.trajectory.model, math.nan), e.trajectory.model in tied
-        )
-        for rank, e in enumerate(order, start=1)
+        _row(entry, strength, rank, standings.get(entry.trajectory.model, _NO_CONTENDER))
+        for rank, entry in enumerate(order, start=1)
     ]
     names = {row.name for row in ranked}
     unranked = [
-        _row(by_name.get(t.model, _unranked(t)), None, strength, math.nan, False)
-        for t in trajectories
-        if t.model not in names
+        _row(e, strength, None, _NO_CONTENDER) for e in entries if e.trajectory.model not in names
     ]
     return Ranking(
         dataset=dataset,
@@ -122,22 +120,35 @@ def rank_trajectories(
         trajectories=tuple(trajectories),
         predictor=chosen.name,
         strength=strength,
-        info=dict(info or {}),
+        info=run_info(info),
     )
 
 
+def run_info(info: RunInfo | Mapping[str, Any] | None) -> RunInfo:
+    """Facts of a run as the record.
+
+    Raises:
+        ConfigError: a mapping has a key that is not a field of the record.
+    """
+    if isinstance(info, RunInfo):
+        return info
+    given = dict(info or {})
+    known = [field.name for field in dataclasses.fields(RunInfo)]
+    for key in given:
+        if key not in known:
+            raise errors.ConfigError(*errors.unknown_name("key of info", str(key), known))
+    if given.get("class_names") is not None:
+        given["class_names"] = tuple(given["class_names"])
+    return RunInfo(**given)
+
+
 class _Entry(NamedTuple):
-    """One model on its way into the ranking."""
+    """One model on its way into the ranking: what the chosen method and all methods say of it."""
 
     trajectory: Trajectory
     score: Prediction
     accuracy: Prediction
     predictions: Mapping[str, Prediction]
-
-
-def _unranked(trajectory: Trajectory) -> _Entry:
-    nothing = no_prediction(trajectory.message or "no epoch recorded")
-    return _Entry(trajectory, nothing, nothing, {})
 
 
 def _check_names(trajectories: Sequence[Trajectory]) -> None:
@@ -149,8 +160,33 @@ def _check_names(trajectories: Sequence[Trajectory]) -> None:
         )
 
 
+def _entries(trajectories: Sequence[Trajectory], chosen: Predictor) -> list[_Entry]:
+    """One per trajectory, in order; those that failed have no predictions.
+
+    Raises:
+        ConfigError: models ran to the end and all of them are too short for the chosen method.
+    """
+    rankable = [t for t in trajectories if t.status in _RANKABLE and t.epochs >= 1]
+    finished = [t.epochs for t in rankable if t.status == "ok"]
+    if finished:
+        chosen.check_epochs(max(finished))
+    answers = {name: method(rankable) for name, method in predictors.PREDICTORS.items()}
+    scores = answers[chosen.name]
+    accuracies = predictors.accuracies(chosen, rankable, scores=scores)
+    found = {
+        t.model: _Entry(t, scores[i], accuracies[i], {name: p[i] for name, p in answers.items()})
+        for i, t in enumerate(rankable)
+    }
+    return [found.get(t.model) or _without_predictions(t) for t in trajectories]
+
+
+def _without_predictions(trajectory: Trajectory) -> _Entry:
+    nothing = no_prediction(trajectory.message or "no epoch recorded")
+    return _Entry(trajectory, nothing, nothing, {})
+
+
 def _order(entries: Sequence[_Entry]) -> list[_Entry]:
-    """Finished before stopped, more epochs before fewer among the stopped, then the score."""
+    """Those with a score: finished before stopped, then more epochs, then the score."""
 
     def key(entry: _Entry) -> tuple[bool, int, float, str]:
         stopped = entry.trajectory.status == "stopped"
@@ -162,13 +198,23 @@ def _order(entries: Sequence[_Entry]) -> list[_Entry]:
             entry.trajectory.model,
         )
 
-    return sorted(entries, key=key)
+    return sorted((e for e in entries if math.isfinite(e.score.mean)), key=key)
 
 
-def _contest(order: Sequence[_Entry], seed: int) -> tuple[dict[str, float], set[str]]:
-    """P(best) of the contenders, and the names of those not told apart from the first."""
+class _Standing(NamedTuple):
+    """How a contender stands against the others."""
+
+    p_best: float = math.nan
+    tied_with_best: bool = False
+
+
+_NO_CONTENDER = _Standing()
+
+
+def _standings(order: Sequence[_Entry], seed: int) -> dict[str, _Standing]:
+    """The contenders' standings, by name."""
     if not order:
-        return {}, set()
+        return {}
     first = order[0].trajectory
     contenders = [
         e
@@ -176,36 +222,18 @@ def _contest(order: Sequence[_Entry], seed: int) -> tuple[dict[str, float], set[
         if e.trajectory.status == first.status
         and (first.status == "ok" or e.trajectory.epochs == first.epochs)
     ]
-    mean = np.array([e.accuracy.mean for e in contenders])
-    # What is common to the pool decides nothing between its models.
-    std = np.array(
-        [
-            e.accuracy.std if math.isnan(e.accuracy.own_std) else e.accuracy.own_std
-            for e in contenders
-        ]
-    )
     names = [e.trajectory.model for e in contenders]
     if len(contenders) == 1:
-        return {names[0]: 1.0}, set()
-    if not np.all(np.isfinite(mean) & np.isfinite(std)):
-        # No predictive distribution for somebody: only equal values are known to be tied.
-        return {}, {n for n, m in zip(names[1:], mean[1:]) if m == mean[0]}
-    rng = np.random.default_rng(seed)
-    draws = mean + std * rng.standard_normal((_DRAWS, mean.size))
-    wins = np.bincount(np.argmax(draws, axis=1), minlength=mean.size) / _DRAWS
-    spread = np.hypot(std, std[0])
-    difference = mean - mean[0]
-    # P(m > first) for independent normals; two certain, equal values are tied as well.
-    better = np.where(
-        spread > 0, norm.cdf(difference / np.where(spread > 0, spread, 1)), difference >= 0
-    )
-    tied = {n for n, p in zip(names[1:], better[1:]) if p > TIE_PROBABILITY}
-    return dict(zip(names, wins.tolist())), tied
+        return {names[0]: _Standing(1.0)}
+    predictions = [e.accuracy for e in contenders]
+    tied = contest.tied_with_first(predictions)
+    p_best = [math.nan] * len(contenders)
+    if all(map(contest.has_distribution, predictions)):
+        p_best = contest.chances(predictions, 1, seed).tolist()
+    return dict(zip(names, map(_Standing, p_best, tied), strict=True))
 
 
-def _row(
-    entry: _Entry, rank: int | None, strength: Strength, p_best: float, tied: bool
-) -> RankedModel:
+def _row(entry: _Entry, strength: Strength, rank: int | None, standing: _Standing) -> RankedModel:
     trajectory = entry.trajectory
     message = trajectory.message
     if trajectory.status == "ok":
@@ -223,8 +251,8 @@ def _row(
         validation_accuracy=tuple(trajectory.series("validation_accuracy").tolist()),
         seconds=trajectory.seconds,
         message=message,
-        p_best=p_best,
-        tied_with_best=tied,
+        p_best=standing.p_best,
+        tied_with_best=standing.tied_with_best,
         learning_rate=trajectory.records[-1].learning_rate if trajectory.records else None,
         predictions=entry.predictions,
     )

@@ -12,13 +12,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import safetensors.numpy
 from flax import core, linen, nnx
 from flax.linen import meta
+from jax.typing import DTypeLike
 
 from ncap_jax import errors
 from ncap_jax.types import ModelSpec
@@ -27,11 +30,19 @@ from ncap_jax.zoo.layers import global_average
 from ncap_jax.zoo.weights import store
 
 Tree = Any
-# (parameters, state, x, key, training) -> (y, new state)
-Apply = Callable[[Tree, Tree, jax.Array, jax.Array | None, bool], tuple[jax.Array, Tree]]
 Builder = Callable[..., nnx.Module]
 
-# How Linen modules call the argument that switches batch norm and dropout -> its value in training.
+
+class Apply(Protocol):
+    """A model of another library as a pure function."""
+
+    def __call__(
+        self, params: Tree, state: Tree, x: jax.Array, key: jax.Array | None, *, training: bool
+    ) -> tuple[jax.Array, Tree]:
+        """The model's value, and its state after the call."""
+
+
+# What Linen modules call the switch of batch norm and dropout -> its value in training.
 TRAINING_ARGUMENTS = {
     "train": True,
     "training": True,
@@ -45,7 +56,7 @@ class Adapted(nnx.Module):
     """A model of another library behind the interface of the zoo.
 
     Args:
-        apply: the model as a pure function; compared by identity.
+        apply: the model as a pure function; two models share compiled programs if theirs are equal.
         params: pytree of trainable arrays.
         state: pytree of the other arrays.
         key: for dropout and the like, or None: the model draws no random numbers.
@@ -62,7 +73,7 @@ class Adapted(nnx.Module):
         """(batch, height, width, 3) float, preprocessed -> (batch, width)."""
         training = not self.deterministic
         key = self.rngs.dropout() if training and self.rngs is not None else None
-        y, state = self.apply(_arrays(self.params), _arrays(self.state), x, key, training)
+        y, state = self.apply(_arrays(self.params), _arrays(self.state), x, key, training=training)
         if training:
             _write(self.state, state)
         return pooled(y)
@@ -110,17 +121,18 @@ def from_module(
     """
     if not callable(getattr(module, method, None)):
         raise errors.ModelError(
-            f"{type(module).__name__} has no method {method!r}", "Name the one that gives features"
+            f"{type(module).__name__} has no method {method!r}",
+            "Name the method that returns the features",
         )
     kept = nnx.clone(module)
 
-    def given(*, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Module:
+    def given(*, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> nnx.Module:
         return Method(nnx.clone(kept), method)
 
-    def random(*, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Module:
+    def random(*, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> nnx.Module:
         raise errors.ModelError(
-            f"{name} was given with its weights; how to draw it afresh is not known",
-            "Give a ModelSpec with a build function for a run from scratch",
+            f"{name} is a module in memory, which cannot be drawn anew at random",
+            "For a run from scratch, give a ModelSpec with a build function",
         )
 
     return make_spec(name, random, given, input_size, preprocessing)
@@ -157,28 +169,21 @@ def from_linen(
         WeightsError: the variables lack something the method needs, or differ in shape.
         ConfigError: unknown preprocessing.
     """
-    function = getattr(type(module), method, None) if isinstance(method, str) else method
-    if function is None:
-        raise errors.ModelError(
-            f"{type(module).__name__} has no method {method!r}", "Name the one that gives features"
-        )
-    accepted = inspect.signature(function).parameters
-    modes = {key: value for key, value in TRAINING_ARGUMENTS.items() if key in accepted}
+    modes = _training_arguments(module, method)
     sample = jnp.zeros((1, input_size, input_size, 3))
 
-    def random(*, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Module:
+    def random(*, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> nnx.Module:
         typed = dtype is not None and hasattr(module, "dtype")
         used = module.clone(dtype=dtype) if typed else module
-        inference = {key: not value for key, value in modes.items()}
-        drawn = used.init(
-            {"params": rngs.params(), "dropout": rngs.dropout()}, sample, method=method, **inference
-        )
+        apply = LinenApply(used, method, modes)
+        keys = {"params": rngs.params(), "dropout": rngs.dropout()}
+        drawn = used.init(keys, sample, method=method, **apply.arguments(training=False))
         drawn = _unboxed(drawn)
-        return Adapted(_linen_apply(used, method, modes), drawn.pop("params", {}), drawn, rngs())
+        return Adapted(apply, drawn.pop("params", {}), drawn, rngs())
 
-    def given(*, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Module:
+    def given(*, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> nnx.Module:
         seed = int(jax.random.bits(rngs()))
-        adapted = functional.build_to_fill(lambda: random(rngs=nnx.Rngs(0), dtype=dtype), seed)
+        adapted = functional.build_to_fill(partial(random, dtype=dtype), seed)
         values = _unboxed(variables)
         nested = {"params": values.pop("params", {}), "state": values}
         leaves, _ = jax.tree_util.tree_flatten_with_path(nested)
@@ -205,7 +210,7 @@ def pooled(y: jax.Array) -> jax.Array:
         shape = getattr(y, "shape", type(y).__name__)
         raise errors.ModelError(
             f"the model returns {shape} instead of features",
-            "Name a method or layer that gives (batch, width) or (batch, height, width, channels)",
+            "Name one that returns (batch, width) or (batch, height, width, channels)",
         )
     return y
 
@@ -215,7 +220,7 @@ def make_spec(
 ) -> ModelSpec:
     """The candidate, its feature width found by an abstract call."""
     preprocess.scaling_of(preprocessing)  # refuses an unknown mode now rather than in the run
-    module = given(rngs=nnx.Rngs(0)) if given else nnx.eval_shape(lambda: random(rngs=nnx.Rngs(0)))
+    module = given(rngs=nnx.Rngs(0)) if given else functional.build_abstractly(random)
     module.eval()
     x = jax.ShapeDtypeStruct((1, input_size, input_size, 3), jnp.float32)
     width = nnx.eval_shape(lambda m, x: m.features(x), module, x).shape[1]
@@ -227,7 +232,7 @@ def make_spec(
         preprocessing=preprocessing,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))),
         sha256=_digest(module) if given else None,
-        extra={"pretrained": given} if given else {},
+        build_pretrained=given,
     )
 
 
@@ -236,18 +241,67 @@ def _digest(module: nnx.Module) -> str:
     return hashlib.sha256(safetensors.numpy.save(store.state_arrays(module))).hexdigest()
 
 
-def _linen_apply(module: linen.Module, method: Any, modes: Mapping[str, bool]) -> Apply:
-    def apply(params, state, x, key, training):
-        variables = {"params": params, **state}
-        arguments = {name: value == training for name, value in modes.items()}
-        if not training:
-            return module.apply(variables, x, method=method, **arguments), state
-        y, changed = module.apply(
-            variables, x, method=method, mutable=list(state), rngs={"dropout": key}, **arguments
+def _training_arguments(
+    module: linen.Module, method: str | Callable[..., Any]
+) -> tuple[tuple[str, bool], ...]:
+    """Those of `TRAINING_ARGUMENTS` that a method takes.
+
+    Raises:
+        ModelError: the module lacks the method.
+    """
+    function = getattr(type(module), method, None) if isinstance(method, str) else method
+    if function is None:
+        raise errors.ModelError(
+            f"{type(module).__name__} has no method {method!r}",
+            "Name the method that returns the features",
         )
+    accepted = inspect.signature(function).parameters
+    return tuple((key, value) for key, value in TRAINING_ARGUMENTS.items() if key in accepted)
+
+
+@dataclass(frozen=True, eq=False)
+class LinenApply:
+    """A method of a Linen module as an `Apply`; equal where module and method are.
+
+    Attributes:
+        module: unbound.
+        method: its name, or a function of (module, x).
+        modes: arguments of the method that switch training mode, with their value in training.
+    """
+
+    module: linen.Module
+    method: str | Callable[..., Any]
+    modes: tuple[tuple[str, bool], ...]
+
+    def arguments(self, *, training: bool) -> dict[str, bool]:
+        """What the method is called with in either mode."""
+        return {name: value == training for name, value in self.modes}
+
+    def __call__(
+        self, params: Tree, state: Tree, x: jax.Array, key: jax.Array | None, *, training: bool
+    ) -> tuple[jax.Array, Tree]:
+        run: Any = partial(self.module.apply, {"params": params, **state}, x, method=self.method)
+        arguments = self.arguments(training=training)
+        if not training:
+            return run(**arguments), state
+        y, changed = run(mutable=list(state), rngs={"dropout": key}, **arguments)
         return y, {**state, **changed}
 
-    return apply
+    def __hash__(self) -> int:
+        # Not of the module: one with a list among its fields has no hash.
+        return hash((type(self.module), self.method, self.modes))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LinenApply):
+            return NotImplemented
+        if (self.method, self.modes) != (other.method, other.modes):
+            return False
+        if self.module is other.module:
+            return True
+        try:
+            return type(self.module) is type(other.module) and bool(self.module == other.module)
+        except ValueError:  # arrays among the fields, which have no single truth value
+            return False
 
 
 def _unboxed(variables: Any) -> dict[str, Any]:
@@ -264,7 +318,7 @@ def _arrays(variables: Tree) -> Tree:
 
 
 def _write(variables: Tree, values: Tree) -> None:
-    def write(variable, value):
+    def write(variable: nnx.Variable, value: jax.Array) -> None:
         variable[...] = value
 
     jax.tree.map(write, variables, values, is_leaf=_is_variable)

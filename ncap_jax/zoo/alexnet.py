@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
-from ncap_jax.zoo.layers import Backbone, Conv, Dense, max_pool, symmetric_uniform
+from ncap_jax.ops.pooling import max_pool
+from ncap_jax.types import ModelSpec, WeightsLayout
+from ncap_jax.zoo.layers import Backbone, Conv, Dense, symmetric_uniform
 
 # Index in torchvision's `features`: output channels, kernel, stride, padding, pooled after.
 CONVS = {
@@ -25,6 +27,18 @@ CONVS = {
 }
 GRID = 6
 WIDTH = 4096
+
+
+@dataclass(frozen=True)
+class TorchUniform:
+    """PyTorch's default for kernels and biases: U(-a, a), a = 1 / sqrt(fan_in)."""
+
+    fan_in: int
+
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> jax.Array:
+        return symmetric_uniform(key, shape, 1 / math.sqrt(self.fan_in), dtype)
 
 
 class AlexNet(Backbone):
@@ -43,7 +57,7 @@ class AlexNet(Backbone):
         options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         convs, inputs = [], 3
         for index, (width, kernel, stride, padding, _) in CONVS.items():
-            draw = _torch_uniform(inputs * kernel * kernel)
+            draw = TorchUniform(inputs * kernel * kernel)
             convs.append(
                 Conv(
                     inputs,
@@ -62,7 +76,7 @@ class AlexNet(Backbone):
         self.convs = nnx.List(convs)
         dense = []
         for index, width in ((1, inputs * GRID * GRID), (4, WIDTH)):
-            draw = _torch_uniform(width)
+            draw = TorchUniform(width)
             name = f"classifier.{index}"
             dense.append(
                 Dense(width, WIDTH, name=name, kernel_init=draw, bias_init=draw, **options)
@@ -110,15 +124,6 @@ def _bins(n: int, grid: int) -> np.ndarray:
     return weights
 
 
-def _torch_uniform(fan_in: int):
-    """PyTorch's default for kernels and biases: U(-a, a), a = 1 / sqrt(fan_in)."""
-    return partial(_draw, limit=1 / math.sqrt(fan_in))
-
-
-def _draw(key, shape, dtype=jnp.float32, *, limit: float):
-    return symmetric_uniform(key, shape, limit, dtype)
-
-
 SPECS: tuple[ModelSpec, ...] = (
     ModelSpec(
         name="alexnet",
@@ -132,10 +137,6 @@ SPECS: tuple[ModelSpec, ...] = (
         citation="Krizhevsky, One weird trick for parallelizing CNNs, arXiv 1404.5997",
         description="5 convolutions and 2 dense layers (torchvision's, not Keras's)",
         family="alexnet",
-        extra={
-            "convention": "torch",
-            "sha256_prefix": "7be5be79",
-            "classifier": ("classifier.6",),
-        },
+        layout=WeightsLayout("torch", ("classifier.6",), sha256_prefix="7be5be79"),
     ),
 )

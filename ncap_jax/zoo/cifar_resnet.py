@@ -14,32 +14,35 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
+from ncap_jax.types import ModelSpec, WeightsLayout
 from ncap_jax.zoo.layers import Backbone, BatchNorm, Conv, ConvNorm
 
 WIDTHS = (16, 32, 64)
 SOURCE = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
 
 
-def _unit(conv: str, norm: str, inputs: int, outputs: int, stride=1, *, activation, **options):
+def _conv(inputs: int, outputs: int, stride: int, name: str, **options: Any) -> Conv:
+    return Conv(inputs, outputs, 3, stride, padding=1, name=name, **options)
+
+
+def _norm(width: int, name: str, **options: Any) -> BatchNorm:
     # PyTorch's momentum 0.1 is the weight of the batch, ours of the running average.
-    return ConvNorm(
-        Conv(inputs, outputs, 3, stride, padding=1, name=conv, **options),
-        BatchNorm(outputs, epsilon=1e-5, momentum=0.9, name=norm, **options),
-        activation,
-    )
+    return BatchNorm(width, epsilon=1e-5, momentum=0.9, name=name, **options)
 
 
 class BasicBlock(nnx.Module):
     """relu(shortcut(x) + two 3x3 convolutions)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, prefix: str, **options: Any):
-        def unit(number, inputs, stride, activation):
-            conv, norm = f"{prefix}.conv{number}", f"{prefix}.bn{number}"
-            return _unit(conv, norm, inputs, outputs, stride, activation=activation, **options)
-
-        self.first = unit(1, inputs, stride, nnx.relu)
-        self.second = unit(2, outputs, 1, None)
+        self.first = ConvNorm(
+            _conv(inputs, outputs, stride, f"{prefix}.conv1", **options),
+            _norm(outputs, f"{prefix}.bn1", **options),
+        )
+        self.second = ConvNorm(
+            _conv(outputs, outputs, 1, f"{prefix}.conv2", **options),
+            _norm(outputs, f"{prefix}.bn2", **options),
+            activation=None,
+        )
         self.stride = stride
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -63,7 +66,9 @@ class CifarResNet(Backbone):
 
     def __init__(self, blocks: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
         options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.stem = _unit("conv1", "bn1", 3, WIDTHS[0], activation=nnx.relu, **options)
+        self.stem = ConvNorm(
+            _conv(3, WIDTHS[0], 1, "conv1", **options), _norm(WIDTHS[0], "bn1", **options)
+        )
         stacks, inputs = [], WIDTHS[0]
         for number, width in enumerate(WIDTHS, start=1):
             stack = []
@@ -99,12 +104,12 @@ def _spec(layers: int, digest: str, parameters: int) -> ModelSpec:
         citation="He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385",
         description=f"{layers} layers for 32x32 images, trained on CIFAR-10",
         family="cifar_resnet",
-        extra={
-            "convention": "torch",
-            "sha256_prefix": digest,
-            "classifier": ("linear",),
-            "files": (f"cifar10_resnet{layers}.safetensors",),
-        },
+        layout=WeightsLayout(
+            "torch",
+            ("linear",),
+            other_files=(f"cifar10_resnet{layers}.safetensors",),
+            sha256_prefix=digest,
+        ),
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
+from ncap_jax.types import ModelSpec, WeightsLayout
 from ncap_jax.zoo.layers import (
     Backbone,
     Conv,
@@ -19,7 +19,9 @@ from ncap_jax.zoo.layers import (
     global_average,
     truncated_normal,
 )
+from ncap_jax.zoo.weights.published import timm_url
 
+PUBLISHED = "convnext_tiny.fb_in1k"  # timm's name of the weights
 WIDTHS = (96, 192, 384, 768)
 DEPTHS = (3, 3, 9, 3)
 LAYER_SCALE = 1e-6  # of a fresh network's residuals
@@ -137,16 +139,12 @@ SPECS: tuple[ModelSpec, ...] = (
         input_size=224,
         feature_width=WIDTHS[-1],
         preprocessing="torch",
-        weights="https://huggingface.co/timm/convnext_tiny.fb_in1k/resolve/main/model.safetensors",
+        weights=timm_url(PUBLISHED),
         parameters=27_820_128,
         licence="Apache-2.0",
         citation="Liu et al., A ConvNet for the 2020s, arXiv 2201.03545",
         description="18 blocks of 7x7 depthwise convolutions with layer norm",
         family="convnext",
-        extra={
-            "convention": "torch",
-            "classifier": ("head.fc",),
-            "file": "convnext_tiny.fb_in1k.safetensors",
-        },
+        layout=WeightsLayout("torch", ("head.fc",), file=f"{PUBLISHED}.safetensors"),
     ),
 )

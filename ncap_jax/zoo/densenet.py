@@ -10,17 +10,16 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
+from ncap_jax.ops.pooling import average_pool, zero_padded_max_pool
+from ncap_jax.types import ModelSpec, WeightsLayout
 from ncap_jax.zoo.layers import (
     Backbone,
     BatchNorm,
     Conv,
     ConvNorm,
-    average_pool,
     concat,
-    zero_padded_max_pool,
 )
-from ncap_jax.zoo.weights.published import keras_spec
+from ncap_jax.zoo.weights.published import keras_url
 
 EPSILON = 1.001e-5
 GROWTH = 32
@@ -100,11 +99,11 @@ class DenseNet(Backbone):
 
 
 def _spec(name: str, depths: tuple[int, ...], width: int, parameters: int, md5: str) -> ModelSpec:
-    return keras_spec(
-        name,
-        partial(DenseNet, depths),
-        f"densenet/{name}_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        md5=md5,
+    return ModelSpec(
+        name=name,
+        build=partial(DenseNet, depths),
+        input_size=224,
+        weights=keras_url(f"densenet/{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"),
         feature_width=width,
         parameters=parameters,
         preprocessing="torch",
@@ -112,7 +111,7 @@ def _spec(name: str, depths: tuple[int, ...], width: int, parameters: int, md5: 
         citation="Huang et al., Densely Connected Convolutional Networks, arXiv 1608.06993",
         description=f"4 dense blocks of {', '.join(map(str, depths))} units",
         family="densenet",
-        classifier=("predictions", "fc1000"),
+        layout=WeightsLayout("keras", ("predictions", "fc1000"), md5=md5),
     )
 
 

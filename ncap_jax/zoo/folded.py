@@ -14,7 +14,7 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
+from ncap_jax.types import ModelSpec, WeightsLayout
 from ncap_jax.zoo.layers import Backbone, Conv, DepthwiseConv, he_uniform, relu6
 from ncap_jax.zoo.mobilenet import INVERTED, SEPARABLE, divisible_by_8
 
@@ -110,38 +110,42 @@ def _name(number: int) -> str:
     return f"expanded_conv_{number}" if number else "expanded_conv"
 
 
-def _spec(
-    name: str, build, file: str, size: int, width: int, parameters: int, of: str
-) -> ModelSpec:
-    v2 = build is FoldedMobileNetV2
-    return ModelSpec(
-        name=name,
-        build=build,
-        input_size=size,
-        feature_width=width,
-        preprocessing="tflite",
-        weights=f"tflite_mobilenet_{file}_dequantized_no_top.safetensors",
-        parameters=parameters,
-        licence="Apache-2.0",
-        citation=(
-            "Sandler et al., MobileNetV2, CVPR 2018, arXiv 1801.04381"
-            if v2
-            else "Howard et al., MobileNets, arXiv 1704.04861"
-        ),
-        description=f"MobileNet{' v2' if v2 else ''} with folded batch norm, trained on {of}",
-        family="folded",
-        extra={"convention": "keras", "classifier": ()},
-    )
+def _file(name: str) -> str:
+    return f"tflite_mobilenet_{name}_dequantized_no_top.safetensors"
 
 
 def _v1(name: str, alpha: float, size: int, parameters: int, suffix: str = "") -> ModelSpec:
-    file, width = f"v1_{alpha}_{size}_quant{suffix}", int(1024 * alpha)
-    build = partial(FoldedMobileNet, alpha)
-    return _spec(name, build, file, size, width, parameters, "ImageNet")
+    return ModelSpec(
+        name=name,
+        build=partial(FoldedMobileNet, alpha),
+        input_size=size,
+        feature_width=int(1024 * alpha),
+        preprocessing="tflite",
+        weights=_file(f"v1_{alpha}_{size}_quant{suffix}"),
+        parameters=parameters,
+        licence="Apache-2.0",
+        citation="Howard et al., MobileNets, arXiv 1704.04861",
+        description="MobileNet with folded batch norm, trained on ImageNet",
+        family="folded",
+        layout=WeightsLayout("keras"),
+    )
 
 
-def _v2(name: str, suffix: str, of: str) -> ModelSpec:
-    return _spec(name, FoldedMobileNetV2, f"v2_1.0_224{suffix}_quant", 224, 1280, 2_206_816, of)
+def _v2(name: str, suffix: str, source: str) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        build=FoldedMobileNetV2,
+        input_size=224,
+        feature_width=1280,
+        preprocessing="tflite",
+        weights=_file(f"v2_1.0_224{suffix}_quant"),
+        parameters=2_206_816,
+        licence="Apache-2.0",
+        citation="Sandler et al., MobileNetV2, CVPR 2018, arXiv 1801.04381",
+        description=f"MobileNet v2 with folded batch norm, trained on {source}",
+        family="folded",
+        layout=WeightsLayout("keras"),
+    )
 
 
 SPECS: tuple[ModelSpec, ...] = (

@@ -11,37 +11,41 @@ zoo. Files are kept in the Hub's own cache (`HF_HOME`); access tokens are read b
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 import pathlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from flax import nnx
+from jax.typing import DTypeLike
+
 from ncap_jax import caching, errors
 from ncap_jax.types import ModelSpec
+from ncap_jax.zoo import functional
+from ncap_jax.zoo.preprocess import MODES, Scaling
+from ncap_jax.zoo.weights import published, readers
 
 SCHEME = "hf://"
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?")
-# Where a zoo model's own weights come from timm, the address names the architecture.
-_TIMM_URL = re.compile(r"huggingface\.co/timm/([^./@]+)")
 
 
 def parse(name: str) -> tuple[str, str | None, str | None]:
-    """Repository, revision and file of an `hf://` name; None where they are not said.
+    """Repository, revision and file of an `hf://` name; None for a part that it leaves out.
 
     Raises:
-        ModelError: not such a name.
+        ModelError: the name has another form.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         raise errors.ModelError(
-            f"{name!r} is no name of the Hugging Face Hub",
+            f"{name!r} does not name a repository of the Hugging Face Hub",
             "Write hf://owner/repository, hf://owner/repository@revision or "
             "hf://owner/repository/file.safetensors",
         )
@@ -49,15 +53,15 @@ def parse(name: str) -> tuple[str, str | None, str | None]:
 
 
 def fetch(name: str, file: str | None = None) -> pathlib.Path:
-    """Download a file once, and say where it lies.
+    """Download a file once and return its path.
 
     Args:
         name: `hf://...`.
-        file: of the repository; None: the one in the name, else `model.safetensors`.
+        file: of the repository; None: the one in the name, or `model.safetensors`.
 
     Raises:
-        WeightsError: huggingface_hub is not installed, or the file cannot be had.
-        ModelError: not such a name.
+        WeightsError: huggingface_hub is not installed, or the file cannot be fetched.
+        ModelError: the name has another form.
     """
     repository, revision, named = parse(name)
     file = file or named or WEIGHTS
@@ -65,7 +69,7 @@ def fetch(name: str, file: str | None = None) -> pathlib.Path:
         import huggingface_hub
     except ImportError as error:
         raise errors.WeightsError(
-            f"{name} needs the package huggingface_hub", "pip install 'ncap_jax[hf]'"
+            f"{name} needs the package huggingface_hub", "Run pip install 'ncap_jax[hf]'"
         ) from error
     try:
         path = huggingface_hub.hf_hub_download(
@@ -75,44 +79,50 @@ def fetch(name: str, file: str | None = None) -> pathlib.Path:
     except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise errors.WeightsError(
-            f"cannot get {file} of {repository} from the Hugging Face Hub: {first_line}",
+            f"cannot fetch {file} of {repository} from the Hugging Face Hub: {first_line}",
             "Check the name, the connection and NCAP_OFFLINE; private and gated repositories "
             "need HF_TOKEN",
         ) from error
     return pathlib.Path(path)
 
 
-@functools.cache
-def find(name: str) -> ModelSpec:
-    """The candidate behind an `hf://` name: the zoo's architecture with the Hub's weights.
+@dataclass(frozen=True)
+class Pretrained:
+    """Builds an architecture of the zoo with the weights in a file.
 
-    The weights are fetched at once, so that a run never stops in its middle for them.
+    Attributes:
+        architecture: the zoo's model.
+        file: its weights.
+    """
+
+    architecture: ModelSpec
+    file: pathlib.Path
+
+    def __call__(self, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> nnx.Module:
+        """The module, filled; `rngs` is not used: nothing is left to draw."""
+        module = functional.build_to_fill(partial(self.architecture.build, dtype=dtype), seed=0)
+        readers.fill_from_file(module, self.architecture, self.file)
+        return module
+
+
+def find(name: str, models: Mapping[str, ModelSpec]) -> ModelSpec:
+    """The candidate behind an `hf://` name: an architecture of the zoo with the Hub's weights.
+
+    The weights are fetched at once, so that a run never stops halfway for lack of them.
 
     Args:
         name: of a repository in timm's form.
+        models: the architectures to choose from, by name.
 
     Raises:
-        ModelError: an architecture that is not in the zoo, or a normalisation it does not know.
-        WeightsError: the files cannot be had.
+        ModelError: the architecture is not among `models`, or no mode of
+            `ncap_jax.zoo.preprocess` normalises as the repository says.
+        WeightsError: the files cannot be fetched.
     """
-    from flax import nnx
-
-    from ncap_jax.zoo import functional
-    from ncap_jax.zoo.weights import readers
-
     repository, _, _ = parse(name)
     config = _read_config(name)
-    base = _architecture(config, repository)
+    base = architecture_of(config, repository, models)
     weights = fetch(name)
-
-    def given(*, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Module:
-        def build():
-            return base.build(rngs=nnx.Rngs(0), dtype=dtype)
-
-        module = functional.build_to_fill(build, seed=0)
-        readers.fill_from_file(module, base, weights)
-        return module
-
     pixels = config.get("pretrained_cfg") or {}
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -120,12 +130,12 @@ def find(name: str) -> ModelSpec:
         base,
         name=repository.split("/")[1].lower(),
         input_size=int((pixels.get("input_size") or [3, base.input_size])[1]),
-        preprocessing=_preprocessing(pixels, base, repository),
+        preprocessing=preprocessing_of(pixels, base, repository),
         weights=None,
         sha256=digest,
         licence=f"see https://huggingface.co/{repository}",
         description=f"{base.name} with the weights {name}",
-        extra={**base.extra, "pretrained": given},
+        build_pretrained=Pretrained(base, weights),
     )
 
 
@@ -135,49 +145,65 @@ def _read_config(name: str) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise errors.WeightsError(
-            f"{CONFIG} of {name} is no JSON: {error}", "Get it again"
+            f"{CONFIG} of {name} is not valid JSON: {error}", "Download the repository again"
         ) from error
     return config if isinstance(config, dict) else {}
 
 
-def _architecture(config: Mapping[str, Any], repository: str) -> ModelSpec:
-    """The zoo's model of the architecture that timm's config names."""
-    from ncap_jax.zoo import MODELS
+def architecture_of(
+    config: Mapping[str, Any], repository: str, models: Mapping[str, ModelSpec]
+) -> ModelSpec:
+    """The zoo's model of the architecture that timm's configuration names.
 
-    known = {spec.name: spec for spec in MODELS.values() if spec.extra.get("convention") == "torch"}
-    for spec in MODELS.values():
-        if match := _TIMM_URL.search(spec.weights or ""):
-            known[match[1]] = spec
-    architecture = config.get("architecture")
-    if architecture in known:
-        return known[architecture]
+    Args:
+        config: the content of `config.json`.
+        repository: named in the error.
+        models: the zoo's, by name.
+
+    Raises:
+        ModelError: the zoo does not have it.
+    """
+    known = {spec.name: spec for spec in models.values() if spec.layout.convention == "torch"}
+    for spec in models.values():
+        # Where a zoo model's own weights come from timm, the address names the architecture.
+        if architecture := published.timm_architecture(spec.weights or ""):
+            known[architecture] = spec
+    stated = config.get("architecture")
+    if stated in known:
+        return known[stated]
+    what = "states no architecture" if stated is None else f"is a {stated!r}, which the zoo lacks"
     raise errors.ModelError(
-        f"the zoo has no architecture {architecture or '(not stated in timm form)'!r}, which "
-        f"{repository} is",
+        f"{repository} {what}",
         f"Choose a checkpoint of {', '.join(sorted(known))}, or give a ModelSpec of your own",
     )
 
 
-def _preprocessing(pixels: Mapping[str, Any], base: ModelSpec, repository: str) -> str:
-    """The mode that maps pixels as timm's (x / 255 - mean) / std does."""
-    from ncap_jax.zoo.preprocess import MODES
+def preprocessing_of(pixels: Mapping[str, Any], base: ModelSpec, repository: str) -> str:
+    """The mode that maps pixels as timm's (x / 255 - mean) / std does.
 
+    Args:
+        pixels: `pretrained_cfg` of timm's configuration.
+        base: its mode is taken where `pixels` states no normalisation.
+        repository: named in the error.
+
+    Raises:
+        ModelError: none of them does.
+    """
     if "mean" not in pixels or "std" not in pixels:
         return base.preprocessing
-
-    def line(mean, std, divisor):
-        """Slopes and offsets of the three channels."""
-        channels = list(zip(mean, std))
-        return [1 / (divisor * s) for _, s in channels] + [m / s for m, s in channels]
-
-    wanted = line(pixels["mean"], pixels["std"], 255.0)
+    wanted = _lines(Scaling(255.0, tuple(pixels["mean"]), tuple(pixels["std"])))
     for mode, scaling in MODES.items():
-        # (x / divisor - mean) / std: the mean is in units of x / divisor.
-        offered = line(scaling.mean, scaling.std, scaling.divisor)
-        if not scaling.bgr and all(map(partial(math.isclose, rel_tol=1e-6), wanted, offered)):
+        close = map(partial(math.isclose, rel_tol=1e-6), wanted, _lines(scaling))
+        if not scaling.bgr and all(close):
             return mode
     raise errors.ModelError(
         f"{repository} normalises pixels with mean {pixels['mean']} and std {pixels['std']}, "
-        "which is no mode of ncap_jax.zoo.preprocess.MODES",
+        "which no mode of ncap_jax.zoo.preprocess.MODES does",
         "Give a ModelSpec of your own",
     )
+
+
+def _lines(scaling: Scaling) -> list[float]:
+    """Slopes and offsets of the three channels: (x / divisor - mean) / std as a x - b."""
+    channels = list(zip(scaling.mean, scaling.std))
+    return [1 / (scaling.divisor * std) for _, std in channels] + [m / std for m, std in channels]

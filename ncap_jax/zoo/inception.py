@@ -14,18 +14,17 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
+from ncap_jax.ops.pooling import Padding, average_pool, max_pool
+from ncap_jax.types import ModelSpec, WeightsLayout
 from ncap_jax.zoo.layers import (
     Backbone,
     BatchNorm,
     Conv,
     ConvNorm,
     Size,
-    average_pool,
     concat,
-    max_pool,
 )
-from ncap_jax.zoo.weights.published import keras_spec
+from ncap_jax.zoo.weights.published import keras_url
 
 
 class Step(NamedTuple):
@@ -34,7 +33,7 @@ class Step(NamedTuple):
     width: int
     kernel: Size = 1
     stride: int = 1
-    padding: Any = "SAME"
+    padding: Padding = "SAME"
 
 
 class Pool(NamedTuple):
@@ -237,11 +236,10 @@ class InceptionV3(Backbone):
 
 
 SPECS: tuple[ModelSpec, ...] = (
-    keras_spec(
-        "inceptionv3",
-        InceptionV3,
-        "inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        md5="bcbd6486424b2319ff4ef7d526e38f63",
+    ModelSpec(
+        name="inceptionv3",
+        build=InceptionV3,
+        weights=keras_url("inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"),
         input_size=299,
         feature_width=2048,
         parameters=21_768_352,
@@ -250,5 +248,6 @@ SPECS: tuple[ModelSpec, ...] = (
         citation="Szegedy et al., Rethinking the Inception Architecture, arXiv 1512.00567",
         description="94 convolutions in 11 modules of parallel branches",
         family="inception",
+        layout=WeightsLayout("keras", ("predictions",), md5="bcbd6486424b2319ff4ef7d526e38f63"),
     ),
 )

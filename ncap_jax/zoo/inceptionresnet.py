@@ -8,10 +8,10 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
+from ncap_jax.types import ModelSpec, WeightsLayout
 from ncap_jax.zoo.inception import STEM, Branch, Branches, Maker, Pool, Stem, Step
 from ncap_jax.zoo.layers import Backbone, BatchNorm, Conv, ConvNorm
-from ncap_jax.zoo.weights.published import keras_spec
+from ncap_jax.zoo.weights.published import keras_url
 
 MIXED_5B: tuple[Branch, ...] = (
     (Step(96),),
@@ -71,6 +71,7 @@ class ResidualBranches(nnx.Module):
         branches: tuple[Branch, ...],
         scale: float,
         name: str,
+        *,
         activate: bool,
         **options: Any,
     ):
@@ -111,7 +112,7 @@ class InceptionResNetV2(Backbone):
                         branches,
                         1.0 if last else scale,
                         f"{name}_{n}",
-                        not last,
+                        activate=not last,
                         **options,
                     )
                 )
@@ -139,11 +140,12 @@ class InceptionResNetV2(Backbone):
 
 
 SPECS: tuple[ModelSpec, ...] = (
-    keras_spec(
-        "inceptionresnetv2",
-        InceptionResNetV2,
-        "inception_resnet_v2/inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        md5="d19885ff4a710c122648d3b5c3b684e4",
+    ModelSpec(
+        name="inceptionresnetv2",
+        build=InceptionResNetV2,
+        weights=keras_url(
+            "inception_resnet_v2/inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5"
+        ),
         input_size=299,
         feature_width=1536,
         parameters=54_276_192,
@@ -152,5 +154,6 @@ SPECS: tuple[ModelSpec, ...] = (
         citation="Szegedy et al., Inception-v4, Inception-ResNet, arXiv 1602.07261",
         description="40 residual blocks of parallel branches",
         family="inceptionresnet",
+        layout=WeightsLayout("keras", ("predictions",), md5="d19885ff4a710c122648d3b5c3b684e4"),
     ),
 )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random as python_random
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from ncap_jax import errors
 from ncap_jax.types import ModelSpec
-from ncap_jax.zoo.adapters import Adapted, Apply, make_spec
+from ncap_jax.zoo.adapters import Adapted, Apply, Tree, make_spec
 
 
 def from_keras(
@@ -32,7 +34,7 @@ def from_keras(
         name: in tables and file names; None: the model's.
         input_size: side of the square input in pixels; None: the model's own.
         preprocessing: how uint8 pixels become input, a key of `ncap_jax.zoo.preprocess.MODES`.
-        layer: name of the layer whose output are the features; None: the model's output. Name
+        layer: name of the layer whose output is the features; None: the model's output. Name
             the one below the classifier, or build the model with `include_top=False`.
 
     Raises:
@@ -40,19 +42,11 @@ def from_keras(
             train, or an output of another shape.
         ConfigError: unknown preprocessing.
     """
-    try:
-        import keras
-    except ImportError as error:
-        raise errors.ModelError(
-            "Keras is not installed", "pip install 'ncap_jax[keras]'"
-        ) from error
-    if keras.backend.backend() != "jax":
-        raise errors.ModelError(
-            f"Keras runs on the backend {keras.backend.backend()!r}",
-            "Set KERAS_BACKEND=jax before Keras is imported",
-        )
+    keras = _import_keras()
     if not isinstance(model, keras.Model):
-        raise errors.ModelError(f"{type(model).__name__} is no keras.Model", "Give a Keras 3 model")
+        raise errors.ModelError(
+            f"a {type(model).__name__} is not a keras.Model", "Give a Keras 3 model"
+        )
     body = _keras_body(keras, model, layer)
     size = input_size or body.input_shape[1]
     if size is None:
@@ -63,27 +57,55 @@ def from_keras(
         raise errors.ModelError(
             f"the Keras model {model.name} has nothing to train", "Set model.trainable = True"
         )
-
+    apply = _keras_apply(body)  # one for all builds: functions are compared by identity
     params, state = _keras_arrays(body)
 
-    def given(*, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Module:
-        return Adapted(_keras_apply(body), params, state, None)
+    def given(*, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> nnx.Module:
+        return Adapted(apply, params, state, None)
 
-    def random(*, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Module:
-        seed = int(jax.random.bits(rngs.params()))
-        before = python_random.getstate()
-        python_random.seed(seed)  # where Keras's initialisers take their seeds from
-        try:
-            fresh = keras.models.clone_model(body)
-        finally:
-            python_random.setstate(before)
-        return Adapted(_keras_apply(body), *_keras_arrays(fresh), None)
+    def random(*, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> nnx.Module:
+        fresh = _drawn_anew(keras, body, int(jax.random.bits(rngs.params())))
+        # Under the model's own names: Keras numbers some variables of a copy on.
+        drawn, other = (
+            dict(zip(names, arrays.values(), strict=True))
+            for names, arrays in zip((params, state), _keras_arrays(fresh))
+        )
+        return Adapted(apply, drawn, other, None)
 
     return make_spec(name or model.name, random, given, size, preprocessing)
 
 
+def _import_keras() -> Any:
+    """The package, on the JAX backend."""
+    try:
+        import keras
+    except ImportError as error:
+        raise errors.ModelError(
+            "Keras is not installed", "Run pip install 'ncap_jax[keras]'"
+        ) from error
+    if keras.backend.backend() != "jax":
+        raise errors.ModelError(
+            f"Keras runs on the backend {keras.backend.backend()!r}",
+            "Set KERAS_BACKEND=jax before Keras is imported",
+        )
+    return keras
+
+
+def _drawn_anew(keras: Any, model: Any, seed: int) -> Any:
+    """A copy of a Keras model with random weights."""
+    before = python_random.getstate()
+    python_random.seed(seed)  # where Keras's initialisers take their seeds from
+    try:
+        return keras.models.clone_model(model)
+    finally:
+        python_random.setstate(before)
+
+
 def _keras_apply(model: Any) -> Apply:
-    def apply(params, state, x, key, training):  # Keras keeps its random streams in its state
+    def apply(
+        params: Tree, state: Tree, x: jax.Array, key: jax.Array | None, *, training: bool
+    ) -> tuple[jax.Array, Tree]:
+        del key  # Keras keeps its random streams in its state
         y, changed = model.stateless_call(
             [params[key] for key in sorted(params)],
             [state[key] for key in sorted(state)],
@@ -98,7 +120,8 @@ def _keras_apply(model: Any) -> Apply:
 def _keras_arrays(model: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Copies of trainable and other arrays by number and path: paths may repeat."""
 
-    def named(variables):  # copies, for Keras's own fit() donates its arrays
+    def named(variables: Iterable[Any]) -> dict[str, jax.Array]:
+        # Copies, for Keras's own fit() donates its arrays.
         return {f"{i:05d}:{v.path}": jnp.array(v.value) for i, v in enumerate(variables)}
 
     return named(model.trainable_variables), named(model.non_trainable_variables)

@@ -11,10 +11,9 @@ pooled features stay in float32.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +22,18 @@ import scipy.special
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.capacitance import depthwise
+from ncap_jax.ops import depthwise
+from ncap_jax.ops.pooling import Padding
 
 Size = int | tuple[int, int]
-Padding = Literal["SAME", "VALID"] | int | tuple[tuple[int, int], tuple[int, int]]
+# (key, shape, dtype) -> array. Layers hold theirs, and only equal layers share compiled programs:
+# give a module's function or a frozen record, never a closure that is made anew for each layer.
+Initializer = Callable[..., jax.Array]
 
 
-def symmetric_uniform(key: jax.Array, shape: Sequence[int], limit: float, dtype: DTypeLike):
+def symmetric_uniform(
+    key: jax.Array, shape: Sequence[int], limit: float, dtype: DTypeLike
+) -> jax.Array:
     """Draw from U(-limit, limit), on the host where the key is concrete.
 
     Compiling a random-number program for every shape of kernel takes longer than anything else in
@@ -42,12 +46,14 @@ def symmetric_uniform(key: jax.Array, shape: Sequence[int], limit: float, dtype:
     return jnp.asarray(np.random.default_rng(seed).uniform(-limit, limit, shape).astype(dtype))
 
 
-def he_uniform(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32):
+def he_uniform(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Keeps the variance through ReLU: U(-a, a), a = sqrt(6 / fan_in)."""
     return symmetric_uniform(key, shape, math.sqrt(6 / math.prod(shape[:-1])), dtype)
 
 
-def truncated_normal(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32):
+def truncated_normal(
+    key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """N(0, 0.02^2) cut at two standard deviations, as transformers are initialised."""
     if isinstance(key, jax.core.Tracer):
         return 0.02 * jax.random.truncated_normal(key, -2, 2, shape, dtype)
@@ -59,7 +65,9 @@ def truncated_normal(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jn
 zeros = nnx.initializers.zeros_init()
 
 
-def glorot_uniform(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32):
+def glorot_uniform(
+    key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """Keras's default for kernels (..., in, out): U(-a, a), a = sqrt(6 / (fan_in + fan_out))."""
     window = math.prod(shape[:-2])
     return symmetric_uniform(key, shape, math.sqrt(6 / (window * (shape[-2] + shape[-1]))), dtype)
@@ -120,8 +128,8 @@ class Conv(nnx.Conv):
         padding: Padding = "SAME",
         bias: bool = False,
         groups: int = 1,
-        kernel_init=glorot_uniform,
-        bias_init=zeros,
+        kernel_init: Initializer = glorot_uniform,
+        bias_init: Initializer = zeros,
         name: str,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
@@ -154,8 +162,16 @@ class DepthwiseConv(Conv):
 class Dense(nnx.Linear):
     """Fully connected layer, kernel (in, out), with bias. Arguments as for `Conv`."""
 
-    def __init__(self, inputs: int, outputs: int, *, name: str, kernel_init=glorot_uniform, **kw):
-        super().__init__(inputs, outputs, kernel_init=kernel_init, **kw)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        name: str,
+        kernel_init: Initializer = glorot_uniform,
+        **options: Any,
+    ):
+        super().__init__(inputs, outputs, kernel_init=kernel_init, **options)
         self.name = name
 
 
@@ -196,7 +212,9 @@ class BatchNorm(nnx.BatchNorm):
         )
         self.name = name
 
-    def __call__(self, x, use_running_average=None, *, mask=None):
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, *, mask: Any = None
+    ) -> jax.Array:
         """Normalise (..., width); `use_running_average` overrides `train()` and `eval()`."""
         if mask is not None:
             raise NotImplementedError("masked statistics are not Keras's and not offered here")
@@ -307,54 +325,6 @@ def relu6(x: jax.Array) -> jax.Array:
     return jnp.clip(x, 0, 6)
 
 
-def max_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID") -> jax.Array:
-    """Maximum over windows; padding counts as minus infinity.
-
-    Of equal maxima the first, row by row, gets the gradient; a NaN makes its windows NaN.
-
-    On the CPU windows that do not overlap are taken by shifted slices. Values and gradients are the
-    same to the last bit, but XLA looks for each window's maximum a second time on the way back,
-    element by element, which takes a multiple of the time (`python -m benchmarks.max_pool`).
-    """
-    if jax.default_backend() == "cpu" and window <= stride:
-        return running_max_pool(x, window, stride, padding)
-    return nnx.max_pool(x, (window, window), (stride, stride), _pairs(padding))
-
-
-def running_max_pool(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
-    """`max_pool` as a running maximum over window² shifted slices."""
-    sides, strides = (window, window), (stride, stride)
-    pads = _pairs(padding)
-    if isinstance(pads, str):
-        pads = jax.lax.padtype_to_pads(x.shape[1:3], sides, strides, pads)
-    if any(itertools.chain.from_iterable(pads)):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-    rows, columns = (max(0, (n - window) // stride * stride + 1) for n in x.shape[1:3])
-    best = None
-    for i, j in itertools.product(range(window), repeat=2):
-        here = x[:, i : i + rows : stride, j : j + columns : stride]
-        best = here if best is None else jnp.where((here > best) | jnp.isnan(here), here, best)
-    assert best is not None  # a window has one pixel at least
-    return best
-
-
-def zero_padded_max_pool(x: jax.Array, window: int, stride: int, margin: int) -> jax.Array:
-    """Maximum over windows after padding with *zeros*, as Keras's ResNet and DenseNet do."""
-    zeros = ((0, 0), (margin, margin), (margin, margin), (0, 0))
-    return max_pool(jnp.pad(x, zeros), window, stride)
-
-
-def average_pool(x: jax.Array, window: int, stride: int, padding: Padding = "VALID") -> jax.Array:
-    """Mean over windows; padding does not count, so windows at the edge average fewer pixels."""
-    return nnx.avg_pool(
-        x, (window, window), (stride, stride), _pairs(padding), count_include_pad=False
-    )
-
-
 def concat(branches: Sequence[jax.Array]) -> jax.Array:
     """Join along the channels."""
     return jnp.concatenate(branches, axis=-1)
-
-
-def _pairs(padding: Padding):
-    return ((padding, padding),) * 2 if isinstance(padding, int) else padding

@@ -10,9 +10,10 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
-from ncap_jax.zoo.layers import Backbone, BatchNorm, Conv, ConvNorm, DepthwiseConv, Padding, relu6
-from ncap_jax.zoo.weights.published import keras_spec
+from ncap_jax.ops.pooling import Padding
+from ncap_jax.types import ModelSpec, WeightsLayout
+from ncap_jax.zoo.layers import Backbone, BatchNorm, Conv, ConvNorm, DepthwiseConv, relu6
+from ncap_jax.zoo.weights.published import keras_url
 
 # v1: (output channels at alpha 1, stride) of the depthwise separable blocks 1..13.
 SEPARABLE = (
@@ -198,10 +199,11 @@ def divisible_by_8(channels: float) -> int:
 
 def _v1(name: str, alpha: float, parameters: int) -> ModelSpec:
     text = {0.25: "2_5", 0.5: "5_0", 0.75: "7_5", 1.0: "1_0"}[alpha]
-    return keras_spec(
-        name,
-        partial(MobileNet, alpha),
-        f"mobilenet/mobilenet_{text}_224_tf_no_top.h5",
+    return ModelSpec(
+        name=name,
+        build=partial(MobileNet, alpha),
+        input_size=224,
+        weights=keras_url(f"mobilenet/mobilenet_{text}_224_tf_no_top.h5"),
         feature_width=int(1024 * alpha),
         parameters=parameters,
         preprocessing="tf",
@@ -209,7 +211,7 @@ def _v1(name: str, alpha: float, parameters: int) -> ModelSpec:
         citation="Howard et al., MobileNets, arXiv 1704.04861",
         description=f"13 depthwise separable blocks, width x{alpha:g}",
         family="mobilenet",
-        classifier=("conv_preds",),
+        layout=WeightsLayout("keras", ("conv_preds",)),
     )
 
 
@@ -221,20 +223,21 @@ def _cut() -> ModelSpec:
         full,
         build=partial(MobileNet, 1.0, 12),
         description="the first 12 of 13 depthwise separable blocks, width x1",
-        extra={
-            **full.extra,
-            "classifier": (*full.extra["classifier"], *beyond),
-            "files": ("mobilenet_1_0_224_tf_no_top_without_conv_pw_13_kernel.safetensors",),
-        },
+        layout=dataclasses.replace(
+            full.layout,
+            classifier=(*full.layout.classifier, *beyond),
+            other_files=("mobilenet_1_0_224_tf_no_top_without_conv_pw_13_kernel.safetensors",),
+        ),
     )
 
 
 def _v2(name: str, alpha: float, parameters: int) -> ModelSpec:
     file = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_224_no_top.h5"
-    return keras_spec(
-        name,
-        partial(MobileNetV2, alpha),
-        f"mobilenet_v2/{file}",
+    return ModelSpec(
+        name=name,
+        build=partial(MobileNetV2, alpha),
+        input_size=224,
+        weights=keras_url(f"mobilenet_v2/{file}"),
         feature_width=divisible_by_8(1280 * max(alpha, 1.0)),
         parameters=parameters,
         preprocessing="tf",
@@ -242,7 +245,7 @@ def _v2(name: str, alpha: float, parameters: int) -> ModelSpec:
         citation="Sandler et al., MobileNetV2, CVPR 2018, arXiv 1801.04381",
         description=f"17 inverted residual blocks, width x{alpha:g}",
         family="mobilenetv2",
-        classifier=("predictions", "Logits"),
+        layout=WeightsLayout("keras", ("predictions", "Logits")),
     )
 
 

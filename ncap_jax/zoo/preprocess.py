@@ -52,6 +52,36 @@ MODES: dict[str, Scaling] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """`preprocess` with everything but the images decided: uint8 batch -> float input.
+
+    Hashable and compared by value, so that it can be a static argument of `jax.jit`.
+
+    Attributes:
+        mode: a key of `MODES`.
+        size: side in pixels of the square the images are resized to; None keeps height and width.
+        dtype: of the result.
+
+    Raises:
+        ConfigError: `mode` is unknown, or `size` is not positive.
+    """
+
+    mode: str
+    size: int | None = None
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        scaling_of(self.mode)
+        _check_size(self.size)
+        # One spelling: float32 as a class and as a dtype are equal but hash differently.
+        object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """(batch, height, width, channels) uint8 -> (batch, size, size, 3) of `dtype`."""
+        return preprocess(images, self.mode, self.size, self.dtype)
+
+
 def preprocess(
     images: jax.Array, mode: str, size: int | None = None, dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
@@ -62,7 +92,7 @@ def preprocess(
             or 3 (red, green, blue).
         mode: a key of `MODES`.
         size: side in pixels of the square the images are resized to (bilinear, antialiased when
-            shrinking); None keeps height and width. Images of that size already are not touched.
+            shrinking); None keeps height and width. Images that have this size stay as they are.
         dtype: of the result. The arithmetic is float32 at least.
 
     Returns:
@@ -74,8 +104,7 @@ def preprocess(
     """
     scaling = scaling_of(mode)
     _check_images(images)
-    if size is not None and size < 1:
-        raise errors.ConfigError(f"input size is {size}", "Give a side of at least one pixel")
+    _check_size(size)
     working = jnp.promote_types(dtype, jnp.float32)
     pixels = resize(images.astype(working), size)
     # Grey images are resized as one channel and spread afterwards: a third of the work.
@@ -108,6 +137,11 @@ def scaling_of(mode: str) -> Scaling:
     if mode not in MODES:
         raise errors.ConfigError(*errors.unknown_name("preprocessing mode", mode, MODES))
     return MODES[mode]
+
+
+def _check_size(size: int | None) -> None:
+    if size is not None and size < 1:
+        raise errors.ConfigError(f"input size is {size}", "Give a side of at least one pixel")
 
 
 def _check_images(images: jax.Array) -> None:

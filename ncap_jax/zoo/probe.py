@@ -9,20 +9,21 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
-from ncap_jax import errors
-from ncap_jax.types import Head
+from ncap_jax import options
 from ncap_jax.zoo import functional
 
 EPSILON = 1e-5
 # Short runs have few steps: the running averages must follow within one epoch of them.
 MOMENTUM = 0.9
-MIN_HIDDEN = 3
+# Made once: layers that each hold a function of their own would have no two equal definitions.
+he_normal = nnx.initializers.he_normal()
 
 
 class Probe(nnx.Module):
@@ -31,7 +32,7 @@ class Probe(nnx.Module):
     Args:
         width: feature width of the backbone.
         num_classes: width of the output.
-        hidden: widths of the hidden layers, three at least: with fewer, the signed beta_eff is
+        hidden: widths of the hidden layers, at least three: with fewer, the signed beta_eff is
             zero by construction (softmax and cross-entropy make the output gradients sum to 0).
         rngs: random streams; only `params` is used.
         dtype: compute dtype of the layers, None: that of the input; parameters are float32.
@@ -41,14 +42,19 @@ class Probe(nnx.Module):
     """
 
     def __init__(
-        self, width: int, num_classes: int, hidden: Sequence[int], *, rngs: nnx.Rngs, dtype=None
+        self,
+        width: int,
+        num_classes: int,
+        hidden: Sequence[int],
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
     ):
         check_widths(hidden)
         widths = [width, *hidden]
         pairs = list(itertools.pairwise(widths))
         self.dense = nnx.List(
-            nnx.Linear(i, o, kernel_init=nnx.initializers.he_normal(), dtype=dtype, rngs=rngs)
-            for i, o in pairs
+            nnx.Linear(i, o, kernel_init=he_normal, dtype=dtype, rngs=rngs) for i, o in pairs
         )
         self.norm = nnx.List(
             nnx.BatchNorm(o, momentum=MOMENTUM, epsilon=EPSILON, dtype=dtype, rngs=rngs)
@@ -76,7 +82,9 @@ class Probe(nnx.Module):
 class LinearHead(nnx.Module):
     """(batch, width) -> (batch, num_classes): the classifier of ordinary fine-tuning."""
 
-    def __init__(self, width: int, num_classes: int, *, rngs: nnx.Rngs, dtype=None):
+    def __init__(
+        self, width: int, num_classes: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None
+    ):
         self.output = nnx.Linear(width, num_classes, dtype=dtype, rngs=rngs)
 
     def __call__(self, features: jax.Array) -> jax.Array:
@@ -85,50 +93,57 @@ class LinearHead(nnx.Module):
 
 
 def check_widths(hidden: Sequence[int]) -> None:
-    """Refuse probes that have no neural capacitance."""
-    if len(hidden) < MIN_HIDDEN:
-        raise errors.ConfigError(
-            f"a probe with {len(hidden)} hidden layers has a signed beta_eff of exactly 0: the "
-            "output gradients of softmax and cross-entropy sum to 0",
-            f"Give at least {MIN_HIDDEN} widths, such as 256,128,64",
-        )
-    if min(hidden) < 1:
-        raise errors.ConfigError(f"probe widths {tuple(hidden)} are not all positive", "Mend them")
+    """Refuse a probe that has no neural capacitance.
+
+    Raises:
+        ConfigError: fewer than three hidden layers, or a width below 1.
+    """
+    if not options.HIDDEN_WIDTHS.admits(hidden):
+        raise options.HIDDEN_WIDTHS.refuse("probe_widths", tuple(hidden))
 
 
-def make_head(
-    kind: Head,
+Stacked = tuple[functional.Functional, functional.Params, functional.State]
+
+
+def make_probes(
     width: int,
     num_classes: int,
-    *,
     hidden: Sequence[int] = (256, 128, 64),
+    *,
     num_probes: int = 1,
     seed: int = 0,
-    dtype=None,
-) -> tuple[functional.Functional, functional.Params, functional.State]:
-    """Build the head of a run, its arrays stacked along a leading axis of probes.
+    dtype: DTypeLike | None = None,
+) -> Stacked:
+    """Independent probes, their arrays stacked along a leading axis.
 
     The seed is folded with the probe's number and nothing else, so every backbone of the same
     feature width gets the same probes.
 
     Args:
-        kind: `probe` and `trainable_probe` give a `Probe`, `linear` a `LinearHead`.
         width: feature width of the backbone.
         num_classes: width of the output.
-        hidden: the probe's hidden widths.
-        num_probes: how many; a linear head is always one.
+        hidden: hidden widths of each probe.
+        num_probes: how many.
         seed: of the weights.
         dtype: compute dtype.
 
     Returns:
         Definition, params and state with leaves of shape (num_probes, ...).
     """
-    if kind == "linear":
-        return functional.stack([LinearHead(width, num_classes, rngs=nnx.Rngs(seed), dtype=dtype)])
     keys = [jax.random.fold_in(jax.random.key(seed), number) for number in range(num_probes)]
     return functional.stack(
         [Probe(width, num_classes, hidden, rngs=nnx.Rngs(params=key), dtype=dtype) for key in keys]
     )
+
+
+def make_linear_head(
+    width: int, num_classes: int, *, seed: int = 0, dtype: DTypeLike | None = None
+) -> Stacked:
+    """A linear classifier, alone on the leading axis on which probes are stacked.
+
+    Arguments and result as for `make_probes`.
+    """
+    return functional.stack([LinearHead(width, num_classes, rngs=nnx.Rngs(seed), dtype=dtype)])
 
 
 class ProbeArrays(NamedTuple):
@@ -168,8 +183,8 @@ def calibrate(
 ) -> functional.State:
     """Stacked probes' state with running statistics set to those of features (n, width)."""
 
-    def one(p, s):
-        module = functional.merge(definition, p, s)
+    def one(p: functional.Params, s: functional.State) -> functional.State:
+        module: Any = functional.merge(definition, p, s)
         module.calibrate(features)
         return functional.split(module)[2]
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
+from ncap_jax.ops.pooling import max_pool, zero_padded_max_pool
+from ncap_jax.types import ModelSpec, WeightsLayout
 from ncap_jax.zoo.layers import (
     Backbone,
     BatchNorm,
     Conv,
     ConvNorm,
-    max_pool,
-    zero_padded_max_pool,
 )
-from ncap_jax.zoo.weights.published import keras_spec
+from ncap_jax.zoo.weights.published import keras_url
 
 EPSILON = 1.001e-5
 # Inner widths of the four stacks; a bottleneck block's output is four times as wide.
@@ -33,20 +32,23 @@ class Bottleneck(nnx.Module):
     """
 
     def __init__(
-        self, inputs: int, width: int, stride: int, project: bool, prefix: str, **options: Any
+        self, inputs: int, width: int, stride: int, prefix: str, *, project: bool, **options: Any
     ):
-        def unit(number, inputs, outputs, kernel, stride, activation=nnx.relu):
-            name = f"{prefix}_{number}"
-            return ConvNorm(
-                Conv(inputs, outputs, kernel, stride, bias=True, name=f"{name}_conv", **options),
-                BatchNorm(outputs, epsilon=EPSILON, name=f"{name}_bn", **options),
-                activation,
-            )
+        def conv(number: int, *shape: int) -> Conv:
+            return Conv(*shape, bias=True, name=f"{prefix}_{number}_conv", **options)
 
-        self.shortcut = unit(0, inputs, 4 * width, 1, stride, None) if project else None
-        self.reduce = unit(1, inputs, width, 1, stride)
-        self.conv = unit(2, width, width, 3, 1)
-        self.expand = unit(3, width, 4 * width, 1, 1, None)
+        def norm(number: int, width: int) -> BatchNorm:
+            return BatchNorm(width, epsilon=EPSILON, name=f"{prefix}_{number}_bn", **options)
+
+        wide = 4 * width
+        self.shortcut = (
+            ConvNorm(conv(0, inputs, wide, 1, stride), norm(0, wide), activation=None)
+            if project
+            else None
+        )
+        self.reduce = ConvNorm(conv(1, inputs, width, 1, stride), norm(1, width))
+        self.conv = ConvNorm(conv(2, width, width, 3), norm(2, width))
+        self.expand = ConvNorm(conv(3, width, wide, 1), norm(3, wide), activation=None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x if self.shortcut is None else self.shortcut(x)
@@ -57,9 +59,9 @@ class PreactBottleneck(nnx.Module):
     """shortcut + convolutions of relu(norm(x)); v2 strides in the 3x3 convolution."""
 
     def __init__(
-        self, inputs: int, width: int, stride: int, project: bool, prefix: str, **options: Any
+        self, inputs: int, width: int, stride: int, prefix: str, *, project: bool, **options: Any
     ):
-        def norm(name, width):
+        def norm(name: str | int, width: int) -> BatchNorm:
             return BatchNorm(width, epsilon=EPSILON, name=f"{prefix}_{name}_bn", **options)
 
         def conv(number: int, *shape: int, **more: Any) -> Conv:
@@ -83,7 +85,7 @@ class PreactBottleneck(nnx.Module):
 
 
 class ResNet(Backbone):
-    """ResNet v1: the stacks conv2..conv5 stride in their first block (conv2 not at all).
+    """ResNet v1: the stacks conv3..conv5 stride in their first block.
 
     Args:
         depths: number of blocks in each of the four stacks.
@@ -98,7 +100,7 @@ class ResNet(Backbone):
             BatchNorm(64, epsilon=EPSILON, name="conv1_bn", **options),
         )
         strides = (1, 2, 2, 2)
-        self.stacks = _stacks(Bottleneck, depths, strides, strided="first", **options)
+        self.stacks = _stacks(Bottleneck, depths, strides, strided=1, **options)
 
     def stages(self, x: jax.Array) -> dict[str, jax.Array]:
         """`conv1_relu`, `pool1_pool`, then each block's `convS_blockB_out`."""
@@ -121,7 +123,7 @@ class ResNetV2(Backbone):
         options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.stem = Conv(3, 64, 7, 2, padding=3, bias=True, name="conv1_conv", **options)
         strides = (2, 2, 2, 1)
-        self.stacks = _stacks(PreactBottleneck, depths, strides, strided="last", **options)
+        self.stacks = _stacks(PreactBottleneck, depths, strides, strided=-1, **options)
         self.norm = BatchNorm(4 * WIDTHS[-1], epsilon=EPSILON, name="post_bn", **options)
 
     def stages(self, x: jax.Array) -> dict[str, jax.Array]:
@@ -135,15 +137,30 @@ class ResNetV2(Backbone):
         return stages
 
 
-def _stacks(block, depths, strides, *, strided: str, **options: Any) -> nnx.List:
-    """Four stacks of blocks; the first block of each projects its shortcut."""
+def _stacks(
+    block: Callable[..., nnx.Module],
+    depths: Sequence[int],
+    strides: Sequence[int],
+    *,
+    strided: Literal[1, -1],
+    **options: Any,
+) -> nnx.List:
+    """Four stacks of blocks; the first block of each projects its shortcut.
+
+    Args:
+        block: makes a block.
+        depths: number of blocks in each stack.
+        strides: of each stack.
+        strided: the block of a stack that has its stride: the first (1) or the last (-1).
+        options: `dtype` and `rngs`.
+    """
     stacks, inputs = [], 64
     for number, (depth, width, stride) in enumerate(zip(depths, WIDTHS, strides), start=2):
-        at = 1 if strided == "first" else depth
         blocks = []
         for b in range(1, depth + 1):
-            s = stride if b == at else 1
-            blocks.append(block(inputs, width, s, b == 1, f"conv{number}_block{b}", **options))
+            here = stride if b == (1 if strided == 1 else depth) else 1
+            name = f"conv{number}_block{b}"
+            blocks.append(block(inputs, width, here, name, project=b == 1, **options))
             inputs = 4 * width
         stacks.append(nnx.List(blocks))
     return nnx.List(stacks)
@@ -162,11 +179,11 @@ def _spec(
     name: str, build: Callable[..., Backbone], depths: tuple[int, ...], parameters: int, md5: str
 ) -> ModelSpec:
     v2 = build is ResNetV2
-    return keras_spec(
-        name,
-        partial(build, depths),
-        f"resnet/{name}_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        md5=md5,
+    return ModelSpec(
+        name=name,
+        build=partial(build, depths),
+        input_size=224,
+        weights=keras_url(f"resnet/{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"),
         feature_width=2048,
         parameters=parameters,
         preprocessing="tf" if v2 else "caffe",
@@ -178,7 +195,7 @@ def _spec(
         ),
         description=f"{sum(depths)} {'pre-activation ' if v2 else ''}bottleneck blocks",
         family="resnetv2" if v2 else "resnet",
-        classifier=("predictions", "probs"),
+        layout=WeightsLayout("keras", ("predictions", "probs"), md5=md5),
     )
 
 

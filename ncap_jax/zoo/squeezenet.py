@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
-from ncap_jax.zoo.layers import Backbone, Conv, concat, max_pool
+from ncap_jax.ops.pooling import max_pool
+from ncap_jax.types import ModelSpec, WeightsLayout
+from ncap_jax.zoo.layers import Backbone, Conv, concat
 
 # Fire module -> squeezed width, width of each of the two expansions.
 FIRES = {
@@ -30,7 +31,7 @@ class Fire(nnx.Module):
     """1x1 squeeze, then 1x1 and 3x3 expansions side by side, each with ReLU."""
 
     def __init__(self, inputs: int, squeezed: int, expanded: int, name: str, **options: Any):
-        def conv(inputs, outputs, kernel, suffix):
+        def conv(inputs: int, outputs: int, kernel: int, suffix: str) -> Conv:
             return Conv(inputs, outputs, kernel, bias=True, name=f"{name}/{suffix}", **options)
 
         self.squeeze = conv(inputs, squeezed, 1, "squeeze1x1")
@@ -91,6 +92,6 @@ SPECS: tuple[ModelSpec, ...] = (
         citation="Iandola et al., SqueezeNet, arXiv 1602.07360",
         description="8 fire modules (version 1.1)",
         family="squeezenet",
-        extra={"convention": "keras", "classifier": ("conv10",)},
+        layout=WeightsLayout("keras", ("conv10",)),
     ),
 )

@@ -14,60 +14,81 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
-from ncap_jax.capacitance.depthwise import convolution
+from ncap_jax.ops import pooling
+from ncap_jax.ops.depthwise import convolution
 from ncap_jax.types import ModelSpec
-from ncap_jax.zoo import layers
+from ncap_jax.zoo.layers import global_average
 
 INPUT_SIZE = 32
+Layer = Callable[[jax.Array], jax.Array]
+# Made once: layers that each hold a function of their own would have no two equal definitions.
+he_normal = nnx.initializers.he_normal()
 
 
 class ConvNorm(nnx.Module):
     """Convolution without bias -> batch norm -> activation."""
 
-    def __init__(self, cin, cout, kernel=3, *, stride=1, groups=1, act=nnx.relu, rngs, dtype=None):
-        size = (kernel, kernel)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        activation: Layer = nnx.relu,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+    ):
         self.conv = nnx.Conv(
-            cin,
-            cout,
-            size,
+            inputs,
+            outputs,
+            (kernel, kernel),
             strides=stride,
             feature_group_count=groups,
             use_bias=False,
-            kernel_init=nnx.initializers.he_normal(),
+            kernel_init=he_normal,
             conv_general_dilated=convolution,
             dtype=dtype,
             rngs=rngs,
         )
-        self.norm = nnx.BatchNorm(cout, momentum=0.9, dtype=dtype, rngs=rngs)
-        self.act = act
+        self.norm = nnx.BatchNorm(outputs, momentum=0.9, dtype=dtype, rngs=rngs)
+        self.activation = activation
 
-    def __call__(self, x):
-        return self.act(self.norm(self.conv(x)))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.activation(self.norm(self.conv(x)))
 
 
 class Residual(nnx.Module):
-    """relu(body(x) + shortcut(x)); the shortcut is a 1x1 projection where the shape changes."""
+    """activation(body(x) + shortcut(x)).
 
-    def __init__(self, body, cin, cout, stride=1, *, act=nnx.relu, rngs, dtype=None):
+    Args:
+        body: a layer.
+        shortcut: another one; `identity` where the body keeps the shape.
+        activation: elementwise.
+    """
+
+    def __init__(self, body: Layer, shortcut: Layer, activation: Layer = nnx.relu):
         self.body = body
-        make = partial(ConvNorm, cin, cout, 1, stride=stride, act=_identity)
-        same = stride == 1 and cin == cout
-        self.shortcut = _identity if same else make(rngs=rngs, dtype=dtype)
-        self.act = act
+        self.shortcut = shortcut
+        self.activation = activation
 
-    def __call__(self, x):
-        return self.act(self.body(x) + self.shortcut(x))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.activation(self.body(x) + self.shortcut(x))
 
 
 class SqueezeExcite(nnx.Module):
     """x * sigmoid(W2 relu(W1 mean(x))): channels rescaled by the global context."""
 
-    def __init__(self, width, reduction=4, *, rngs, dtype=None):
+    def __init__(
+        self, width: int, reduction: int = 4, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None
+    ):
         self.down = nnx.Linear(width, width // reduction, dtype=dtype, rngs=rngs)
         self.up = nnx.Linear(width // reduction, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         context = jnp.mean(x, axis=(1, 2), keepdims=True)
         return x * nnx.sigmoid(self.up(nnx.relu(self.down(context))))
 
@@ -75,12 +96,20 @@ class SqueezeExcite(nnx.Module):
 class DenseBlock(nnx.Module):
     """Each convolution's output is concatenated to all that came before it."""
 
-    def __init__(self, cin, growth, depth, *, rngs, dtype=None):
+    def __init__(
+        self,
+        inputs: int,
+        growth: int,
+        depth: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+    ):
         self.convs = nnx.List(
-            ConvNorm(cin + i * growth, growth, rngs=rngs, dtype=dtype) for i in range(depth)
+            ConvNorm(inputs + i * growth, growth, rngs=rngs, dtype=dtype) for i in range(depth)
         )
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         for conv in self.convs:
             x = jnp.concatenate([x, conv(x)], axis=-1)
         return x
@@ -89,21 +118,32 @@ class DenseBlock(nnx.Module):
 class Branches(nnx.Module):
     """Parallel 1x1, 3x3 and twice-3x3 branches, concatenated."""
 
-    def __init__(self, cin, widths, *, rngs, dtype=None):
+    def __init__(
+        self,
+        inputs: int,
+        widths: tuple[int, int, int],
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+    ):
         one, three, five = widths
         make = partial(ConvNorm, rngs=rngs, dtype=dtype)
-        self.one = make(cin, one, 1)
-        self.three = nnx.Sequential(make(cin, three // 2, 1), make(three // 2, three))
-        self.five = nnx.Sequential(make(cin, five // 2, 1), make(five // 2, five), make(five, five))
+        self.one = make(inputs, one, 1)
+        self.three = nnx.Sequential(make(inputs, three // 2, 1), make(three // 2, three))
+        self.five = nnx.Sequential(
+            make(inputs, five // 2, 1), make(five // 2, five), make(five, five)
+        )
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.concatenate([self.one(x), self.three(x), self.five(x)], axis=-1)
 
 
 class PatchMixer(nnx.Module):
     """A ConvNeXt-like block: depthwise 5x5, layer norm, two dense layers with GELU, skip."""
 
-    def __init__(self, width, expansion=2, *, rngs, dtype=None):
+    def __init__(
+        self, width: int, expansion: int = 2, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None
+    ):
         self.mix = nnx.Conv(
             width,
             width,
@@ -117,112 +157,127 @@ class PatchMixer(nnx.Module):
         self.up = nnx.Linear(width, width * expansion, dtype=dtype, rngs=rngs)
         self.down = nnx.Linear(width * expansion, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return x + self.down(nnx.gelu(self.up(self.norm(self.mix(x)))))
 
 
 class TinyNet(nnx.Module):
     """A stack of blocks and global average pooling."""
 
-    def __init__(self, blocks: Sequence[Callable]):
+    def __init__(self, blocks: Sequence[Layer]):
         self.blocks = nnx.List(blocks)
 
     def features(self, x: jax.Array) -> jax.Array:
         """(batch, 32, 32, 3) float -> (batch, width), float32 up."""
         for block in self.blocks:
             x = block(x)
-        return layers.global_average(x)
+        return global_average(x)
 
 
-def _identity(x):
+def identity(x: jax.Array) -> jax.Array:
+    """The input as it is."""
     return x
 
 
-def max_pool(x):
+def max_pool(x: jax.Array) -> jax.Array:
     """2x2 max pooling."""
-    return layers.max_pool(x, 2, 2)
+    return pooling.max_pool(x, 2, 2)
 
 
-def avg_pool(x):
+def average_pool(x: jax.Array) -> jax.Array:
     """2x2 average pooling."""
-    return nnx.avg_pool(x, (2, 2), strides=(2, 2))
+    return pooling.average_pool(x, 2, 2)
 
 
-def plain(widths, *, rngs, dtype=None) -> TinyNet:
+def plain(widths: Sequence[int], *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> TinyNet:
     """Convolutions with max pooling between them (VGG-like)."""
     make = partial(ConvNorm, rngs=rngs, dtype=dtype)
-    blocks: list[Callable] = [make(3, widths[0])]
-    for cin, cout in itertools.pairwise(widths):
-        if cout != cin:
+    blocks: list[Layer] = [make(3, widths[0])]
+    for inputs, outputs in itertools.pairwise(widths):
+        if outputs != inputs:
             blocks.append(max_pool)
-        blocks.append(make(cin, cout))
+        blocks.append(make(inputs, outputs))
     return TinyNet(blocks)
 
 
-def resnet(widths, depth, *, rngs, dtype=None, excite=False) -> TinyNet:
+def resnet(
+    widths: Sequence[int],
+    depth: int,
+    *,
+    rngs: nnx.Rngs,
+    dtype: DTypeLike | None = None,
+    excite: bool = False,
+) -> TinyNet:
     """`depth` basic blocks in each of the stages; `excite` adds squeeze-and-excitation."""
     make = partial(ConvNorm, rngs=rngs, dtype=dtype)
-    blocks: list[Callable] = [make(3, widths[0])]
-    cin = widths[0]
-    for stage, cout in enumerate(widths):
+    blocks: list[Layer] = [make(3, widths[0])]
+    inputs = widths[0]
+    for stage, outputs in enumerate(widths):
         for number in range(depth):
             stride = 2 if stage and not number else 1
-            body: list[Callable] = [make(cin, cout, stride=stride), make(cout, cout, act=_identity)]
+            body: list[Layer] = [
+                make(inputs, outputs, stride=stride),
+                make(outputs, outputs, activation=identity),
+            ]
             if excite:
-                body.append(SqueezeExcite(cout, rngs=rngs, dtype=dtype))
-            blocks.append(
-                Residual(nnx.Sequential(*body), cin, cout, stride, rngs=rngs, dtype=dtype)
+                body.append(SqueezeExcite(outputs, rngs=rngs, dtype=dtype))
+            same = stride == 1 and inputs == outputs
+            shortcut = (
+                identity if same else make(inputs, outputs, 1, stride=stride, activation=identity)
             )
-            cin = cout
+            blocks.append(Residual(nnx.Sequential(*body), shortcut))
+            inputs = outputs
     return TinyNet(blocks)
 
 
-def depthwise(widths, *, rngs, dtype=None) -> TinyNet:
+def depthwise(widths: Sequence[int], *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> TinyNet:
     """Depthwise 3x3 then 1x1 convolutions, halving the side at each stage (MobileNet-like)."""
     make = partial(ConvNorm, rngs=rngs, dtype=dtype)
-    blocks: list[Callable] = [make(3, widths[0], stride=2)]
-    for cin, cout in itertools.pairwise(widths):
+    blocks: list[Layer] = [make(3, widths[0], stride=2)]
+    for inputs, outputs in itertools.pairwise(widths):
         blocks += [
-            make(cin, cin, stride=2 if cout != cin else 1, groups=cin),
-            make(cin, cout, 1),
+            make(inputs, inputs, stride=2 if outputs != inputs else 1, groups=inputs),
+            make(inputs, outputs, 1),
         ]
     return TinyNet(blocks)
 
 
-def inverted(widths, expansion, *, rngs, dtype=None) -> TinyNet:
+def inverted(
+    widths: Sequence[int], expansion: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None
+) -> TinyNet:
     """Inverted residuals with linear bottlenecks (MobileNetV2-like)."""
     make = partial(ConvNorm, rngs=rngs, dtype=dtype)
-    blocks: list[Callable] = [make(3, widths[0], stride=2)]
-    for cin, cout in itertools.pairwise(widths):
-        stride, wide = (2 if cout != cin else 1), cin * expansion
+    blocks: list[Layer] = [make(3, widths[0], stride=2)]
+    for inputs, outputs in itertools.pairwise(widths):
+        stride, wide = (2 if outputs != inputs else 1), inputs * expansion
         body = nnx.Sequential(
-            make(cin, wide, 1),
+            make(inputs, wide, 1),
             make(wide, wide, stride=stride, groups=wide),
-            make(wide, cout, 1, act=_identity),
+            make(wide, outputs, 1, activation=identity),
         )
-        skip = stride == 1 and cin == cout
-        blocks.append(
-            Residual(body, cin, cout, act=_identity, rngs=rngs, dtype=dtype) if skip else body
-        )
+        skip = stride == 1 and inputs == outputs
+        blocks.append(Residual(body, identity, activation=identity) if skip else body)
     blocks.append(make(widths[-1], 4 * widths[-1], 1))
     return TinyNet(blocks)
 
 
-def densenet(stem, growth, depth, *, rngs, dtype=None) -> TinyNet:
+def densenet(
+    stem: int, growth: int, depth: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None
+) -> TinyNet:
     """Three dense blocks with halving transitions (DenseNet-like)."""
     make = partial(ConvNorm, rngs=rngs, dtype=dtype)
-    blocks: list[Callable] = [make(3, stem), avg_pool]
+    blocks: list[Layer] = [make(3, stem), average_pool]
     width = stem
     for stage in range(3):
         blocks.append(DenseBlock(width, growth, depth, rngs=rngs, dtype=dtype))
         width += growth * depth
         if stage < 2:
-            blocks += [make(width, width // 2, 1), avg_pool]
+            blocks += [make(width, width // 2, 1), average_pool]
             width //= 2
     return TinyNet(blocks)
 
 
-def inception(stem, *, rngs, dtype=None) -> TinyNet:
+def inception(stem: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> TinyNet:
     """Three stages of parallel branches (Inception-like)."""
     return TinyNet(
         [
@@ -237,21 +292,23 @@ def inception(stem, *, rngs, dtype=None) -> TinyNet:
     )
 
 
-def convnext(widths, *, rngs, dtype=None) -> TinyNet:
+def convnext(widths: Sequence[int], *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> TinyNet:
     """Patch embedding and large-kernel depthwise blocks with layer norm, no batch norm."""
-    blocks: list[Callable] = []
-    cin = 3
-    for cout in widths:
+    blocks: list[Layer] = []
+    inputs = 3
+    for outputs in widths:
         blocks += [
-            nnx.Conv(cin, cout, (2, 2), strides=2, dtype=dtype, rngs=rngs),
-            nnx.LayerNorm(cout, dtype=dtype, rngs=rngs),
-            PatchMixer(cout, rngs=rngs, dtype=dtype),
+            nnx.Conv(inputs, outputs, (2, 2), strides=2, dtype=dtype, rngs=rngs),
+            nnx.LayerNorm(outputs, dtype=dtype, rngs=rngs),
+            PatchMixer(outputs, rngs=rngs, dtype=dtype),
         ]
-        cin = cout
+        inputs = outputs
     return TinyNet(blocks)
 
 
-def _spec(name: str, build: Callable, width: int, parameters: int, description: str) -> ModelSpec:
+def _spec(
+    name: str, build: Callable[..., TinyNet], width: int, parameters: int, description: str
+) -> ModelSpec:
     return ModelSpec(
         name=name,
         build=build,

@@ -8,9 +8,10 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
-from ncap_jax.zoo.layers import Backbone, Conv, max_pool
-from ncap_jax.zoo.weights.published import keras_spec
+from ncap_jax.ops.pooling import max_pool
+from ncap_jax.types import ModelSpec, WeightsLayout
+from ncap_jax.zoo.layers import Backbone, Conv
+from ncap_jax.zoo.weights.published import keras_url
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -47,11 +48,11 @@ class VGG(Backbone):
 
 
 def _spec(name: str, depths: tuple[int, ...], parameters: int, md5: str) -> ModelSpec:
-    return keras_spec(
-        name,
-        partial(VGG, depths),
-        f"{name}/{name}_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        md5=md5,
+    return ModelSpec(
+        name=name,
+        build=partial(VGG, depths),
+        input_size=224,
+        weights=keras_url(f"{name}/{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"),
         feature_width=512,
         parameters=parameters,
         preprocessing="caffe",
@@ -59,7 +60,7 @@ def _spec(name: str, depths: tuple[int, ...], parameters: int, md5: str) -> Mode
         citation="Simonyan & Zisserman, Very Deep Convolutional Networks, arXiv 1409.1556",
         description=f"{sum(depths)} convolutions in 5 blocks",
         family="vgg",
-        classifier=("fc1", "fc2", "predictions"),
+        layout=WeightsLayout("keras", ("fc1", "fc2", "predictions"), md5=md5),
     )
 
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
+from ncap_jax.types import ModelSpec, WeightsLayout
 from ncap_jax.zoo.layers import Backbone, Conv, Dense, LayerNorm, truncated_normal
+from ncap_jax.zoo.weights.published import timm_url
 
 PATCH = 16
 GRID = 14  # patches a side at 224 pixels, what the position embeddings were trained for
@@ -33,7 +34,7 @@ class Block(nnx.Module):
     """
 
     def __init__(self, width: int, name: str, **options: Any):
-        def dense(inputs, outputs, suffix):
+        def dense(inputs: int, outputs: int, suffix: str) -> Dense:
             init = truncated_normal
             return Dense(inputs, outputs, name=f"{name}.{suffix}", kernel_init=init, **options)
 
@@ -119,17 +120,13 @@ def _spec(name: str, size: str, width: int, parameters: int) -> ModelSpec:
         input_size=PATCH * GRID,
         feature_width=width,
         preprocessing="tf",
-        weights=f"https://huggingface.co/timm/{published}/resolve/main/model.safetensors",
+        weights=timm_url(published),
         parameters=parameters,
         licence="Apache-2.0",
         citation="Dosovitskiy et al., An Image is Worth 16x16 Words, arXiv 2010.11929",
         description=f"vision transformer, 12 blocks of width {width}, patches of 16",
         family="vit",
-        extra={
-            "convention": "torch",
-            "classifier": ("head",),
-            "file": f"{published}.safetensors",
-        },
+        layout=WeightsLayout("torch", ("head",), file=f"{published}.safetensors"),
     )
 
 

@@ -9,9 +9,10 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.types import ModelSpec
-from ncap_jax.zoo.layers import Backbone, BatchNorm, Conv, ConvNorm, DepthwiseConv, max_pool
-from ncap_jax.zoo.weights.published import keras_spec
+from ncap_jax.ops.pooling import max_pool
+from ncap_jax.types import ModelSpec, WeightsLayout
+from ncap_jax.zoo.layers import Backbone, BatchNorm, Conv, ConvNorm, DepthwiseConv
+from ncap_jax.zoo.weights.published import keras_url
 
 # Blocks with a strided projection as shortcut: block number -> widths of its convolutions.
 STRIDED = {2: (128, 128), 3: (256, 256), 4: (728, 728), 13: (728, 1024)}
@@ -87,7 +88,7 @@ class Xception(Backbone):
     def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
         options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
 
-        def stem(number, inputs, outputs, stride):
+        def stem(number: int, inputs: int, outputs: int, stride: int) -> ConvNorm:
             name = f"block1_conv{number}"
             return ConvNorm(
                 Conv(inputs, outputs, 3, stride, padding="VALID", name=name, **options),
@@ -118,18 +119,17 @@ class Xception(Backbone):
             x = block(x)
             # Keras leaves its additions unnamed and numbers them in order.
             stages[f"add_{number}" if number else "add"] = x
-        for number, conv in enumerate(self.top, start=1):
-            x = nnx.relu(conv(x))
+        for number, separable in enumerate(self.top, start=1):
+            x = nnx.relu(separable(x))
             stages[f"block14_sepconv{number}_act"] = x
         return stages
 
 
 SPECS: tuple[ModelSpec, ...] = (
-    keras_spec(
-        "xception",
-        Xception,
-        "xception/xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        md5="b0042744bf5b25fce3cb969f33bebb97",
+    ModelSpec(
+        name="xception",
+        build=Xception,
+        weights=keras_url("xception/xception_weights_tf_dim_ordering_tf_kernels_notop.h5"),
         input_size=299,
         feature_width=2048,
         parameters=20_806_952,
@@ -138,5 +138,6 @@ SPECS: tuple[ModelSpec, ...] = (
         citation="Chollet, Xception, arXiv 1610.02357",
         description="36 separable convolutions in 14 blocks",
         family="xception",
+        layout=WeightsLayout("keras", ("predictions",), md5="b0042744bf5b25fce3cb969f33bebb97"),
     ),
 )

@@ -1,10 +1,5 @@
-"""float64 for the tests that ask for it."""
+"""float64 where a test asks for it, and cheap compilation."""
 
-import jax
-import pytest
+from tests.support.fixtures import quick_compilation, x64
 
-
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
+__all__ = ["quick_compilation", "x64"]

@@ -13,7 +13,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ncap_jax.capacitance import beta_eff, line_graph, network
 from ncap_jax.types import STRENGTHS
-from tests.capacitance.nets import random_net
+from tests.support.nets import random_net
 
 net = random_net(0, (8, 16, 8, 12, 5), 64)
 layers = [line_graph.Layer(jnp.asarray(k), jnp.asarray(b)) for k, b in zip(net.kernels, net.biases)]
@@ -50,8 +50,13 @@ print(json.dumps({
 
 
 def test_eight_devices_are_one():
-    flags = "--xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_ENABLE_X64": "1",
+        "JAX_PLATFORMS": "cpu",
+    }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
     )

@@ -1,15 +1,27 @@
-"""The notebooks run from top to bottom, are paired, and carry no outputs."""
+"""The notebooks fit the package, run from top to bottom, are paired, and carry no outputs."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import pathlib
 import shutil
 import subprocess
+from typing import Any
 
+import jax
 import jupytext
 import nbclient
 import nbformat
+import numpy as np
 import pytest
+
+import ncap_jax as ncap
+from ncap_jax.options import check
+from ncap_jax.types import Ranking
+from ncap_jax.zoo import find_models
+from tests.support import package_use
+from tests.support.pool import make_trajectory
 
 COLAB = pathlib.Path(__file__).resolve().parents[2] / "colab"
 # What the cell tagged `parameters` is followed by here, so that a run takes seconds.
@@ -86,19 +98,103 @@ def test_the_first_cell_installs_from_the_address_that_was_published(name, tmp_p
     assert first_cell(tmp_path / "colab", name) in [cell.source for cell in script.cells]
 
 
+def code_of(name: str) -> str:
+    notebook = nbformat.read(COLAB / f"{name}.ipynb", as_version=4)
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+
+
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
-@pytest.mark.filterwarnings("ignore:The structure of `inputs`")
-def test_the_notebook_runs(name, tmp_path, monkeypatch, capsys):
-    """Its code, cell by cell, in this process; the kernel's part is tested below."""
+def test_the_notebook_fits_the_package(name):
+    """Every name and every call, those of branches that do not run here included."""
+    assert package_use.problems(code_of(name)) == []
+
+
+def test_what_does_not_fit_is_found():
+    """The test above can fail: each of these lines is one mistake."""
+    lines = {
+        "ncap.rank_modles": "line 3: ncap has no rank_modles",
+        "ncap.RankConfig(epoch=1)": (
+            "line 3: ncap.RankConfig: got an unexpected keyword argument 'epoch'"
+        ),
+        "ncap.load_dataset(max_trian=1)": "line 3: ncap.load_dataset: no option max_trian",
+        "ncap.ModelSpec('name')": "line 3: ncap.ModelSpec: missing a required argument: 'build'",
+        "reference.dense(1)": "line 3: reference has no dense",
+        "from ncap_jax.predictor import PREDICTOR": "line 3: ncap_jax.predictor has no PREDICTOR",
+    }
+    start = "import ncap_jax as ncap\nfrom ncap_jax.capacitance import reference\n"
+    for line, problem in lines.items():
+        assert package_use.problems(start + line) == [problem]
+    fits = "ncap.load_dataset(*a, max_train=1)\nncap.RankConfig(**b).epochs\nunknown.name(1, c=2)"
+    assert package_use.problems(start + fits) == []
+
+
+def ranking_without_training(*arguments: Any, **options: Any) -> Ranking:
+    """Stands for `rank_models`: checks what it is given, and ranks made-up trajectories."""
+    from ncap_jax.api import rank_models
+
+    call = inspect.signature(rank_models).bind(*arguments, **options)
+    call.apply_defaults()
+    given = call.arguments
+    config = given["config"] or ncap.RankConfig()
+    check(config)
+    dataset = ncap.load_dataset(given["dataset"], given["data_config"], seed=config.seed)
+    rng = np.random.default_rng(0)
+    trajectories = [
+        dataclasses.replace(
+            make_trajectory(spec.name, config.epochs, rng.uniform(0.7, 0.9), 0.6, rng),
+            head=config.head,
+        )
+        for spec in find_models(given["models"])
+    ]
+    if given["output_dir"] is not None:
+        folder = pathlib.Path(given["output_dir"])
+        folder.mkdir(parents=True)
+        (folder / "ranking.json").write_text("{}")
+    return ncap.rank_trajectories(trajectories, dataset.name, config)
+
+
+def run_cells(name: str, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook's code, cell by cell, in this process; the kernel's part is tested below."""
     import matplotlib.pyplot as plt
 
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
-    monkeypatch.chdir(tmp_path)
-    namespace: dict = {"__name__": "__main__"}
+    monkeypatch.chdir(folder)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(small(name).cells):
         if cell.cell_type == "code":
             exec(compile(cell.source, f"{name}.ipynb, cell {number}", "exec"), namespace)
+
+
+@pytest.fixture
+def compiled_cheaply():
+    """Programs that run a few times are not worth XLA's optimisation."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.usefixtures("compiled_cheaply")
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+def test_the_cells_run_on_a_ranking(name, tmp_path, monkeypatch, capsys):
+    """All of the code but the fine-tuning of candidates, which `rank_models` is tested for."""
+    monkeypatch.setattr(ncap, "rank_models", ranking_without_training, raising=False)
+    # Keras takes seconds to import; the slow test below has it.
+    monkeypatch.setitem(
+        SMALL, "own_model_and_data", f"{SMALL['own_model_and_data']}; WITH_KERAS = 0"
+    )
+    run_cells(name, tmp_path, monkeypatch)
+    assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "understanding_beta_eff"])
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`")
+def test_the_notebook_runs(name, tmp_path, monkeypatch, capsys):
+    """With the fine-tuning; the notebook left out ranks nothing and runs above."""
+    run_cells(name, tmp_path, monkeypatch)
     assert capsys.readouterr().out
 
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -46,10 +48,37 @@ def test_every_epoch_and_seed_has_its_own_order():
     assert len(orders) == len(keys)
 
 
-@pytest.mark.parametrize("arguments", [(0, 0, 0, 4), (0, 0, 4, 0), (-1, 0, 4, 2), (0, -1, 4, 2)])
-def test_impossible_sizes_are_errors(arguments):
-    with pytest.raises(errors.ConfigError):
-        batching.epoch_batches(*arguments)
-    if 0 in arguments[2:]:
-        with pytest.raises(errors.ConfigError):
-            batching.padded_batches(*arguments[2:])
+@pytest.mark.parametrize(("n", "batch_size"), [(0, 4), (4, 0)])
+@pytest.mark.parametrize(
+    "function", [batching.steps_per_epoch, batching.padded_batches, "epoch_batches"]
+)
+def test_impossible_sizes_are_errors(function, n, batch_size):
+    if function == "epoch_batches":
+        function = partial(batching.epoch_batches, 0, 0)
+    with pytest.raises(errors.ConfigError) as caught:
+        function(n, batch_size)
+    assert str(caught.value) == (
+        f"cannot make batches of {batch_size} out of {n} samples. Both must be at least 1."
+    )
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(-1, 0), (0, -1)])
+def test_negative_numbers_are_errors(seed, epoch):
+    with pytest.raises(errors.ConfigError) as caught:
+        batching.epoch_batches(seed, epoch, 4, 2)
+    assert str(caught.value) == f"seed={seed}, epoch={epoch}. Give numbers of at least 0."
+
+
+@pytest.mark.parametrize("start_step", [-1, 4])
+def test_steps_outside_the_epoch_are_errors(start_step):
+    assert len(batching.epoch_batches(0, 0, 9, 3, start_step=3)) == 0
+    with pytest.raises(errors.ConfigError) as caught:
+        batching.epoch_batches(0, 0, 9, 3, start_step)
+    assert str(caught.value) == f"start_step={start_step}. Give a step from 0 to 3."
+
+
+def test_resuming_gives_the_rest_of_the_epoch():
+    whole = batching.epoch_batches(1, 2, 50, 8)
+    for step in range(len(whole) + 1):
+        rest = batching.epoch_batches(1, 2, 50, 8, start_step=step)
+        np.testing.assert_array_equal(rest, whole[step:])

@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import zlib
@@ -156,27 +157,33 @@ def test_large_jpeg_is_decoded_small_first():
     assert np.abs(pixels.astype(int) - expected).mean() < 2
 
 
+def reason(function, *arguments, **options):
+    """Why an image is broken."""
+    with pytest.raises(decode.BrokenImageError) as caught:
+        function(*arguments, **options)
+    return caught.value.cause
+
+
 @pytest.mark.parametrize(
-    ("content", "match"),
+    "content",
     [
-        (b"", "not a JPEG"),
-        (b"just some text", "not a JPEG"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a JPEG"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "not a JPEG"),
+        b"",
+        b"just some text",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"\x89PNG\r\n\x1a\n" + b"\0" * 40,
     ],
 )
-def test_what_is_no_image(content, match):
-    for function in (decode.decode, decode.read_size):
-        with pytest.raises(decode.BrokenImageError, match=match):
-            function(io.BytesIO(content))
+@pytest.mark.parametrize("function", [decode.decode, decode.read_size, decode.verify])
+def test_what_is_not_an_image(function, content):
+    assert reason(function, io.BytesIO(content)) == "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_truncated_files_are_broken(photo, format, share):
     content = encoded(photo, format).getvalue()
-    with pytest.raises(decode.BrokenImageError):
-        decode.decode(io.BytesIO(content[: int(len(content) * share)]))
+    why = reason(decode.decode, io.BytesIO(content[: int(len(content) * share)]))
+    assert why.startswith("cannot be decoded: ")
 
 
 def test_random_damage_never_escapes(photo):
@@ -200,27 +207,28 @@ def test_random_damage_never_escapes(photo):
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (20_000, 1), (1, 20_000), (3, 100)])
 def test_slivers_are_broken(width, height):
-    with pytest.raises(decode.BrokenImageError, match="fewer than 4 on a side"):
-        decode.decode(encoded(Image.new("RGB", (width, height))))
+    why = reason(decode.decode, encoded(Image.new("RGB", (width, height))))
+    assert why == f"{width}×{height} pixels, fewer than 4 on a side"
 
 
 def test_bombs_are_refused_by_their_header():
     """Few bytes that promise many pixels; nothing is allocated for them."""
-    for side, match in ((10_000, "more than 89478485 in all"), (40_000, "more than 89478485")):
+    for side, why in (
+        (10_000, "10000×10000 pixels, more than 89478485 in all"),
+        (40_000, "more than 89478485 pixels"),
+    ):
         # The real thing would be 10,000² zeros deflated; the header alone is enough to refuse.
         small = bytearray(encoded(Image.new("L", (8, 8))).getvalue())
         small[16:24] = side.to_bytes(4, "big") * 2
         small[29:33] = zlib.crc32(small[12:29]).to_bytes(4, "big")
-        with pytest.raises(decode.BrokenImageError, match=match):
-            decode.decode(io.BytesIO(bytes(small)))
+        assert reason(decode.decode, io.BytesIO(bytes(small))) == why
 
 
 def test_floating_point_and_wide_pixels_are_broken(photo):
-    with pytest.raises(decode.BrokenImageError, match="floating-point"):
-        decode.decode(encoded(photo.convert("F"), "TIFF"))
+    floats = encoded(photo.convert("F"), "TIFF")
+    assert reason(decode.decode, floats) == "floating-point pixels"
     wide = Image.fromarray(np.full((8, 8), 70_000, np.int32))
-    with pytest.raises(decode.BrokenImageError, match="more than 16 bits"):
-        decode.decode(encoded(wide, "TIFF"))
+    assert reason(decode.decode, encoded(wide, "TIFF")) == "more than 16 bits a pixel"
 
 
 def test_open_file_refuses_what_blocks_or_floods(tmp_path, monkeypatch):
@@ -228,19 +236,17 @@ def test_open_file_refuses_what_blocks_or_floods(tmp_path, monkeypatch):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
-    for name, match in {
+    for name, why in {
         "pipe.jpg": "not a regular file",
         "empty.jpg": "empty file",
         "folder.jpg": "not a regular file",
-        "loop.jpg": "[Ss]ymbolic",
-        "missing.jpg": "No such file",
+        "loop.jpg": os.strerror(errno.ELOOP),
+        "missing.jpg": "No such file or directory",
     }.items():
-        with pytest.raises(decode.BrokenImageError, match=match):
-            decode.open_file(tmp_path / name)
+        assert reason(decode.open_file, tmp_path / name) == why
     monkeypatch.setattr(decode, "MAX_BYTES", 10)
     (tmp_path / "big.jpg").write_bytes(b"x" * 11)
-    with pytest.raises(decode.BrokenImageError, match="11 bytes, more than 10"):
-        decode.open_file(tmp_path / "big.jpg")
+    assert reason(decode.open_file, tmp_path / "big.jpg") == "11 bytes, more than 10"
 
 
 def test_verify_finds_what_decoding_does_not(photo):
@@ -249,8 +255,7 @@ def test_verify_finds_what_decoding_does_not(photo):
     file = io.BytesIO(bytes(content))
     assert decode.decode(file)[0].shape == (64, 96, 3), "Pillow alone does not notice"
     file.seek(0)
-    with pytest.raises(decode.BrokenImageError, match="cannot be decoded"):
-        decode.verify(file)
+    assert reason(decode.verify, file).startswith("cannot be decoded: ")
     for format in ("PNG", "JPEG", "WEBP"):
         file = encoded(photo, format)
         decode.verify(file)

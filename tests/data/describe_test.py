@@ -92,6 +92,7 @@ def test_contact_sheet_of_what_the_model_sees():
     assert contact_sheet(flat, np.arange(2)).startswith(b"\x89PNG")
 
 
-def test_what_is_no_image_batch():
-    with pytest.raises(errors.DataError, match="shape"):
+def test_a_sheet_needs_a_batch_of_images():
+    with pytest.raises(errors.DataError) as caught:
         contact_sheet(np.zeros((3, 8, 8), np.uint8), np.arange(3))
+    assert str(caught.value) == "images have shape (3, 8, 8). Give (m, height, width, 1 or 3)."

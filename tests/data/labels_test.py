@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ncap_jax import errors
-from ncap_jax.data.labels import map_labels, sort_names
+from ncap_jax.data.labels import REMAP, map_labels, sort_names
 
 
 def numbers(labels, **options):
@@ -37,8 +37,10 @@ def test_strings_follow_the_given_names():
 
 
 def test_gaps_are_renumbered_only_on_request():
-    with pytest.raises(errors.DataError, match=r"gaps: 3 of 10 classes occur, 0 does not"):
+    with pytest.raises(errors.DataError) as caught:
         map_labels([[9, 2, 4]])
+    assert caught.value.cause == "labels have gaps: 3 of 10 classes occur, 0 does not"
+    assert caught.value.remedy == REMAP
     mapped, names, info = numbers([9, 2, 4, 2], remap=True)
     assert mapped == [2, 0, 1, 0]
     assert names == ("2", "4", "9")
@@ -59,44 +61,92 @@ def test_one_table_for_all_parts():
     assert info["classes_without_validation"] == ["b"]
 
 
+ONE = "Give one label per sample"
+ROWS = (
+    "Give one label per sample, shape (n,), or rows with a single 1; soft or multiple labels are "
+    "not supported"
+)
+RAVEL = "Give one label per sample, shape (n,); labels.ravel() makes that of a single column"
+NUMBERS = "Give class numbers 0..K-1; regression is not supported"
+TWO = "Give at least 2 classes"
+NAMED = "Give one name for each of the numbers 0..K-1, or no names"
+KINDS = "Give integers 0..K-1 or strings"
+
+
 @pytest.mark.parametrize(
-    ("labels", "names", "match"),
+    ("labels", "names", "cause", "remedy"),
     [
-        ([0, 2], None, "gaps"),
-        ([1, 2], None, "0 does not"),
-        ([0, 1], ["a", "b", "c"], r"2 \('c'\) does not"),
-        ([0, 3], ["a", "b"], "3 has no name"),
-        ([-1, 0, 1], None, "-1"),
-        ([0, 0], None, "all labels are '0'"),
-        ([1, 1], ["a", "b"], "all labels are 'b'"),
-        (["a", "a"], None, "all labels are 'a'"),
-        ([True, True], None, "all labels are 'True'"),
-        ([], None, "no labels"),
-        ([[0], [1]], None, r"shape \(2, 1\)"),
-        (np.zeros((2, 2, 2)), None, "shape"),
-        ([[0.5, 0.5], [1, 0]], None, "not one-hot"),
-        ([[1, 1], [1, 0]], None, "not one-hot"),
-        ([[0, 1], [1]], None, "not one array"),
-        ([0.5, 1.0], None, "0.5"),
-        ([np.nan, 1.0], None, "nan"),
-        ([None, "a"], None, "type object"),
-        ([1j, 0], None, "complex"),
-        (3, None, r"shape \(\)"),
-        (["a", "bat"], ["a", "cat"], "unknown class 'bat'. Did you mean cat"),
-        ([0, 1], ["a", "a"], "'a' occurs twice"),
+        ([0, 2], None, "labels have gaps: 2 of 3 classes occur, 1 does not", REMAP),
+        ([1, 2], None, "labels have gaps: 2 of 3 classes occur, 0 does not", REMAP),
+        (
+            [0, 1],
+            ["a", "b", "c"],
+            "labels have gaps: 2 of 3 classes occur, 2 ('c') does not",
+            REMAP,
+        ),
+        ([0, 3], ["a", "b"], "label 3 has no name: there are 2 class names", NAMED),
+        ([-1, 0], ["a", "b"], "label -1 has no name: there are 2 class names", NAMED),
+        ([-1, 0, 1], None, "labels contain -1", REMAP),
+        ([0, 0], None, "all labels are '0'", TWO),
+        ([1, 1], ["a", "b"], "all labels are 'b'", TWO),
+        (["a", "a"], None, "all labels are 'a'", TWO),
+        ([True, True], None, "all labels are 'True'", TWO),
+        ([], None, "the labels are empty", "Give at least one sample of each class"),
+        ([[0], [1]], None, "labels have shape (2, 1)", RAVEL),
+        (np.zeros((2, 2, 2)), None, "labels have shape (2, 2, 2)", RAVEL),
+        ([[0.5, 0.5], [1, 0]], None, "labels have shape (2, 2) and are not one-hot", ROWS),
+        ([[1, 1], [1, 0]], None, "labels have shape (2, 2) and are not one-hot", ROWS),
+        ([0.5, 1.0], None, "labels contain 0.5", NUMBERS),
+        ([np.nan, 1.0], None, "labels contain nan", NUMBERS),
+        ([None, "a"], None, "labels have type object (the first is None)", KINDS),
+        (3, None, "labels have shape ()", RAVEL),
+        (["a", "bat"], ["a", "cat"], "unknown class 'bat'", "Did you mean cat or a"),
+        (
+            [0, 1],
+            ["a", "a"],
+            "class name 'a' occurs twice",
+            "Give each class a name of its own",
+        ),
     ],
 )
-def test_all_else_is_a_clear_error(labels, names, match):
-    with pytest.raises(errors.DataError, match=match) as caught:
+def test_all_else_is_a_clear_error(labels, names, cause, remedy):
+    with pytest.raises(errors.DataError) as caught:
         map_labels([labels], names)
-    assert caught.value.remedy
+    assert (caught.value.cause, caught.value.remedy) == (cause, remedy)
+
+
+@pytest.mark.parametrize(
+    ("labels", "cause", "remedy"),
+    [
+        ([[0, 1], [1]], "labels do not form one array: ", ONE),
+        ([1j, 0], "labels have type complex128 (the first is ", KINDS),
+    ],
+)
+def test_errors_that_quote_numpy(labels, cause, remedy):
+    with pytest.raises(errors.DataError) as caught:
+        map_labels([labels])
+    assert caught.value.cause.startswith(cause)
+    assert caught.value.remedy == remedy
 
 
 def test_parts_must_agree():
-    with pytest.raises(errors.DataError, match="integer, string"):
+    with pytest.raises(errors.DataError) as caught:
         map_labels([[0, 1], ["a", "b"]])
-    with pytest.raises(errors.DataError, match="class '2' has no training samples"):
-        map_labels([[0, 1], [2, 0]])
+    assert str(caught.value) == (
+        "the parts have labels of different kinds: integer, string. Give all labels in one form."
+    )
+
+
+@pytest.mark.parametrize(
+    ("validation", "others"), [([2, 0], ""), ([2, 3, 4], ", nor have 2 other classes")]
+)
+def test_every_class_must_train(validation, others):
+    with pytest.raises(errors.DataError) as caught:
+        map_labels([[0, 1], validation])
+    assert str(caught.value) == (
+        f"class '2' has no training samples{others}. "
+        "Add some, or leave the class out of the labels and the class names."
+    )
 
 
 def test_names_sort_as_numbers_only_if_all_are():

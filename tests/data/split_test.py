@@ -32,8 +32,9 @@ def test_subset_is_exact_distinct_and_stratified(labels, data):
 def test_split_partitions_and_keeps_every_class(labels, data):
     room = len(labels) - len(np.unique(labels))
     if room < 1:
-        with pytest.raises(errors.ConfigError):
+        with pytest.raises(errors.ConfigError) as caught:
             split.stratified_split(labels, 1, seed=0)
+        assert caught.value.remedy == "Give more samples, so that every class stays in training"
         return
     size = data.draw(st.integers(1, room))
     left, split_off = split.stratified_split(labels, size, seed=1)
@@ -76,10 +77,15 @@ def test_measurement_subset_is_not_the_validation_draw():
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_empty_subset_is_an_error(size):
-    with pytest.raises(errors.ConfigError, match="at least 1"):
+    with pytest.raises(errors.ConfigError) as caught:
         split.stratified_subset(np.arange(4), size, seed=0)
+    assert str(caught.value) == f"a subset cannot have {size} samples. Ask for at least 1."
 
 
 def test_split_that_would_empty_a_class_is_an_error():
-    with pytest.raises(errors.ConfigError, match="Between 1 and 2"):
+    with pytest.raises(errors.ConfigError) as caught:
         split.stratified_split(np.array([0, 0, 1, 1]), 3, seed=0)
+    assert str(caught.value) == (
+        "a validation part of 3 samples cannot be split off 4 samples of 2 classes. "
+        "Between 1 and 2 samples can be split off, so that every class stays in training."
+    )

@@ -1,229 +1,184 @@
-"""The epoch loop: records, reproducibility, divergence, and beta_eff at convergence."""
+"""The epoch loop: records, reproducibility, pauses, divergence."""
 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
 from ncap_jax import data
-from ncap_jax.data.feed import make_feed
-from ncap_jax.finetune import loop, measure
-from ncap_jax.types import NETWORK_STRENGTHS, STRENGTHS, ModelSpec
-from ncap_jax.zoo import functional
-from ncap_jax.zoo.capacitance import network_beta_eff
-from tests.small import small_config, small_digits, small_spec
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.finetune import evaluation, loop
+from ncap_jax.finetune.candidate import FineTuning, prepare
+from ncap_jax.finetune.checkpoints import Checkpoints
+from ncap_jax.options import Recipe
+from ncap_jax.types import ModelSpec
+from tests.support.small import (
+    SmallNet,
+    small_config,
+    small_digits,
+    small_spec,
+    small_tuning,
+    timeless,
+)
+
+
+def tuned(**changes):
+    return small_tuning(**{"epochs": 3, "head": "linear", **changes})
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return make_feed(small_digits())
+def whole():
+    """A run of three epochs without an interruption."""
+    return loop.finetune(tuned())
 
 
-def timeless(trajectory):
-    return [dataclasses.replace(r, seconds=0.0, measure_seconds=0.0) for r in trajectory.records]
-
-
-@pytest.mark.filterwarnings("ignore:small. no whole-network")
 @pytest.mark.parametrize("head", ["probe", "trainable_probe", "linear"])
-def test_records(digits, head):
-    trajectory = loop.finetune(small_spec(), digits, small_config(head=head))
+def test_records(head):
+    told = []
+    trajectory = loop.finetune(small_tuning(head=head), on_record=told.append)
+    assert list(trajectory.records) == told
     assert [r.epoch for r in trajectory.records] == [0, 1, 2]
-    assert trajectory.epochs == 2
-    assert trajectory.status == "ok"
+    assert (trajectory.model, trajectory.head, trajectory.status) == ("small", head, "ok")
+    assert (trajectory.epochs, trajectory.message) == (2, "")
     assert trajectory.records[0].running_loss is None
+    assert trajectory.seconds >= sum(r.seconds for r in trajectory.records)
     for record in trajectory.records:
         assert 0 <= record.train_accuracy <= 1
         assert 0 <= record.validation_accuracy <= 1
         assert record.seconds >= record.measure_seconds > 0
-        if head == "linear":
-            continue
-        assert set(record.beta_eff) == set(STRENGTHS)
-        assert all(len(values) == 1 for values in record.beta_eff.values())
-        assert all(
-            status in ("ok", "ill_conditioned")
-            for statuses in record.beta_eff_status.values()
-            for status in statuses
-        )
+    for record in trajectory.records[1:]:
+        assert record.running_loss > 0
     if head != "probe":  # two epochs below a frozen random probe may not suffice
         assert trajectory.records[-1].train_loss < trajectory.records[0].train_loss
 
 
-def test_same_seed_same_trajectory(digits):
-    config = small_config(seed=5)
-    one = loop.finetune(small_spec(), digits, config)
-    two = loop.finetune(small_spec(), digits, config)
-    assert timeless(one) == timeless(two)
-    other = loop.finetune(small_spec(), digits, small_config(seed=6))
-    assert timeless(other) != timeless(one)
+def test_same_seed_same_trajectory(whole):
+    assert timeless(loop.finetune(tuned()).records) == timeless(whole.records)
+    assert timeless(loop.finetune(tuned(seed=6)).records) != timeless(whole.records)
 
 
-def test_observed_epochs_only_leaves_the_training_as_it_is(digits):
-    config = small_config(epochs=3)
-    full = list(loop.run(loop.prepare(small_spec(), digits, config), digits, config))
-    some = list(loop.run(loop.prepare(small_spec(), digits, config), digits, config, {0, 3}))
+def test_observed_epochs_only_leaves_the_training_as_it_is(whole):
+    some = list(loop.run(tuned(), {0, 3}))
     assert [r.epoch for r in some] == [0, 3]
-    assert some[1].validation_loss == full[3].validation_loss
+    assert timeless(some) == timeless([whole.records[0], whole.records[3]])
 
 
-def test_one_value_per_probe(digits):
-    trajectory = loop.finetune(small_spec(), digits, small_config(num_probes=3, epochs=1))
-    for strength in STRENGTHS:
-        values = trajectory.records[-1].beta_eff[strength]
-        assert len(values) == len(set(values)) == 3
-        assert trajectory.beta_eff(strength)[-1] == pytest.approx(np.mean(values))
+def test_a_pause_changes_nothing(whole, tmp_path):
+    store, seen = Checkpoints(tmp_path / "c"), ()
+    for until, status in ((1, "stopped"), (2, "stopped"), (3, "ok")):
+        part = loop.finetune(tuned(), checkpoints=store, seen=seen, until=until)
+        assert (part.status, part.epochs) == (status, until)
+        seen = part.records
+        assert store.latest() == min(until, 2)  # after the last epoch nothing is left to resume
+    assert timeless(seen) == timeless(whole.records)
 
 
-@pytest.mark.filterwarnings("ignore:small. no whole-network")
-def test_divergence_is_a_status(digits):
-    config = small_config(head="linear", optimizer="sgd", learning_rate=1e30, epochs=4)
-    trajectory = loop.finetune(small_spec(), digits, config)
+class Stop(Exception):
+    pass
+
+
+def test_a_check_is_asked_before_every_step_and_may_stop_the_run(whole):
+    """96 samples in batches of 32: three steps an epoch; 70 to validate on: one batch."""
+    asked = []
+
+    def check():
+        asked.append(1)
+        if len(asked) == 6:
+            raise Stop
+
+    records = []
+    with pytest.raises(Stop):
+        loop.finetune(dataclasses.replace(tuned(), deadline=check), on_record=records.append)
+    # Epoch 0: one batch measured; epoch 1: three steps, one batch; stopped in epoch 2.
+    assert [record.epoch for record in records] == [0, 1]
+    assert timeless(records) == timeless(whole.records[:2])
+
+
+def test_a_probe_starts_with_the_statistics_of_the_untrained_features():
+    """Layer by layer, by hand."""
+    tuning = small_tuning()
+    features, _ = evaluation.measurement_features(tuning, tuning.candidate.train_state)
+    train_state = loop.starting_state(tuning, None, None)
+    params, state = (
+        jax.tree.map(lambda leaf: np.array(leaf[0]), part["head"]) for part in train_state[:2]
+    )
+    x = np.asarray(features)
+    for number in range(3):
+        x = x @ params["dense"][number]["kernel"] + params["dense"][number]["bias"]
+        found = state["norm"][number]
+        np.testing.assert_allclose(found["mean"], x.mean(axis=0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found["var"], x.var(axis=0), rtol=1e-4, atol=1e-5)
+        x = np.maximum((x - found["mean"]) / np.sqrt(found["var"] + 1e-5), 0)
+    linear = tuned()
+    assert loop.starting_state(linear, None, None) is linear.candidate.train_state
+
+
+def test_divergence_is_a_status():
+    trajectory = loop.finetune(tuned(optimizer="sgd", learning_rate=1e30, epochs=4))
     assert trajectory.status == "diverged"
-    assert "not finite after epoch" in trajectory.message
-    assert "smaller learning_rate" in trajectory.message
-    assert trajectory.epochs < 4
+    assert trajectory.message == loop.divergence(trajectory.epochs, Recipe())
+    assert 1 <= trajectory.epochs < 4
 
 
-class Dense(nnx.Module):
-    """Two dense layers on the flattened pixels: can learn any small training set by heart."""
+@pytest.mark.parametrize(
+    ("epoch", "dtype", "message"),
+    [
+        (3, "float32", "after epoch 3; a smaller learning_rate may help"),
+        (3, "bfloat16", "after epoch 3; a smaller learning_rate may help"),
+        (0, "bfloat16", 'after epoch 0, before any training; try dtype="float32"'),
+        (
+            0,
+            "float32",
+            "after epoch 0, before any training: its weights do not fit its preprocessing, or are "
+            "damaged",
+        ),
+    ],
+)
+def test_what_is_said_of_a_divergence(epoch, dtype, message):
+    assert loop.divergence(epoch, Recipe(dtype=dtype)) == f"the loss is not finite {message}"
 
-    def __init__(self, *, rngs, dtype=None):
-        self.one = nnx.Linear(192, 128, dtype=dtype, rngs=rngs)
-        self.two = nnx.Linear(128, 64, dtype=dtype, rngs=rngs)
 
-    def features(self, x):
-        return nnx.relu(self.two(nnx.relu(self.one(x.reshape(len(x), -1)))))
-
-
-class Broken(Dense):
+class Broken(SmallNet):
     """Whose weights are not numbers."""
 
     def features(self, x):
         return super().features(x) * jnp.nan
 
 
-@pytest.mark.parametrize(
-    ("dtype", "remedy"), [("float32", "preprocessing"), ("bfloat16", 'dtype="float32"')]
-)
-def test_divergence_before_training_is_not_the_learning_rate_s(digits, dtype, remedy):
-    spec = ModelSpec("broken", build=Broken, input_size=8, feature_width=64)
-    trajectory = loop.finetune(spec, digits, small_config(dtype=dtype, epochs=1))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_is_broken_is_not_trained(dtype):
+    spec = ModelSpec("broken", build=Broken, input_size=8, feature_width=12)
+    trajectory = loop.finetune(small_tuning(spec, head="linear", dtype=dtype))
     assert (trajectory.status, trajectory.epochs) == ("diverged", 0)
-    assert "before any training" in trajectory.message
-    assert remedy in trajectory.message
+    assert trajectory.message == loop.divergence(0, Recipe(dtype=dtype))
 
 
-@pytest.mark.parametrize(("head", "vanishes"), [("trainable_probe", True), ("probe", False)])
-def test_beta_eff_vanishes_at_zero_loss(head, vanishes):
-    """Theorem 1 of the paper: at zero loss g -> 0, hence P -> 0 and beta_eff -> 0.
-
-    A frozen probe with batch norm bounds the logits, so its loss stays above 0 and so does
-    beta_eff: the value at beta_eff = 0 is an extrapolation there, never a limit that is reached.
-    """
-    few = make_feed(small_digits(train=60, validation=60))
-    config = small_config(
-        head=head, epochs=60, batch_size=60, learning_rate=3e-3, probe_widths=(64, 64, 64)
-    )
-    spec = ModelSpec("dense", build=Dense, input_size=8, feature_width=64)
-    candidate = loop.prepare(spec, few, config)
-    first, last = loop.run(candidate, few, config, {0, 60})
-    assert first.train_loss > 1
-    assert (last.train_loss < 0.05) == vanishes
-    for strength in ("signed", "absolute", "squared"):
-        assert (abs(last.beta_eff[strength][0]) < 0.05) == vanishes
-
-
-def test_input_size_is_overridable(digits):
+def test_input_size_is_overridable(whole):
     """Twice the side: four times the pixels, another trajectory, the same feature width."""
-    large = loop.finetune(small_spec(), digits, small_config(input_size=16, epochs=1))
-    native = loop.finetune(small_spec(), digits, small_config(epochs=1))
+    large = loop.finetune(tuned(input_size=16, epochs=1))
     assert large.status == "ok"
-    assert large.records[-1].train_loss != native.records[-1].train_loss
+    assert large.records[-1].train_loss != whole.records[1].train_loss
 
 
 def test_streamed_equals_resident(tmp_path):
     """Streaming changes where the images lie, not what is learnt."""
-    dataset = small_digits()
+    digits, results = small_digits(), []
     for part, images, labels in (
-        ("train", dataset.images, dataset.labels),
-        ("validation", dataset.validation_images, dataset.validation_labels),
+        ("train", digits.images, digits.labels),
+        ("validation", digits.validation_images, digits.validation_labels),
     ):
         for number, (image, label) in enumerate(zip(images, labels)):
             path = tmp_path / part / str(label) / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
-    results = [
-        timeless(
-            loop.finetune(
-                small_spec(),
-                make_feed(data.load_dataset(str(tmp_path), image_size=8, stream=stream)),
-                small_config(),
-            )
-        )
-        for stream in (False, True)
-    ]
+    for stream in (False, True):
+        feed = make_feed(data.load_dataset(str(tmp_path), image_size=8, stream=stream))
+        config = small_config(head="linear")
+        tuning = FineTuning(prepare(small_spec(), feed, config), feed, config)
+        results.append(timeless(loop.finetune(tuning).records))
     assert results[0] == results[1]
-
-
-class Deep(nnx.Module):
-    """Four weight layers with the head: the fewest that whole networks are defined for."""
-
-    def __init__(self, *, rngs, dtype=None):
-        conv = partial(nnx.Conv, kernel_size=(3, 3), strides=2, dtype=dtype, rngs=rngs)
-        self.one, self.two, self.three = conv(3, 6), conv(6, 8), conv(8, 8)
-        self.norm = nnx.BatchNorm(8, dtype=dtype, rngs=rngs)
-
-    def features(self, x):
-        x = nnx.relu(self.norm(self.three(nnx.relu(self.two(nnx.relu(self.one(x)))))))
-        return jnp.mean(x, axis=(1, 2))
-
-
-class DeepClassifier(nnx.Module):
-    def __init__(self, features, head):
-        self.backbone, self.head = features, head
-
-    def __call__(self, x):
-        return self.head(self.backbone.features(x))
-
-
-def test_ordinary_fine_tuning_records_the_whole_network(digits):
-    """The recorded values are those of the public function on the same module and samples."""
-    spec = ModelSpec("deep", Deep, input_size=8, feature_width=8)
-    config = small_config(head="linear", epochs=1)
-    candidate = loop.prepare(spec, digits, config)
-    assert len(candidate.network_measurement) == 32
-    record = loop.observe(candidate, candidate.train_state, digits, config)
-    params, state = candidate.train_state[:2]
-    first = jax.tree.map(lambda leaf: leaf[0], params["head"])
-    model = DeepClassifier(
-        functional.merge(candidate.network.backbone, params["backbone"], state["backbone"]),
-        functional.merge(candidate.network.head, first, {}),
-    )
-    images, labels = digits.subset(candidate.network_measurement)
-    inputs = candidate.network.preprocess(images)
-    for strength in NETWORK_STRENGTHS:
-        expected = network_beta_eff(model, inputs, labels, strength)
-        # The same float32 arithmetic in another program: rounding only, see docs/numerics.md.
-        assert record.beta_eff[strength][0] == pytest.approx(float(expected), rel=1e-4)
-        assert record.beta_eff_status[strength] == (expected.status,)
-
-
-def test_a_network_that_is_too_short_is_fine_tuned_all_the_same(digits):
-    with pytest.warns(UserWarning, match="small: no whole-network beta_eff: the longest path"):
-        trajectory = loop.finetune(small_spec(), digits, small_config(head="linear"))
-    assert trajectory.status == "ok"
-    assert all(not record.beta_eff for record in trajectory.records)
-
-
-@pytest.mark.parametrize(
-    ("num_train", "measure_size", "samples"),
-    [(10, 2048, 10), (500, 2048, 32), (10_000, 2048, 250), (90_000, 2048, 2048)],
-)
-def test_how_many_samples_measure_a_network(num_train, measure_size, samples):
-    assert measure.network_samples(num_train, measure_size) == samples

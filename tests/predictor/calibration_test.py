@@ -10,30 +10,51 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from ncap_jax.predictor import PREDICTORS, growth
-from ncap_jax.predictor.calibration import calibrated, fit_relation, logit_normal
+from ncap_jax.predictor.calibration import accuracies, fit_relation, logit_normal
 from ncap_jax.predictor.growth import EDGE
 from ncap_jax.types import EpochRecord, Trajectory
-from tests.predictor.pool import make_pool, with_last
+from tests.support.pool import make_pool, with_last
 
 LOSS = PREDICTORS["last_validation_loss"]
 SCORES = sorted(name for name, p in PREDICTORS.items() if p.scores_only)
 
 
-def curve(name: str, accuracies: list[float], losses: list[float] | None = None) -> Trajectory:
-    losses = losses or [-np.log(a) for a in accuracies]
+def curve(name: str, measured: list[float], losses: list[float]) -> Trajectory:
+    """A run with these accuracies and losses."""
     records = tuple(
-        EpochRecord(i, loss, a, loss, a) for i, (a, loss) in enumerate(zip(accuracies, losses))
+        EpochRecord(i, loss, a, loss, a) for i, (a, loss) in enumerate(zip(measured, losses))
     )
     return Trajectory(name, "linear", records)
+
+
+@pytest.mark.parametrize("name", ["last_seen", "curve_families", "published_ridge"])
+def test_methods_that_predict_accuracies_are_taken_at_their_word(name: str):
+    pool = make_pool(models=3)
+    assert repr(accuracies(PREDICTORS[name], pool, 3)) == repr(PREDICTORS[name](pool, 3))
+
+
+@pytest.mark.parametrize("name", ["last_seen", "last_validation_loss"])
+def test_scores_that_are_known_already_are_used(name: str):
+    pool = make_pool(models=3)
+    known = PREDICTORS[name](pool)
+    assert repr(accuracies(PREDICTORS[name], pool, scores=known)) == repr(
+        accuracies(PREDICTORS[name], pool)
+    )
+    other = [dataclasses.replace(p, flag="seen before") for p in known]
+    assert all("seen before" in a.flag for a in accuracies(PREDICTORS[name], pool, scores=other))
+
+
+def test_an_empty_pool_has_no_accuracies():
+    assert accuracies(LOSS, []) == []
 
 
 @pytest.mark.parametrize("name", SCORES)
 def test_the_order_of_the_scores_is_kept(name):
     pool = make_pool()
     scores = [p.mean for p in PREDICTORS[name](pool)]
-    accuracies = [p.mean for p in calibrated(PREDICTORS[name], pool)]
-    assert np.argsort(scores).tolist() == np.argsort(accuracies).tolist()
-    assert all(0 < a < 1 for a in accuracies)
+    found = [p.mean for p in accuracies(PREDICTORS[name], pool)]
+    assert np.argsort(scores).tolist() == np.argsort(found).tolist()
+    assert all(0 < a < 1 for a in found)
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -43,7 +64,7 @@ def test_predictions_cover_the_true_limits(name):
     for seed in range(10):
         pool = make_pool(epochs=5, seed=seed)
         limits = np.linspace(0.95, 0.7, len(pool))
-        answers = calibrated(PREDICTORS[name], pool)
+        answers = accuracies(PREDICTORS[name], pool)
         inside += [abs(a.mean - t) <= 2 * a.std for a, t in zip(answers, limits)]
     # 80 predictions in 10 pools that share their gain: the share itself is known to about 5 %.
     assert np.mean(inside) > 0.85
@@ -57,7 +78,7 @@ def test_relation_of_one_model_is_plain_least_squares():
     solution, residual, *_ = np.linalg.lstsq(design, z, rcond=None)
     relation = fit_relation(x, z, np.arange(40))
     np.testing.assert_allclose([relation.level, relation.slope], solution)
-    np.testing.assert_allclose(relation.spread, np.sqrt(residual[0] / 38))
+    np.testing.assert_allclose(relation.noise, np.sqrt(residual[0] / 38))
 
 
 def test_relation_starts_from_the_level_of_the_last_epoch():
@@ -69,7 +90,7 @@ def test_relation_starts_from_the_level_of_the_last_epoch():
     # Two thousand records with noise 0.1: standard errors below 0.01.
     np.testing.assert_allclose(relation.slope, 2.0, atol=0.05)
     np.testing.assert_allclose(relation.level, 1.5, atol=0.05)
-    np.testing.assert_allclose(relation.spread, 0.1, atol=0.01)
+    np.testing.assert_allclose(relation.noise, 0.1, atol=0.01)
 
 
 def test_a_decreasing_relation_is_refused():
@@ -94,12 +115,12 @@ def test_pairs_are_ordered_at_least_as_often_as_is_said():
     """P(i better than j) from `own_std` against the known limits, over many pools.
 
     These synthetic curves saturate sooner than the real runs that the spread was fitted to; how
-    well it holds on those: tests/corpus_test.py.
+    well it holds on those: tests/experiments/corpus_test.py.
     """
     said, right = [], []
     for seed in range(20):
         pool = make_pool(epochs=4, seed=seed)  # made best first
-        answers = calibrated(LOSS, pool)
+        answers = accuracies(LOSS, pool)
         for i, a in enumerate(answers):
             for b in answers[i + 1 :]:
                 p = norm.cdf((a.mean - b.mean) / np.hypot(a.own_std, b.own_std))
@@ -110,29 +131,29 @@ def test_pairs_are_ordered_at_least_as_often_as_is_said():
 
 
 def test_what_all_models_share_does_not_blur_who_is_better():
-    for answer in calibrated(LOSS, make_pool(epochs=3)):
+    for answer in accuracies(LOSS, make_pool(epochs=3)):
         assert 0 < answer.own_std < answer.std
 
 
 def test_without_a_relation_the_last_seen_accuracy_is_shown():
     # Higher loss, higher accuracy: nothing increasing can be fitted.
     pool = [curve(str(i), [0.1, 0.5 + 0.1 * i], [2.0, 0.5 + 0.1 * i]) for i in range(4)]
-    for trajectory, answer in zip(pool, calibrated(LOSS, pool)):
+    for trajectory, answer in zip(pool, accuracies(LOSS, pool)):
         assert answer.mean == trajectory.records[-1].validation_accuracy
         assert np.isnan(answer.std)
         assert "do not explain" in answer.flag
 
 
 def test_few_records_and_few_epochs_are_flagged():
-    assert "4 records" in calibrated(LOSS, make_pool(models=2, epochs=2))[0].flag
-    assert "one epoch only" in calibrated(LOSS, make_pool(epochs=1))[0].flag
-    assert calibrated(LOSS, make_pool())[0].flag == ""
+    assert "4 records" in accuracies(LOSS, make_pool(models=2, epochs=2))[0].flag
+    assert "one epoch only" in accuracies(LOSS, make_pool(epochs=1))[0].flag
+    assert accuracies(LOSS, make_pool())[0].flag == ""
 
 
 def test_a_broken_model_does_not_disturb_the_others():
     pool = make_pool()
     broken = with_last(pool[0], validation_loss=np.nan, validation_accuracy=np.nan)
-    answers = calibrated(LOSS, [broken, *pool[1:]])
+    answers = accuracies(LOSS, [broken, *pool[1:]])
     assert np.isnan(answers[0].mean)
     assert answers[0].flag
     assert all(np.isfinite(a.mean) and np.isfinite(a.std) for a in answers[1:])
@@ -143,7 +164,7 @@ def test_perfect_accuracy_stays_finite():
         curve(str(i), [0.1, 0.9, 0.99, 1.0, 1.0], [2.3, 0.3, 0.05, 0.001 * i, 0.0])
         for i in range(3)
     ]
-    for answer in calibrated(LOSS, pool):
+    for answer in accuracies(LOSS, pool):
         assert 0 < answer.mean <= 1
         assert np.isfinite(answer.std)
     assert logit(1 - EDGE) < 6
@@ -152,7 +173,7 @@ def test_perfect_accuracy_stays_finite():
 def test_truncation():
     pool = make_pool(epochs=8)
     start = [dataclasses.replace(t, records=t.records[:5]) for t in pool]
-    assert repr(calibrated(LOSS, pool, epochs=4)) == repr(calibrated(LOSS, start))
+    assert repr(accuracies(LOSS, pool, epochs=4)) == repr(accuracies(LOSS, start))
 
 
 def test_leads_shrink_with_what_is_still_to_be_gained_and_keep_their_order():
@@ -160,7 +181,7 @@ def test_leads_shrink_with_what_is_still_to_be_gained_and_keep_their_order():
     pool = make_pool(epochs=3)
     known, head = growth.PRIORS[pool[0].head], pool[0].head
     priors = [known._replace(spread=0.0, own=0.0, scatter=0.0, shrink=k) for k in (0.0, 0.5)]
-    free, drawn = ([a.mean for a in calibrated(LOSS, pool, priors={head: p})] for p in priors)
+    free, drawn = ([a.mean for a in accuracies(LOSS, pool, priors={head: p})] for p in priors)
     assert np.array_equal(np.argsort(free), np.argsort(drawn))
     left = np.exp(-0.5 * growth.gain(pool, known))
     # The mean of a logit-normal is not quite the expit of its middle: 3 % here.

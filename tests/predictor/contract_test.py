@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from ncap_jax import errors, predictor
+from ncap_jax.options import HEADS
 from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS
-from ncap_jax.types import HEADS, Prediction, Trajectory
-from tests.predictor.pool import make_pool, with_last
+from ncap_jax.types import Prediction, Trajectory
+from tests.support.pool import make_pool, with_last
 
 each = pytest.mark.parametrize("name", sorted(PREDICTORS))
 
@@ -81,13 +84,17 @@ def test_default_is_a_named_predictor():
 
 
 def test_unknown_name_gets_near_matches():
-    with pytest.raises(errors.ConfigError, match="last_validation_loss"):
+    with pytest.raises(errors.ConfigError) as error:
         predictor.get("last_validation_los")
+    assert error.value.cause == "unknown predictor 'last_validation_los'"
+    assert error.value.remedy.startswith("Did you mean last_validation_loss")
 
 
-def test_too_few_epochs_names_the_remedy():
-    with pytest.raises(errors.ConfigError, match=r"at least 2 epochs, got 1.*epochs=2"):
+def test_too_few_epochs_name_the_remedy():
+    with pytest.raises(errors.ConfigError) as error:
         PREDICTORS["scaled_ridge"].check_epochs(1)
+    assert error.value.cause == "predictor 'scaled_ridge' needs at least 2 epochs, got 1"
+    assert error.value.remedy == "Use epochs=2 or more, or predictor='last_validation_loss'"
 
 
 def test_simple_rivals_read_what_they_say():
@@ -98,3 +105,10 @@ def test_simple_rivals_read_what_they_say():
     losses = trajectory.series("validation_loss"), trajectory.series("train_loss")
     assert PREDICTORS["last_validation_loss"]([trajectory])[0].mean == -losses[0][-1]
     assert PREDICTORS["last_training_loss"]([trajectory])[0].mean == -losses[1][-1]
+
+
+def test_importing_the_predictors_does_not_import_jax():
+    code = (
+        "import sys, ncap_jax.predictor; assert 'jax' not in sys.modules; ncap_jax.predictor.logme"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ncap_jax.predictor.curve import FAMILIES, HORIZON, NOISE, extrapolation, fit
-from tests.predictor.pool import make_pool
+from tests.support.pool import make_pool
 
 # Parameters (logit c, log a, log k) near each prior's centre.
 TRUTH = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ncap_jax.predictor.leep import leep
-from tests.predictor.features_test import task
+from tests.support.transfer_task import make_task
 
 
 def by_definition(theta, labels):
@@ -28,12 +28,12 @@ def by_definition(theta, labels):
 
 @pytest.mark.parametrize(("n", "source", "classes"), [(60, 5, 3), (30, 12, 4)])
 def test_equals_the_definition(n, source, classes):
-    theta, labels = task("source_probabilities", n=n, width=source, classes=classes)
+    theta, labels = make_task("source_probabilities", n=n, width=source, classes=classes)
     np.testing.assert_allclose(leep(theta, labels), by_definition(theta, labels), rtol=1e-10)
 
 
 def test_a_source_class_that_is_never_predicted():
-    theta, labels = task("source_probabilities")
+    theta, labels = make_task("source_probabilities")
     padded = np.concatenate([theta, np.zeros((len(theta), 2))], axis=1)
     np.testing.assert_allclose(leep(padded, labels), leep(theta, labels), rtol=1e-12)
 

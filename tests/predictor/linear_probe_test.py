@@ -10,13 +10,14 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ncap_jax import errors
 from ncap_jax.predictor.linear_probe import FOLDS, INVERSE_PENALTY, fit, folds, linear_probe
-from tests.predictor.features_test import task
+from tests.support.transfer_task import make_task
 
 
-@pytest.mark.parametrize(("n", "d", "classes"), [(150, 8, 3), (60, 80, 4), (100, 5, 2)])
+@pytest.mark.parametrize(("n", "d", "classes"), [(120, 12, 4), (60, 80, 2)])
 def test_accuracy_equals_scikit_learns_on_the_same_folds(n, d, classes):
-    x, labels = task("features", n=n, width=d, classes=classes, separation=0.6)
+    x, labels = make_task("features", n=n, width=d, classes=classes, separation=0.6)
     model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-8, max_iter=5000))
     predicted = cross_val_predict(model, x, labels, cv=PredefinedSplit(folds(labels)))
     # Both optimise the same convex objective; a sample on the boundary may fall either way.
@@ -24,7 +25,7 @@ def test_accuracy_equals_scikit_learns_on_the_same_folds(n, d, classes):
 
 
 def test_weights_equal_scikit_learns():
-    x, labels = task("features", n=100, width=6, separation=0.5)
+    x, labels = make_task("features", n=100, width=6, separation=0.5)
     weight = np.where(np.arange(100) < 70, 1.0, 0.0)
     with jax.enable_x64(True):
         ours = fit(x, np.eye(4)[labels], weight)
@@ -45,7 +46,17 @@ def test_folds_are_stratified():
 
 
 def test_chance_and_certainty():
-    labels = np.arange(400) % 4
-    noise = np.random.default_rng(0).normal(size=(400, 3))
+    labels = np.arange(120) % 4
+    noise = np.random.default_rng(0).normal(size=(120, 12))
+    # A standard deviation of the accuracy of guesses is 4 %.
     assert abs(linear_probe(noise, labels) - 0.25) < 0.1
-    assert linear_probe(np.eye(4)[labels], labels) == 1.0
+    assert linear_probe(np.eye(12)[labels], labels) == 1.0
+
+
+def test_a_class_with_one_sample_cannot_be_probed():
+    x, labels = make_task("features")
+    labels[0] = 9
+    with pytest.raises(errors.DataError) as error:
+        linear_probe(x, labels)
+    assert error.value.cause == "a class has only one sample"
+    assert error.value.remedy == "Give at least two samples of every class"

@@ -7,7 +7,7 @@ import pytest
 
 from ncap_jax.predictor.leep import leep
 from ncap_jax.predictor.nce import nce
-from tests.predictor.features_test import task
+from tests.support.transfer_task import make_task
 
 
 def by_definition(theta, labels):
@@ -23,7 +23,7 @@ def by_definition(theta, labels):
 
 @pytest.mark.parametrize(("n", "source", "classes"), [(60, 5, 3), (200, 12, 7)])
 def test_equals_the_definition(n, source, classes):
-    theta, labels = task("source_probabilities", n=n, width=source, classes=classes)
+    theta, labels = make_task("source_probabilities", n=n, width=source, classes=classes)
     np.testing.assert_allclose(nce(theta, labels), by_definition(theta, labels), rtol=1e-9)
 
 
@@ -36,6 +36,6 @@ def test_bounds():
 
 def test_equals_leep_where_the_source_is_certain():
     """With one-hot source probabilities LEEP is NCE (Nguyen et al. 2020, property 1)."""
-    theta, labels = task("source_probabilities")
+    theta, labels = make_task("source_probabilities")
     certain = np.eye(theta.shape[1])[theta.argmax(axis=1)]
     np.testing.assert_allclose(leep(certain, labels), nce(theta, labels), rtol=1e-9)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ncap_jax.predictor.ridge import fit_line, points, ridge_prediction
-from tests.predictor.pool import make_pool, with_last
+from tests.support.pool import make_pool, with_last
 
 
 def evidence_maximum(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -44,7 +44,7 @@ def test_posterior_equals_the_closed_form(seed, n):
     fit = fit_line(x, y, scaled=True)
     alpha, lam = evidence_maximum(x, y)
     mean, covariance = closed_form(x, y, alpha, lam)
-    # docs/numerics.md, "ridge": both stop at a fixed point to about 1e-8 of the slope.
+    # docs/numerics.md#prediction (ridge): both stop at a fixed point to about 1e-8 of the slope.
     np.testing.assert_allclose([fit.intercept, fit.slope], mean, rtol=1e-5)
     np.testing.assert_allclose(
         [fit.intercept_std, fit.slope_std], np.sqrt(np.diag(covariance)), rtol=1e-4

@@ -9,7 +9,7 @@ import pytest
 
 from ncap_jax.predictor import PREDICTORS
 from ncap_jax.predictor.sotl import sum_of_training_losses
-from tests.predictor.pool import make_pool
+from tests.support.pool import make_pool
 
 
 @pytest.mark.parametrize("last", [None, 1, 3])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ncap_jax.predictor.transrate import EPSILON, transrate
-from tests.predictor.features_test import task
+from tests.support.transfer_task import make_task
 
 
 def by_definition(features, labels, epsilon=EPSILON):
@@ -21,22 +21,22 @@ def by_definition(features, labels, epsilon=EPSILON):
     return rate(z) - np.mean([rate(z[labels == c]) for c in classes])
 
 
-@pytest.mark.parametrize(("n", "d", "classes"), [(100, 10, 4), (50, 30, 7), (20, 60, 3)])
+@pytest.mark.parametrize(("n", "d", "classes"), [(120, 12, 4), (50, 30, 7), (20, 60, 3)])
 @pytest.mark.parametrize("epsilon", [EPSILON, 0.1])
 def test_equals_the_definition(n, d, classes, epsilon):
-    x, labels = task("features", n=n, width=d, classes=classes)
+    x, labels = make_task("features", n=n, width=d, classes=classes)
     expected = by_definition(x, labels, epsilon)
     np.testing.assert_allclose(transrate(x, labels, epsilon), expected, rtol=1e-8)
 
 
 def test_unbalanced_classes():
-    x, labels = task("features")
+    x, labels = make_task("features")
     labels = np.where(np.arange(len(labels)) < 5, 1, 0)
     np.testing.assert_allclose(transrate(x, labels), by_definition(x, labels), rtol=1e-8)
 
 
 def test_constant_features_carry_nothing():
-    x, labels = task("features")
+    x, labels = make_task("features")
     assert transrate(np.ones_like(x), labels) == 0.0
     np.testing.assert_allclose(transrate(x + 7.0, labels), transrate(x, labels), rtol=1e-9)
 

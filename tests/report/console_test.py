@@ -7,11 +7,12 @@ import dataclasses
 import pytest
 from rich.cells import cell_len
 
+from ncap_jax.options import RankConfig
 from ncap_jax.report import console, format_ranking
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import RankConfig, Trajectory
+from ncap_jax.types import Trajectory
 from ncap_jax.zoo import MODELS
-from tests.predictor.pool import make_pool, with_last
+from tests.support.pool import make_pool, with_last
 
 
 def test_shows_every_model_in_order_and_the_answer():

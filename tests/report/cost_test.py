@@ -10,7 +10,7 @@ import numpy as np
 from ncap_jax.report.cost import FULL_EPOCHS, cost
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Trajectory
-from tests.predictor.pool import make_pool
+from tests.support.pool import make_pool
 
 
 def test_cost_against_full_fine_tuning():
@@ -26,14 +26,14 @@ def test_cost_against_full_fine_tuning():
 
 
 def test_the_first_epoch_compiles_and_is_no_measure():
-    (model,) = make_pool(models=1, epochs=3)
+    (model,) = make_pool(models=1, epochs=2)
     slow = dataclasses.replace(model.records[1], seconds=100.0)
     records = (model.records[0], slow, *model.records[2:])
     pool = [dataclasses.replace(model, records=records, seconds=110.0)]
     bill = cost(rank_trajectories(pool, "x", info={"full_epochs": 13}))
-    np.testing.assert_allclose(bill.full, 110.0 + 10 * 1.3)
+    np.testing.assert_allclose(bill.full, 110.0 + 11 * 1.3)
     bare = dataclasses.replace(rank_trajectories(pool, "x"), trajectories=())
-    np.testing.assert_allclose(cost(bare).full, 110.0 / 3 * FULL_EPOCHS)
+    np.testing.assert_allclose(cost(bare).full, 110.0 / 2 * FULL_EPOCHS)
 
 
 def test_a_model_without_epochs_does_not_count_as_full():

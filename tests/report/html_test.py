@@ -3,66 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import html.parser
 import re
 
 import numpy as np
 import pytest
 
-from ncap_jax.report import figures
+from ncap_jax.options import RankConfig
 from ncap_jax.report.html import render
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import RankConfig, Trajectory
-from tests.predictor.pool import make_pool, with_last
-
-VOID = {"meta", "link", "br", "img", "hr", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """Collects elements and checks that every tag is closed in order."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict]] = []
-        self.text = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] not in ("script", "style"):
-            self.text += data
+from ncap_jax.types import Ranking, RunInfo, Trajectory
+from tests.support.page import Page, whole_info
+from tests.support.pool import make_pool, with_last
 
 
-def whole_info(**changes):
-    return {
-        "command": "python -m ncap_jax --dataset=digits",
-        "seconds": 70.0,
-        "device": "CPU",
-        "versions": {"jax": "0.10.2"},
-        "data": {"training images": 500},
-        "class_names": ["zero", "one"],
-        "contact_sheet_png": b"\x89PNG",
-        **changes,
-    }
+@pytest.fixture(scope="module")
+def ranking() -> Ranking:
+    """More models than have colours or figures in sight, and every fact of the run."""
+    return rank_trajectories(make_pool(models=9), "digits", info=whole_info())
 
 
-def test_well_formed_with_all_parts():
-    ranking = rank_trajectories(make_pool(), "digits", info=whole_info())
-    page = Page(render(ranking))
+@pytest.fixture(scope="module")
+def text(ranking: Ranking) -> str:
+    return render(ranking)
+
+
+def test_well_formed_with_all_parts(ranking: Ranking, text: str):
+    page = Page(text)
     assert f"Fine-tune {ranking.best.name}" in page.text
-    for word in ("500", "zero, one", "0.10.2", "--dataset=digits", "1 min 10 s"):
+    for word in ("500", "zero, one", "0.10.2", "--dataset=digits", "1 min 10 s", "CPU"):
         assert word in page.text
     for row in ranking.models:
         assert row.name in page.text
@@ -72,22 +40,38 @@ def test_well_formed_with_all_parts():
     assert all(a["alt"] for tag, a in page.elements if tag == "img")
 
 
-def test_ids_are_unique():
-    page = Page(render(rank_trajectories(make_pool(), "digits")))
+def test_intervals_are_two_standard_deviations_on_one_axis():
+    """From the lowest end of an interval, 0, to the highest, 100."""
+    found = rank_trajectories(make_pool(models=4, epochs=12), "digits")
+    bars = re.findall(
+        r'<line x1="([\d.]+)" x2="([\d.]+)" y1="5" y2="5"/><line class="mid" x1="([\d.]+)"',
+        render(found),
+    )
+    ends = [
+        (m.predicted_accuracy - 2 * m.std, m.predicted_accuracy + 2 * m.std, m.predicted_accuracy)
+        for m in found.models
+    ]
+    low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+    assert 0 < low < high < 1
+    expected = [[100 * (value - low) / (high - low) for value in row] for row in ends]
+    np.testing.assert_allclose(np.array(bars, dtype=float), expected, atol=0.006)
+
+
+def test_ids_are_unique(text: str):
+    page = Page(text)
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
 
 
-def test_nothing_to_fetch():
-    page = Page(render(rank_trajectories(make_pool(), "digits", info=whole_info())))
+def test_nothing_to_fetch(text: str):
+    page = Page(text)
     for tag, attributes in page.elements:
         for name in ("src", "href", "xlink:href", "action", "data", "poster"):
             value = attributes.get(name)
             assert value is None or value.startswith(("data:", "#")), (tag, name, value)
 
 
-def test_references_inside_figures_lead_somewhere():
-    text = render(rank_trajectories(make_pool(), "digits"))
+def test_references_inside_figures_lead_somewhere(text: str):
     page = Page(text)
     ids = {a["id"] for _, a in page.elements if "id" in a}
     used = re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', text)
@@ -95,11 +79,10 @@ def test_references_inside_figures_lead_somewhere():
     assert set(used) <= ids
 
 
-def test_figures_take_their_colours_from_the_page():
-    text = render(rank_trajectories(make_pool(models=9), "digits"))
+def test_figures_take_their_colours_from_the_page(text: str):
     assert "#c0ff" not in text
     body = text[text.index("<body>") :]
-    # The only literal colour that matplotlib may leave is none at all.
+    # Matplotlib leaves no literal colour behind, apart from `none`.
     assert set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{3,6})", body)) == set()
 
 
@@ -119,13 +102,24 @@ def test_names_are_escaped(evil):
     pool = [dataclasses.replace(t, model=f"{t.model}{evil}") for t in make_pool(3)]
     pool[0] = with_last(pool[0], validation_loss=float("nan"))
     pool[1] = dataclasses.replace(pool[1], status="failed", message=f'"{evil}')
-    info = whole_info(class_names=[evil], data={evil: evil}, device=evil, command=evil)
+    info = whole_info(class_names=(evil,), data={evil: evil}, device=evil, command=evil)
     text = render(rank_trajectories(pool, evil, info=info))
     page = Page(text)
     assert sum(tag == "script" for tag, _ in page.elements) == 1
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     assert all(dict(a).get("src", "data:").startswith("data:") for _, a in page.elements)
     assert "alert(1)" in page.text
+
+
+def test_parts_without_facts_are_left_out():
+    bare = rank_trajectories(make_pool(models=2), "digits")
+    some = dataclasses.replace(bare, info=RunInfo(versions={"jax": "0.10.2"}))
+    empty, page = Page(render(bare)), Page(render(some))
+    for heading in ("Data: digits", "Wall time in all", "classes:"):
+        assert heading not in empty.text
+        assert heading not in page.text
+    assert "0.10.2" in page.text
+    assert not any(tag in ("pre", "img") for tag, _ in empty.elements)
 
 
 def test_same_ranking_same_page():
@@ -155,12 +149,3 @@ def test_difficult_pools():
         Page(render(rank_trajectories(trajectories, "digits")))
     bare = dataclasses.replace(rank_trajectories(pool, "digits"), trajectories=())
     assert "What was seen" not in Page(render(bare)).text
-
-
-def test_figure_strength_follows_predictor_and_record():
-    pool = make_pool(models=2)
-    choose = figures.figure_strength
-    assert choose(rank_trajectories(pool, "x")) == "absolute"
-    assert choose(rank_trajectories(pool, "x", RankConfig(predictor="published_ridge"))) == "signed"
-    bare = dataclasses.replace(rank_trajectories(pool, "x"), trajectories=())
-    assert choose(bare) is None

@@ -7,7 +7,7 @@ import dataclasses
 from ncap_jax.report import text
 from ncap_jax.report.markdown import escape, render
 from ncap_jax.selection.ranking import rank_trajectories
-from tests.predictor.pool import make_pool
+from tests.support.pool import make_pool
 
 
 def test_answer_first_then_one_row_a_model():

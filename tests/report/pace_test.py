@@ -8,7 +8,7 @@ import math
 import pytest
 
 from ncap_jax.report.pace import Pace
-from tests.predictor.pool import make_pool
+from tests.support.pool import make_pool
 
 MODELS, EPOCHS = 13, 5
 START, EPOCH = 20.0, 3.0  # seconds

@@ -10,7 +10,9 @@ import types
 import pytest
 
 from ncap_jax.report import Progress
-from tests.predictor.pool import make_pool
+from ncap_jax.report.progress import Watchers
+from ncap_jax.types import EpochRecord, Trajectory
+from tests.support.pool import make_pool
 
 
 class Terminal(io.StringIO):
@@ -88,3 +90,22 @@ def test_in_a_notebook(monkeypatch, widgets):
     if not widgets:
         drive(None, models=1)
         assert [text.count("\n") for text in shown] == [1] * 5
+
+
+def test_watchers_are_all_told():
+    class Recorder:
+        def __init__(self) -> None:
+            self.told: list[object] = []
+
+        def epoch(self, model: str, record: EpochRecord) -> None:
+            self.told.append((model, record))
+
+        def finished(self, trajectory: Trajectory) -> None:
+            self.told.append(trajectory)
+
+    one, two = Recorder(), Recorder()
+    (trajectory,) = make_pool(1, epochs=1)
+    watchers = Watchers([one, two])
+    watchers.epoch("model_0", trajectory.records[0])
+    watchers.finished(trajectory)
+    assert one.told == two.told == [("model_0", trajectory.records[0]), trajectory]

@@ -1,8 +1,7 @@
-"""TensorBoard scalars, read back from the event files byte by byte."""
+"""TensorBoard scalars, read back from the event files."""
 
 from __future__ import annotations
 
-import struct
 import sys
 
 import numpy as np
@@ -11,23 +10,8 @@ import pytest
 from ncap_jax import errors
 from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.types import Trajectory
-from tests.predictor.pool import make_pool
-
-
-def scalars(folder):
-    """(tag, step) -> value of every record: length, CRC, event, CRC (the TFRecord framing)."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = {}
-    (path,) = folder.glob("events.out.tfevents.*")
-    data = path.read_bytes()
-    while data:
-        (length,) = struct.unpack("<Q", data[:8])
-        event = Event.FromString(data[12 : 12 + length])
-        for value in event.summary.value:
-            found[value.tag, event.step] = value.simple_value
-        data = data[12 + length + 4 :]
-    return found
+from tests.support.event_files import scalars
+from tests.support.pool import make_pool
 
 
 def test_every_epoch_of_every_model(tmp_path):
@@ -80,11 +64,16 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     pytest.importorskip("tensorboardX", reason="the extra `tensorboard` is not installed")
     (tmp_path / "file").touch()
     (trajectory,) = make_pool(models=1, epochs=1)
-    with TensorBoard(tmp_path / "file") as board, pytest.raises(errors.OutputError, match="file"):
+    folder = tmp_path / "file"
+    with TensorBoard(folder) as board, pytest.raises(errors.OutputError) as error:
         board.epoch("a", trajectory.records[0])
+    assert error.value.cause == f"cannot write to {folder}: Not a directory"
+    assert error.value.remedy == "Free space, or choose a folder that you may write to"
 
 
 def test_missing_library_names_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(errors.ConfigError, match=r"ncap_jax\[tensorboard\]"):
+    with pytest.raises(errors.ConfigError) as error:
         TensorBoard(tmp_path)
+    assert error.value.cause == "tensorboardX, which writes TensorBoard scalars, is not installed"
+    assert error.value.remedy == "Run: pip install 'ncap_jax[tensorboard]'"

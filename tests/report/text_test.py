@@ -9,10 +9,11 @@ import math
 import pytest
 
 from ncap_jax import report
+from ncap_jax.options import RankConfig
 from ncap_jax.report import format_ranking, html, markdown, text
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import RankConfig
-from tests.predictor.pool import make_pool
+from ncap_jax.types import RunInfo
+from tests.support.pool import make_pool
 
 
 @pytest.mark.parametrize(
@@ -70,10 +71,14 @@ def test_answer_names_a_few_that_are_tied(twins, words):
 def test_models_that_are_no_better_than_the_largest_class(share, warned):
     pool = make_pool(epochs=8)
     best = max(t.series("validation_accuracy").max() for t in pool)
-    info = {} if share is None else {"majority_accuracy": share * best / 0.9}
-    ranking = rank_trajectories(pool, "x", info={**info, "num_validation": 1000})
+    majority = None if share is None else share * best / 0.9
+    info = RunInfo(majority_accuracy=majority, num_validation=1000)
+    ranking = rank_trajectories(pool, "x", info=info)
     found = [line for line in text.warnings(ranking) if "largest class" in line]
     assert bool(found) == warned
+    # Of how many images the share is of decides what is above chance: unknown, nothing is said.
+    unknown = rank_trajectories(pool, "x", info=dataclasses.replace(info, num_validation=None))
+    assert not [line for line in text.warnings(unknown) if "largest class" in line]
 
 
 def test_a_flag_that_all_share_is_said_once():

@@ -6,27 +6,28 @@ import math
 
 import pytest
 
-from ncap_jax import errors
+from ncap_jax import errors, options
+from ncap_jax.options import Limits, RankConfig
 from ncap_jax.selection import budget
-from ncap_jax.types import EpochRecord, RankConfig, Trajectory
+from ncap_jax.types import EpochRecord, Trajectory
 
 
 class Clock:
     now = 100.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
-def trajectory(epochs, model="m"):
+def trajectory(epochs: int, model: str = "m") -> Trajectory:
     records = tuple(EpochRecord(e, 1.0, 0.5, 1.0, 0.5) for e in range(epochs + 1))
     return Trajectory(model, "probe", records)
 
 
 def test_time_is_divided_over_the_models_left():
     clock = Clock()
-    times = budget.TimeBudget(RankConfig(time_budget=60.0), clock.now, clock)
-    assert times.share("a", 4) == budget.Share(15.0, "time_budget")
+    times = budget.TimeBudget(Limits(time_budget=60.0), clock.now, clock)
+    assert times.share("a", 4) == budget.TimeShare(15.0, "time_budget")
     clock.now += 6  # a was quick: what it left goes to the others
     assert times.share("b", 3).seconds == pytest.approx(18.0)
     clock.now += 100
@@ -35,44 +36,46 @@ def test_time_is_divided_over_the_models_left():
 
 def test_workers_share_the_clock():
     clock = Clock()
-    times = budget.TimeBudget(RankConfig(time_budget=60.0), clock.now, clock)
+    times = budget.TimeBudget(Limits(time_budget=60.0), clock.now, clock)
     assert times.share("a", 4, workers=2).seconds == 30.0
     assert times.share("a", 1, workers=2).seconds == 60.0
 
 
 def test_a_models_own_budget_holds_for_all_its_turns():
     clock = Clock()
-    config = RankConfig(time_budget=60.0, model_time_budget=10.0)
-    times = budget.TimeBudget(config, clock.now, clock)
-    assert times.share("a", 2) == budget.Share(10.0, "model_time_budget")
+    limits = Limits(time_budget=60.0, model_time_budget=10.0)
+    times = budget.TimeBudget(limits, clock.now, clock)
+    assert times.share("a", 2) == budget.TimeShare(10.0, "model_time_budget")
     times.used("a", 7.0)
     assert times.share("a", 2).seconds == pytest.approx(3.0)
     times.used("a", 7.0)
     assert times.share("a", 2).seconds == 0.0
-    assert times.share("b", 20) == budget.Share(3.0, "time_budget")
+    assert times.share("b", 20) == budget.TimeShare(3.0, "time_budget")
 
 
 def test_no_budget_no_check():
-    share = budget.TimeBudget(RankConfig(), 0.0).share("a", 3)
+    share = budget.TimeBudget(Limits(), 0.0, Clock()).share("a", 3)
     assert math.isinf(share.seconds)
-    assert share.check() is None
+    assert share.deadline() is None
 
 
 def test_a_share_that_is_over_raises():
     clock = Clock()
-    check = budget.Share(5.0, "time_budget").check(clock)
+    check = budget.TimeShare(5.0, "time_budget").deadline(clock)
     clock.now += 4.9
     check()
     clock.now += 0.2
-    with pytest.raises(budget.Spent):
+    with pytest.raises(budget.TimeIsUp):
         check()
 
 
 def test_the_reason_says_how_far_it_got():
-    share = budget.Share(5.0, "time_budget")
+    share = budget.TimeShare(5.0, "time_budget")
     nothing = Trajectory("m", "probe", ())
-    assert "before anything" in share.reason(nothing, 5)
-    assert "before its first epoch" in share.reason(trajectory(0), 5)
+    assert share.reason(nothing, 5) == "stopped by time_budget before anything was measured"
+    assert share.reason(trajectory(0), 5) == (
+        "stopped by time_budget before its first epoch was finished"
+    )
     assert share.reason(trajectory(2), 5) == "stopped by time_budget after 2 of 5 epochs"
 
 
@@ -95,20 +98,31 @@ def test_epochs_are_the_same_for_all(epochs_budget, ended, left, epoch, expected
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("changes", "cause", "remedy"),
     [
-        ({"time_budget": 0.0}, "time_budget=0"),
-        ({"time_budget": -3.0}, "time_budget=-3"),
-        ({"time_budget": math.nan}, "time_budget=nan"),
-        ({"time_budget": "600"}, "time_budget='600'"),
-        ({"time_budget": True}, "time_budget=True"),
-        ({"model_time_budget": math.inf}, "model_time_budget=inf"),
-        ({"epochs_budget": 0}, "epochs_budget=0"),
-        ({"epochs_budget": 2.5}, "epochs_budget=2.5"),
-        ({"epochs_budget": 2}, "does not suffice for 3 models"),
-        ({"epochs_budget": 5, "predictor": "published_ridge"}, "at least 6"),
+        ({"time_budget": 0.0}, "time_budget=0.0", "Give a positive number of seconds"),
+        ({"time_budget": -3.0}, "time_budget=-3.0", "Give a positive number of seconds"),
+        ({"time_budget": math.nan}, "time_budget=nan", "Give a positive number of seconds"),
+        (
+            {"time_budget": "600"},
+            "time_budget='600' is not a number or None",
+            "The default is None",
+        ),
+        ({"time_budget": True}, "time_budget=True is not a number or None", "The default is None"),
+        (
+            {"model_time_budget": math.inf},
+            "model_time_budget=inf",
+            "Give a positive number of seconds",
+        ),
+        ({"epochs_budget": 0}, "epochs_budget=0", "Give a whole number of at least 1"),
+        (
+            {"epochs_budget": 2.5},
+            "epochs_budget=2.5 is not a whole number or None",
+            "The default is None",
+        ),
     ],
 )
-def test_budgets_that_cannot_work_are_refused(changes, match):
-    with pytest.raises(errors.ConfigError, match=match):
-        budget.check_config(RankConfig(**changes), models=3)
+def test_limits_that_make_no_budget_are_refused(changes: dict, cause: str, remedy: str):
+    with pytest.raises(errors.ConfigError) as error:
+        options.check(Limits(**changes))
+    assert (error.value.cause, error.value.remedy) == (cause, remedy)

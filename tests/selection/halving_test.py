@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from ncap_jax import errors
-from ncap_jax.predictor.base import truncate
+from ncap_jax import errors, options
+from ncap_jax.options import Limits, RankConfig
+from ncap_jax.predictor import PREDICTORS
+from ncap_jax.predictor.base import Predictor, truncate
 from ncap_jax.selection import halving
-from ncap_jax.types import EpochRecord, Prediction, RankConfig, Trajectory
+from ncap_jax.types import EpochRecord, Prediction, Trajectory
 
 CONFIG = RankConfig(epochs=5, strategy="halving", halving_top=1, halving_threshold=0.05)
 
 
-def pool(levels, epochs=5, noise=0.01):
+def pool(levels: Sequence[float], epochs: int = 5, noise: float = 0.01) -> list[Trajectory]:
     """Models whose accuracy rises towards a level; the loss follows it."""
     rng = np.random.default_rng(0)
     found = []
@@ -69,11 +73,36 @@ def test_chances_add_up_and_grow_with_k(top):
     assert all(more[name] >= found[name] for name in NAMES)
 
 
-def test_the_chance_of_two_models_is_the_normal_one(monkeypatch):
+def with_predictions(
+    monkeypatch: pytest.MonkeyPatch, answers: Sequence[Prediction], **changes: object
+) -> RankConfig:
+    """A configuration whose predictor gives these answers."""
+    method = Predictor("stated", lambda pool: list(answers)[: len(pool)], "stated by the test")
+    monkeypatch.setitem(PREDICTORS, "stated", method)
+    return dataclasses.replace(CONFIG, predictor="stated", **changes)
+
+
+def test_the_chance_of_two_models_is_the_normal_one(monkeypatch: pytest.MonkeyPatch):
     predictions = [Prediction(0.8, 0.1, own_std=0.03), Prediction(0.77, 0.1, own_std=0.04)]
-    monkeypatch.setattr(halving, "calibrated", lambda predictor, trajectories: predictions)
-    found = halving.chances(POOL[:2], NAMES[:2], CONFIG, 1)
+    config = with_predictions(monkeypatch, predictions)
+    found = halving.chances(POOL[:2], NAMES[:2], config, 1)
     assert found["m0"] == pytest.approx(norm.cdf(0.03 / 0.05), abs=0.015)
+
+
+def test_models_without_a_distribution_are_kept_and_count_among_those_left(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """m0 has no deviation: it stays, and takes one of the two places that are never emptied."""
+    means = [0.5, 0.9, 0.2, 0.1]
+    predictions = [Prediction(m, math.nan if i == 0 else 0.01) for i, m in enumerate(means)]
+    config = with_predictions(monkeypatch, predictions, halving_top=2, halving_threshold=0.99999)
+    found = halving.chances(POOL[:4], NAMES[:4], config, 1)
+    assert math.isnan(found["m0"])
+    assert [found[name] for name in NAMES[1:4]] == [1.0, 1.0, 0.0]
+    assert set(halving.stopped(POOL[:4], NAMES[:4], config, 1)) == {"m3"}
+    close = [Prediction(0.5, math.nan), *(Prediction(0.5, 0.1) for _ in range(3))]
+    config = with_predictions(monkeypatch, close, halving_top=2, halving_threshold=0.99999)
+    assert len(halving.stopped(POOL[:4], NAMES[:4], config, 1)) == 2
 
 
 def test_later_epochs_are_not_looked_at():
@@ -103,17 +132,34 @@ def test_stopped_models_still_inform_but_do_not_compete():
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("changes", "cause", "remedy"),
     [
-        ({"strategy": "halve"}, "Did you mean halving"),
-        ({"halving_top": 0}, "halving_top=0"),
-        ({"halving_top": 1.5}, "halving_top=1.5"),
-        ({"halving_threshold": 0.0}, "halving_threshold=0"),
-        ({"halving_threshold": 1.0}, "halving_threshold=1"),
-        ({"halving_threshold": "low"}, "halving_threshold='low'"),
-        ({"halving_threshold": float("nan")}, "halving_threshold=nan"),
+        ({"strategy": "halve"}, "unknown strategy 'halve'", "Did you mean halving"),
+        ({"halving_top": 0}, "halving_top=0", "Give a whole number of at least 1"),
+        ({"halving_top": 1.5}, "halving_top=1.5 is not a whole number", "The default is 3"),
+        (
+            {"halving_threshold": 0.0},
+            "halving_threshold=0.0",
+            "Give a number between 0 and 1, such as 0.1",
+        ),
+        (
+            {"halving_threshold": 1.0},
+            "halving_threshold=1.0",
+            "Give a number between 0 and 1, such as 0.1",
+        ),
+        (
+            {"halving_threshold": "low"},
+            "halving_threshold='low' is not a number",
+            "The default is 0.1",
+        ),
+        (
+            {"halving_threshold": math.nan},
+            "halving_threshold=nan",
+            "Give a number between 0 and 1, such as 0.1",
+        ),
     ],
 )
-def test_options_that_cannot_work_are_refused(changes, match):
-    with pytest.raises(errors.ConfigError, match=match):
-        halving.check_config(dataclasses.replace(CONFIG, **changes))
+def test_limits_that_cannot_work_are_refused(changes: dict, cause: str, remedy: str):
+    with pytest.raises(errors.ConfigError) as error:
+        options.check(Limits(**changes))
+    assert (error.value.cause, error.value.remedy) == (cause, remedy)

@@ -6,14 +6,15 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ncap_jax import errors
 from ncap_jax.selection import metrics
 from ncap_jax.types import Prediction
-from tests.predictor.pool import make_pool
+from tests.support.pool import make_pool
 
 
-def values(seed, n=9):
+def values(seed: int, n: int = 9) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return rng.permutation(n) / n, rng.permutation(n) / n
 
@@ -25,6 +26,13 @@ def test_kendall_tau_by_counting_pairs(seed):
         np.sign(p[i] - p[j]) * np.sign(t[i] - t[j]) for i, j in itertools.combinations(range(9), 2)
     ]
     np.testing.assert_allclose(metrics.kendall_tau(p, t), np.mean(signs))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kendall_tau_with_ties_is_scipys(seed: int):
+    rng = np.random.default_rng(seed)
+    p, t = rng.integers(0, 4, 12) / 4, rng.integers(0, 4, 12) / 4
+    np.testing.assert_allclose(metrics.kendall_tau(p, t), stats.kendalltau(p, t).statistic)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -88,6 +96,14 @@ def test_mean_over_seeds():
     assert str(interval).startswith(f"{interval.value:.3f} [")
 
 
+def test_an_interval_is_between_the_central_quantiles_of_finite_samples():
+    samples = np.append(np.arange(101.0), [np.nan, np.inf])
+    assert metrics.interval(50.0, samples, level=0.9) == pytest.approx((50.0, 5.0, 95.0))
+    nothing = metrics.interval(50.0, np.array([np.nan]))
+    assert nothing.value == 50.0
+    assert np.isnan([nothing.low, nothing.high]).all()
+
+
 def test_interval_of_the_mean_error_covers_the_truth():
     """Models with known mean error 0.2: the 90 % interval holds it about 90 % of the time."""
     inside = []
@@ -115,8 +131,10 @@ def test_missing_predictions_are_left_out_of_their_seed():
 
 
 def test_shapes_are_checked():
-    with pytest.raises(errors.DataError, match="per model"):
+    with pytest.raises(errors.DataError) as error:
         metrics.over_models_and_seeds(metrics.kendall_tau, np.ones((2, 3)), np.ones(4))
+    assert error.value.cause == "predicted has shape (2, 3), true has shape (4,)"
+    assert error.value.remedy == "Give one value per model in both, and one row per seed"
 
 
 def test_coverage_of_honest_and_of_overconfident_intervals():
@@ -136,5 +154,10 @@ def test_cost_counts_the_first_epochs_only():
     bill = metrics.cost(pool, 3, full_seconds=[30.0, 50.0])
     assert bill.seconds == 2 * 4 * 1.5
     np.testing.assert_allclose(bill.fraction, 12.0 / 80.0)
-    with pytest.raises(errors.DataError):
-        metrics.cost(pool, 3, full_seconds=[1.0])
+    for seconds, said in (([1.0], "1 times"), ([0.0, 0.0], "2 times")):
+        with pytest.raises(errors.DataError) as error:
+            metrics.cost(pool, 3, full_seconds=seconds)
+        assert error.value.cause == (
+            f"{said} of full fine-tuning for 2 models, {sum(seconds):g} seconds in all"
+        )
+        assert error.value.remedy == "Give a positive number of seconds for each model"

@@ -9,20 +9,26 @@ import numpy as np
 import pytest
 
 from ncap_jax import errors
-from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS
-from ncap_jax.predictor.calibration import calibrated
-from ncap_jax.selection.ranking import TIE_PROBABILITY, check_config, rank_trajectories
-from ncap_jax.types import HEADS, RankConfig, Trajectory
-from tests.predictor.pool import make_pool, with_last
+from ncap_jax.options import HEADS, RankConfig
+from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS, accuracies
+from ncap_jax.selection.contest import TIE_PROBABILITY
+from ncap_jax.selection.ranking import check_config, check_epochs_budget, rank_trajectories
+from ncap_jax.types import RunInfo, Status, Trajectory
+from tests.support.pool import make_pool, with_last
 
 
-def cut(trajectory, epochs, status="stopped", message="stopped by the budget"):
+def cut(
+    trajectory: Trajectory,
+    epochs: int,
+    status: Status = "stopped",
+    message: str = "stopped by the budget",
+) -> Trajectory:
     return dataclasses.replace(
         trajectory, records=trajectory.records[: epochs + 1], status=status, message=message
     )
 
 
-def twin(trajectory, name):
+def twin(trajectory: Trajectory, name: str) -> Trajectory:
     return dataclasses.replace(trajectory, model=name)
 
 
@@ -86,7 +92,7 @@ def test_p_best_against_the_closed_form_for_two():
 
     pool = make_pool(models=2)
     a, b = rank_trajectories(pool, "synthetic").models
-    own = [p.own_std for p in calibrated(PREDICTORS[DEFAULT_PREDICTORS["probe"]], pool)]
+    own = [p.own_std for p in accuracies(PREDICTORS[DEFAULT_PREDICTORS["probe"]], pool)]
     expected = norm.cdf((a.predicted_accuracy - b.predicted_accuracy) / np.hypot(*own))
     # 20,000 draws: standard error at most 0.0035.
     np.testing.assert_allclose([a.p_best, b.p_best], [expected, 1 - expected], atol=0.015)
@@ -158,8 +164,10 @@ def test_all_failed_is_a_ranking_without_best():
     pool = [cut(t, 0, "failed", "no") for t in make_pool(models=2)]
     ranking = rank_trajectories([*pool, Trajectory("e", "probe", (), "failed", "no")], "synthetic")
     assert [r.rank for r in ranking.models] == [None] * 3
-    with pytest.raises(errors.ModelError):
+    with pytest.raises(errors.ModelError) as error:
         _ = ranking.best
+    assert error.value.cause == "no model could be ranked"
+    assert error.value.remedy == "See the status and message of each model"
 
 
 def test_no_answer_means_no_rank():
@@ -172,25 +180,38 @@ def test_no_answer_means_no_rank():
 
 def test_the_same_name_twice_is_an_error():
     (trajectory,) = make_pool(1)
-    with pytest.raises(errors.ModelError, match="own name"):
+    with pytest.raises(errors.ModelError) as error:
         rank_trajectories([trajectory, trajectory], "synthetic")
+    assert error.value.cause == "more than one trajectory for model_0"
+    assert error.value.remedy == "Give every model its own name"
 
 
 @pytest.mark.parametrize("name", ["published_ridge", "scaled_ridge"])
 def test_ridge_needs_two_epochs(name):
     config = RankConfig(epochs=1, predictor=name)
-    with pytest.raises(errors.ConfigError, match="at least 2 epochs"):
-        check_config(config)
-    with pytest.raises(errors.ConfigError, match="at least 2 epochs"):
-        rank_trajectories(make_pool(models=2, epochs=1), "synthetic", config)
+    for refuse in (
+        lambda: check_config(config),
+        lambda: rank_trajectories(make_pool(models=2, epochs=1), "synthetic", config),
+    ):
+        with pytest.raises(errors.ConfigError) as error:
+            refuse()
+        assert error.value.cause == f"predictor {name!r} needs at least 2 epochs, got 1"
+        assert error.value.remedy == "Use epochs=2 or more, or predictor='last_validation_loss'"
 
 
 def test_a_strength_must_be_recorded_under_the_head(monkeypatch):
     check_config(RankConfig(predictor="scaled_ridge", head="linear"))  # whole-network absolute
     squared = dataclasses.replace(PREDICTORS["scaled_ridge"], strength="squared")
     monkeypatch.setitem(PREDICTORS, "squared_ridge", squared)
-    with pytest.raises(errors.ConfigError, match="linear"):
+    with pytest.raises(errors.ConfigError) as error:
         check_config(RankConfig(predictor="squared_ridge", head="linear"))
+    assert error.value.cause == (
+        "predictor 'scaled_ridge' reads the squared beta_eff, which is not recorded for whole "
+        "networks (head='linear')"
+    )
+    assert error.value.remedy == (
+        "Use head='probe' or 'trainable_probe', or predictor='last_validation_loss'"
+    )
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -200,5 +221,45 @@ def test_defaults_pass_the_check(head):
 
 
 def test_unknown_predictor():
-    with pytest.raises(errors.ConfigError, match="scaled_ridge"):
+    with pytest.raises(errors.ConfigError) as error:
         check_config(RankConfig(predictor="scald_ridge"))
+    assert error.value.cause == "unknown predictor 'scald_ridge'"
+    assert "scaled_ridge" in error.value.remedy
+
+
+def test_facts_of_the_run_are_a_record_or_a_mapping():
+    pool = make_pool(models=2)
+    facts = {"device": "CPU", "class_names": ["a", "b"], "num_validation": 60}
+    given = RunInfo(device="CPU", class_names=("a", "b"), num_validation=60)
+    assert rank_trajectories(pool, "synthetic", info=facts).info == given
+    assert rank_trajectories(pool, "synthetic", info=given).info is given
+    assert rank_trajectories(pool, "synthetic").info == RunInfo()
+
+
+def test_unknown_facts_are_refused():
+    with pytest.raises(errors.ConfigError) as error:
+        rank_trajectories(make_pool(models=2), "synthetic", info={"devise": "CPU"})
+    assert error.value.cause == "unknown key of info 'devise'"
+    assert error.value.remedy == "Did you mean device"
+
+
+def test_a_budget_that_does_not_suffice_is_refused():
+    check_epochs_budget(RankConfig(), models=3)
+    check_epochs_budget(RankConfig(epochs_budget=3), models=3)
+    with pytest.raises(errors.ConfigError) as error:
+        check_epochs_budget(RankConfig(epochs_budget=2), models=3)
+    assert error.value.cause == (
+        "epochs_budget=2 does not suffice for 3 models: the predictor needs 1 epoch(s) of each"
+    )
+    assert error.value.remedy == "Give at least 3, or fewer models"
+
+
+def test_the_predictor_decides_how_many_epochs_suffice():
+    ridge = RankConfig(epochs_budget=6, predictor="published_ridge")
+    check_epochs_budget(ridge, models=3)
+    with pytest.raises(errors.ConfigError) as error:
+        check_epochs_budget(dataclasses.replace(ridge, epochs_budget=5), models=3)
+    assert error.value.cause == (
+        "epochs_budget=5 does not suffice for 3 models: the predictor needs 2 epoch(s) of each"
+    )
+    assert error.value.remedy == "Give at least 6, or fewer models"

@@ -7,21 +7,39 @@ from __future__ import annotations
 
 import functools
 import math
+import pathlib
 import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.typing import DTypeLike
 
-from ncap_jax.zoo import FAMILIES, MODELS, functional, preprocess
+from ncap_jax.zoo import (
+    MODELS,
+    convnext,
+    densenet,
+    functional,
+    inception,
+    inceptionresnet,
+    mobilenet,
+    preprocess,
+    resnet,
+    vit,
+    xception,
+)
+from ncap_jax.zoo.registry import FAMILIES
 from ncap_jax.zoo.weights import store
 
 # Smallest input, where it is not 32 pixels.
 SMALLEST = {"inceptionv3": 75, "inceptionresnetv2": 75, "xception": 71, "alexnet": 63}
 # Step functions of these compile within seconds.
-QUICK = ("tiny_plain", "cifar_resnet20", "mobilenet_025")
+QUICK = ("tiny_plain_wide", "cifar_resnet20")
 # Half the compile time of the default.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PAPER = (
@@ -32,7 +50,7 @@ PAPER = (
 )
 
 
-def models(quick=QUICK):
+def models(quick: Iterable[str] = QUICK) -> list[Any]:
     slow = (pytest.mark.slow, pytest.mark.timeout(3600))
     return [pytest.param(name, marks=() if name in quick else slow) for name in MODELS]
 
@@ -56,7 +74,7 @@ def test_the_papers_models_are_all_there():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_spec_is_complete(name):
+def test_spec_is_complete(name: str):
     spec = MODELS[name]
     assert spec.name == name
     assert re.fullmatch(r"[a-z0-9_]+", name)
@@ -67,21 +85,88 @@ def test_spec_is_complete(name):
     assert spec.family
     if spec.family != "tiny":
         assert re.search(r"arXiv \d{4}\.\d{4,5}$", spec.citation)
-        assert spec.extra["convention"] in ("keras", "torch")
+        assert spec.layout.convention in ("keras", "torch")
         assert spec.parameters
-    for kind, digits in (("md5", 32), ("sha256_prefix", 8)):
-        stated = spec.extra.get(kind)
+    for stated, digits in ((spec.layout.md5, 32), (spec.layout.sha256_prefix, 8)):
         assert stated is None or re.fullmatch(f"[0-9a-f]{{{digits}}}", stated)
 
 
-# Tracing the deepest ones takes seconds each.
-DEEP = [name for name in MODELS if re.search("152|169|201|101|121|inception", name)]
+# Built abstractly within half a second; the embedded ones are all small.
+ABSTRACT = (
+    *(name for name, spec in MODELS.items() if spec.family == "tiny"),
+    *("mobilenet_025", "vgg16", "vgg19", "alexnet", "cifar_resnet20", "squeezenet"),
+    *("mobilenet_025_folded", "mobilenetv2_folded", "mobilenetv2_folded_birds"),
+)
+# A family whose published networks are deep: how to build a shallow one, and the constants that
+# say how deep it is.
+SHALLOW: dict[str, tuple[Callable[..., nnx.Module], dict[str, Any]]] = {
+    "resnet": (partial(resnet.ResNet, (1, 2, 1, 1)), {}),
+    "resnetv2": (partial(resnet.ResNetV2, (1, 2, 1, 1)), {}),
+    "densenet": (partial(densenet.DenseNet, (1, 2, 1, 1)), {}),
+    "mobilenetv2": (mobilenet.MobileNetV2, {"mobilenet.INVERTED": mobilenet.INVERTED[:3]}),
+    "inception": (inception.InceptionV3, {"inception.MODULES": inception.MODULES[:1]}),
+    "inceptionresnet": (
+        inceptionresnet.InceptionResNetV2,
+        {"inceptionresnet.STACKS": [(*stack[:4], 1, stack[5]) for stack in inceptionresnet.STACKS]},
+    ),
+    "xception": (xception.Xception, {}),
+    "vit": (partial(vit.ViT, 64), {"vit.DEPTH": 1}),
+    "convnext": (convnext.ConvNeXt, {"convnext.DEPTHS": (1, 1, 1, 1)}),
+}
 
 
-@pytest.mark.parametrize("name", models(quick=[name for name in MODELS if name not in DEEP]))
-def test_builds_abstractly_with_the_stated_size_and_width(name):
+@functools.cache
+def abstract(name: str, number: int = 0) -> nnx.Module:
+    """The model in shapes alone, built anew for every number."""
+    del number
+    return functional.build_abstractly(MODELS[name].build)
+
+
+@pytest.mark.parametrize("name", models(quick=ABSTRACT))
+def test_two_builds_have_one_definition(name: str):
+    """Jitted functions take it as a static argument: equal ones compile once."""
+    definition, *_ = functional.split(abstract(name))
+    assert functional.split(abstract(name, 1))[0] is definition
+
+
+@pytest.mark.parametrize("family", SHALLOW)
+def test_two_builds_of_a_deep_family_have_one_definition(
+    family: str, monkeypatch: pytest.MonkeyPatch
+):
+    build, constants = SHALLOW[family]
+    for name, value in constants.items():
+        monkeypatch.setattr(f"ncap_jax.zoo.{name}", value)
+    first, second = (functional.split(functional.build_abstractly(build))[0] for _ in range(2))
+    assert first is second
+
+
+def test_every_family_is_built_twice():
+    quick = {MODELS[name].family for name in ABSTRACT}
+    assert quick | set(SHALLOW) == {spec.family for spec in MODELS.values()}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("tiny_plain", "tiny_plain_barely"),
+        ("tiny_resnet", "tiny_resnet_random"),
+        ("mobilenetv2_folded", "mobilenetv2_folded_birds"),
+    ],
+)
+def test_two_trainings_of_one_architecture_have_one_definition(one: str, other: str):
+    assert functional.split(abstract(one))[0] is functional.split(abstract(other))[0]
+
+
+def test_different_architectures_have_different_definitions():
+    names = [name for name in ABSTRACT if not re.search("birds|barely|random", name)]
+    definitions = {functional.split(abstract(name))[0] for name in names}
+    assert len(definitions) == len(names)
+
+
+@pytest.mark.parametrize("name", models(quick=ABSTRACT))
+def test_builds_abstractly_with_the_stated_size_and_width(name: str):
     spec = MODELS[name]
-    module = nnx.eval_shape(lambda: spec.build(rngs=nnx.Rngs(0), dtype=None))
+    module = abstract(name)
     side = spec.input_size
     x = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
     module.eval()
@@ -94,7 +179,7 @@ def test_builds_abstractly_with_the_stated_size_and_width(name):
         assert sum(math.prod(leaf.shape) for leaf in leaves) == spec.parameters
 
 
-def flat(tree) -> dict[str, np.ndarray]:
+def flat(tree: Any) -> dict[str, np.ndarray]:
     return {
         jax.tree_util.keystr(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -102,7 +187,7 @@ def flat(tree) -> dict[str, np.ndarray]:
     }
 
 
-def train_step(name: str, dtype=None):
+def train_step(name: str, dtype: DTypeLike | None = None) -> tuple[Any, ...]:
     """One step of gradient descent; params and state before and after, and the features."""
     spec = MODELS[name]
     static, params, state = functional.split(spec.build(rngs=nnx.Rngs(0), dtype=dtype))
@@ -112,8 +197,8 @@ def train_step(name: str, dtype=None):
     )
 
     @jit
-    def step(params, state, x):
-        def loss(params):
+    def step(params: Any, state: Any, x: jax.Array) -> tuple[Any, ...]:
+        def loss(params: Any) -> tuple[jax.Array, Any]:
             features, after = functional.apply(static, params, state, x, train=True)
             target = jnp.arange(features.size, dtype=features.dtype).reshape(features.shape)
             return jnp.mean((features - jnp.sin(target)) ** 2), (features, after)
@@ -126,7 +211,7 @@ def train_step(name: str, dtype=None):
 
 
 @pytest.mark.parametrize("name", models())
-def test_train_step_changes_parameters_and_statistics_and_nothing_else(name):
+def test_train_step_changes_parameters_and_statistics_and_nothing_else(name: str):
     params, state, after, moved, features = train_step(name)
     assert np.isfinite(features).all()
     assert jax.tree.structure(params) == jax.tree.structure(after)
@@ -144,7 +229,7 @@ def test_train_step_changes_parameters_and_statistics_and_nothing_else(name):
 
 
 @pytest.mark.parametrize("name", models())
-def test_inference_changes_nothing_and_repeats_itself(name):
+def test_inference_changes_nothing_and_repeats_itself(name: str):
     static, params, state = built(name)
     run = jit(lambda p, s, x: functional.apply(static, p, s, x, train=False))
     first, after = run(params, state, images(name))
@@ -158,7 +243,7 @@ def test_inference_changes_nothing_and_repeats_itself(name):
 
 
 @pytest.mark.parametrize("name", models())
-def test_trains_in_bfloat16_with_float32_parameters(name):
+def test_trains_in_bfloat16_with_float32_parameters(name: str):
     params, _, after, moved, features = train_step(name, jnp.bfloat16)
     assert np.isfinite(features).all()
     assert features.dtype == jnp.float32
@@ -170,7 +255,7 @@ def test_trains_in_bfloat16_with_float32_parameters(name):
 
 
 @pytest.mark.parametrize("name", models())
-def test_saved_and_loaded_gives_identical_output(name, tmp_path):
+def test_saved_and_loaded_gives_identical_output(name: str, tmp_path: pathlib.Path):
     spec = MODELS[name]
     module = spec.build(rngs=nnx.Rngs(0), dtype=None)
     module.eval()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +15,10 @@ import pytest
 import ncap_jax as ncap
 from ncap_jax import errors
 from ncap_jax.zoo import functional, load_model
-from tests.small import small_config, small_digits
+from tests.support.small import small_config, small_digits
 
 
-def build(side=8, channels=3, name="mykeras"):
+def build(side: int | None = 8, channels: int = 3, name: str = "mykeras") -> Any:
     keras.utils.set_random_seed(1)
     image = keras.Input((side, side, channels))
     y = keras.layers.Conv2D(12, 4, strides=4, use_bias=False)(image)
@@ -28,17 +30,17 @@ def build(side=8, channels=3, name="mykeras"):
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Any:
     return build()
 
 
 @pytest.fixture(scope="module")
-def x():
+def x() -> np.ndarray:
     return np.random.default_rng(0).normal(0.5, 1, (6, 8, 8, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize("layer", ["below", "map", None])
-def test_features_are_keras_own(model, x, layer):
+def test_features_are_keras_own(model: Any, x: np.ndarray, layer: str | None):
     spec = ncap.from_keras(model, layer=layer)
     assert (spec.name, spec.input_size) == ("mykeras", 8)
     assert spec.feature_width == (10 if layer is None else 12)
@@ -50,7 +52,7 @@ def test_features_are_keras_own(model, x, layer):
     np.testing.assert_allclose(load_model(spec).features(x), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_training_mode_moves_statistics_and_random_streams(x):
+def test_training_mode_moves_statistics_and_random_streams(x: np.ndarray):
     model = build()
     definition, params, state = functional.split(load_model(ncap.from_keras(model, layer="below")))
     apply = jax.jit(functional.apply, static_argnums=0, static_argnames=("train",))
@@ -65,7 +67,29 @@ def test_training_mode_moves_statistics_and_random_streams(x):
         np.testing.assert_allclose(ours[variable.path], variable.value, rtol=1e-6, atol=1e-7)
 
 
-def test_ranking_leaves_the_keras_model_as_it_is(model):
+def test_a_training_step_leaves_the_keras_model_as_it_is(model: Any, x: np.ndarray):
+    before = [np.array(w) for w in model.get_weights()]
+    definition, params, state = functional.split(load_model(ncap.from_keras(model, layer="below")))
+
+    @jax.jit
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            y, moved = functional.apply(definition, params, state, x, train=True)
+            return jnp.sum(y**2), moved
+
+        gradients, moved = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), moved
+
+    after, moved = step(params, state)
+    for old, new in ((params, after), (state, moved)):
+        changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), old, new)
+        assert all(jax.tree.leaves(changed))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.slow
+def test_ranking_leaves_the_keras_model_as_it_is(model: Any):
     before = [np.array(w) for w in model.get_weights()]
     spec = ncap.from_keras(model, name="other_name", layer="below")
     ranking = ncap.rank_models(
@@ -80,7 +104,14 @@ def test_ranking_leaves_the_keras_model_as_it_is(model):
         np.testing.assert_array_equal(old, new)
 
 
-def test_later_training_in_keras_does_not_reach_the_candidate(x):
+def test_builds_of_one_model_share_a_definition(model: Any):
+    spec = ncap.from_keras(model, layer="below")
+    definition, *_ = functional.split(load_model(spec))
+    assert functional.split(load_model(spec))[0] is definition
+    assert functional.split(load_model(spec, weights=None, seed=3))[0] is definition
+
+
+def test_later_training_in_keras_does_not_reach_the_candidate(x: np.ndarray):
     model = build()
     spec = ncap.from_keras(model)
     before = np.asarray(load_model(spec).features(x))
@@ -95,11 +126,13 @@ def test_frozen_layers_stay_frozen():
     spec = ncap.from_keras(model, layer="below")
     assert spec.parameters == 2 * 12
     model.trainable = False
-    with pytest.raises(errors.ModelError, match="nothing to train"):
+    with pytest.raises(errors.ModelError) as refusal:
         ncap.from_keras(model)
+    assert refusal.value.cause == "the Keras model mykeras has nothing to train"
+    assert refusal.value.remedy == "Set model.trainable = True"
 
 
-def test_random_weights_follow_the_seed(model, x):
+def test_random_weights_follow_the_seed(model: Any, x: np.ndarray):
     spec = ncap.from_keras(model, layer="below")
     drawn = [np.asarray(load_model(spec, None, seed=s).features(jnp.asarray(x))) for s in (1, 1, 2)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -107,28 +140,52 @@ def test_random_weights_follow_the_seed(model, x):
     assert np.any(drawn[0] != load_model(spec).features(x))
 
 
+ONE_INPUT = "Give a built model of one input (batch, height, width, 3)"
+
+
 @pytest.mark.parametrize(
-    ("make", "options", "match"),
+    ("make", "options", "cause", "remedy"),
     [
-        (build, {"layer": "belo"}, "Did you mean below"),
-        (lambda: build(None), {}, "Give input_size"),
-        (lambda: build(channels=1), {}, r"\(None, 8, 8, 1\)"),
-        (lambda: keras.Sequential([keras.layers.Dense(3)]), {}, "one input"),
-        (lambda: "resnet50", {}, "str is no keras.Model"),
+        (build, {"layer": "belo"}, "unknown layer 'belo'", "Did you mean below"),
+        (
+            lambda: build(None),
+            {},
+            "the Keras model mykeras takes images of any size",
+            "Give input_size in pixels",
+        ),
+        (
+            lambda: build(channels=1),
+            {},
+            "the Keras model mykeras has inputs of shapes [(None, 8, 8, 1)]",
+            ONE_INPUT,
+        ),
+        (
+            lambda: keras.Sequential([keras.layers.Dense(3)], name="bare"),
+            {},
+            "the Keras model bare has inputs of shapes []",
+            ONE_INPUT,
+        ),
+        (lambda: "resnet50", {}, "a str is not a keras.Model", "Give a Keras 3 model"),
     ],
 )
-def test_unusable_models_are_refused(make, options, match):
-    with pytest.raises(errors.ModelError, match=match):
+def test_unusable_models_are_refused(
+    make: Callable[[], Any], options: dict[str, str], cause: str, remedy: str
+):
+    with pytest.raises(errors.ModelError) as refusal:
         ncap.from_keras(make(), **options)
+    assert (refusal.value.cause, refusal.value.remedy) == (cause, remedy)
 
 
-def test_another_backend_is_refused(model, monkeypatch):
+def test_another_backend_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    with pytest.raises(errors.ModelError, match="KERAS_BACKEND=jax"):
+    with pytest.raises(errors.ModelError) as refusal:
         ncap.from_keras(model)
+    assert refusal.value.cause == "Keras runs on the backend 'torch'"
+    assert refusal.value.remedy == "Set KERAS_BACKEND=jax before Keras is imported"
 
 
-def test_without_the_package_the_extra_is_named(monkeypatch):
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "keras", None)
-    with pytest.raises(errors.ModelError, match=r"ncap_jax\[keras\]"):
+    with pytest.raises(errors.ModelError) as refusal:
         ncap.from_keras("resnet50")
+    assert str(refusal.value) == ("Keras is not installed. Run pip install 'ncap_jax[keras]'.")

@@ -10,10 +10,11 @@ from PIL import Image
 
 from ncap_jax import errors
 from ncap_jax.zoo import preprocess
+from ncap_jax.zoo.preprocess import Preprocess
 
 
 @pytest.fixture
-def photographs():
+def photographs() -> np.ndarray:
     """Smooth random images, so that resizing is not all noise."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (3, 6, 6, 3)).astype(np.uint8)
@@ -21,7 +22,7 @@ def photographs():
 
 
 @pytest.mark.parametrize("mode", ["caffe", "tf", "torch"])
-def test_scaling_is_keras(mode, photographs):
+def test_scaling_is_keras(mode: str, photographs: np.ndarray):
     from keras.src.applications import imagenet_utils
 
     theirs = imagenet_utils.preprocess_input(
@@ -42,7 +43,7 @@ def test_unit_tflite_squeezenet_raw_formulas():
 
 
 @pytest.mark.parametrize("size", [17, 31, 96])
-def test_resize_is_antialiased_like_pillow(size, photographs):
+def test_resize_is_antialiased_like_pillow(size: int, photographs: np.ndarray):
     ours = preprocess.preprocess(jnp.asarray(photographs), "raw", size)
     theirs = np.stack(
         [
@@ -55,8 +56,8 @@ def test_resize_is_antialiased_like_pillow(size, photographs):
     assert np.abs(ours - theirs).mean() <= 0.5
 
 
-def test_native_size_has_no_resize_at_all(photographs):
-    def primitives(size):
+def test_native_size_has_no_resize_at_all(photographs: np.ndarray):
+    def primitives(size: int | None) -> str:
         jaxpr = jax.make_jaxpr(lambda x: preprocess.preprocess(x, "tf", size))(photographs)
         return str(jaxpr)
 
@@ -66,7 +67,7 @@ def test_native_size_has_no_resize_at_all(photographs):
         assert "gather" not in primitives(size)
 
 
-def test_grey_becomes_three_equal_channels(photographs):
+def test_grey_becomes_three_equal_channels(photographs: np.ndarray):
     grey = photographs[..., :1]
     ours = preprocess.preprocess(jnp.asarray(grey), "torch", 32)
     colour = preprocess.preprocess(jnp.asarray(np.repeat(grey, 3, -1)), "torch", 32)
@@ -75,29 +76,75 @@ def test_grey_becomes_three_equal_channels(photographs):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_result_has_the_dtype_asked_for(dtype, photographs):
+def test_result_has_the_dtype_asked_for(dtype: type, photographs: np.ndarray):
     ours = preprocess.preprocess(jnp.asarray(photographs), "tf", 32, dtype)
     single = preprocess.preprocess(jnp.asarray(photographs), "tf", 32)
     assert ours.dtype == dtype
     np.testing.assert_array_equal(ours, single.astype(dtype))
 
 
-def test_float64(photographs):
+def test_float64(photographs: np.ndarray):
     with jax.enable_x64(True):
         ours = preprocess.preprocess(jnp.asarray(photographs), "torch", None, jnp.float64)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     np.testing.assert_allclose(ours, (photographs / 255 - mean) / std, rtol=1e-14, atol=1e-14)
 
 
-def test_errors_name_the_cause():
-    good = jnp.zeros((1, 4, 4, 3), jnp.uint8)
-    with pytest.raises(errors.ConfigError, match="torhc"):
-        preprocess.preprocess(good, "torhc")
-    with pytest.raises(errors.ConfigError, match="input size is 0"):
-        preprocess.preprocess(good, "tf", 0)
-    with pytest.raises(errors.DataError, match="float32"):
-        preprocess.preprocess(good.astype(jnp.float32), "tf")
-    with pytest.raises(errors.DataError, match="shape"):
-        preprocess.preprocess(good[0], "tf")
-    with pytest.raises(errors.DataError, match="shape"):
-        preprocess.preprocess(jnp.zeros((1, 4, 4, 4), jnp.uint8), "tf")
+def test_everything_decided_but_the_images(photographs: np.ndarray):
+    decided = Preprocess("tf", 32, jnp.bfloat16)
+    images = jnp.asarray(photographs)
+    expected = preprocess.preprocess(images, "tf", 32, jnp.bfloat16)
+    np.testing.assert_array_equal(decided(images), expected)
+    # A static argument: equal values are one program, however the dtype is written.
+    again = Preprocess("tf", 32, "bfloat16")
+    assert (again, hash(again)) == (decided, hash(decided))
+    run = jax.jit(lambda f, x: f(x), static_argnums=0)
+    for each in (decided, again):
+        np.testing.assert_array_equal(run(each, images), jax.jit(decided)(images))
+    assert run._cache_size() == 1
+    others = (Preprocess("torch", 32, jnp.bfloat16), Preprocess("tf", 31, jnp.bfloat16))
+    assert decided not in (*others, Preprocess("tf", 32))
+    assert Preprocess("tf")(images).shape == images.shape
+
+
+def test_unknown_modes_are_refused():
+    images = jnp.zeros((1, 4, 4, 3), jnp.uint8)
+    for refused in (lambda: preprocess.preprocess(images, "torhc"), lambda: Preprocess("torhc")):
+        with pytest.raises(errors.ConfigError) as refusal:
+            refused()
+        assert refusal.value.cause == "unknown preprocessing mode 'torhc'"
+        assert refusal.value.remedy == "Did you mean torch"
+
+
+def test_impossible_sizes_are_refused():
+    images = jnp.zeros((1, 4, 4, 3), jnp.uint8)
+    for refused in (lambda: preprocess.preprocess(images, "tf", 0), lambda: Preprocess("tf", 0)):
+        with pytest.raises(errors.ConfigError) as refusal:
+            refused()
+        assert str(refusal.value) == "input size is 0. Give a side of at least one pixel."
+
+
+@pytest.mark.parametrize(
+    ("images", "cause", "remedy"),
+    [
+        (
+            jnp.zeros((1, 4, 4, 3), jnp.float32),
+            "images are float32",
+            "Give uint8 pixels in 0..255; scaling happens here",
+        ),
+        (
+            jnp.zeros((4, 4, 3), jnp.uint8),
+            "images have shape (4, 4, 3)",
+            "Give (batch, height, width, channels) with 1 or 3 channels",
+        ),
+        (
+            jnp.zeros((1, 4, 4, 4), jnp.uint8),
+            "images have shape (1, 4, 4, 4)",
+            "Give (batch, height, width, channels) with 1 or 3 channels",
+        ),
+    ],
+)
+def test_other_arrays_are_refused(images: jax.Array, cause: str, remedy: str):
+    with pytest.raises(errors.DataError) as refusal:
+        preprocess.preprocess(images, "tf")
+    assert (refusal.value.cause, refusal.value.remedy) == (cause, remedy)

@@ -1,21 +1,18 @@
-"""Fetching a published file: over HTTPS, whole or not at all, checked against what is known."""
+"""Downloading a published file: over HTTPS, whole or not at all, checked against its digests."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import logging
-import os
 import pathlib
-import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 
-from ncap_jax import caching, errors
+from ncap_jax import caching, errors, files
 
 PAUSES = (2.0, 8.0)  # seconds before the second and the third attempt
 TIMEOUT = 60.0  # seconds without a byte
@@ -25,7 +22,7 @@ log = logging.getLogger("ncap_jax")
 
 
 class _Incomplete(Exception):
-    """Fewer bytes came than were promised."""
+    """Fewer bytes arrived than the server announced."""
 
 
 _FAILURES = (
@@ -41,8 +38,8 @@ def fetch(url: str, target: pathlib.Path, checks: Mapping[str, str | None]) -> s
     """Download a file to `target`, atomically.
 
     Args:
-        url: where it is, https only (file URLs serve tests and mirrors).
-        target: written only when the content is complete and right.
+        url: its address, https only (file URLs serve tests and mirrors).
+        target: written only when the content is complete and correct.
         checks: what the publisher states: `sha256`, `md5`, `sha256_prefix`, in hex.
 
     Returns:
@@ -52,19 +49,20 @@ def fetch(url: str, target: pathlib.Path, checks: Mapping[str, str | None]) -> s
         WeightsError: offline, unreachable, incomplete, or not the file the publisher describes.
     """
     if urllib.parse.urlsplit(url).scheme not in ("https", "file"):
-        raise errors.WeightsError(f"{url} is not an https address", "Use https or a local file")
+        raise errors.WeightsError(
+            f"{url} is not an https address", "Use an https address or a local file"
+        )
     if caching.offline():
         raise errors.WeightsError(
             f"{target.name} is not on this machine and NCAP_OFFLINE forbids downloads",
-            f"Get {url} elsewhere and put it under that name into the folder given by "
+            f"Download {url} elsewhere and put it under that name into the folder given by "
             "weights_dir (NCAP_WEIGHTS_DIR), or unset NCAP_OFFLINE",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     for pause in (*PAUSES, None):
         try:
             return _fetch_once(url, target, checks)
         except _FAILURES as error:
-            # 404 and the like will not mend themselves.
+            # 404 and the like stay as they are.
             permanent = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
             if permanent or pause is None:
                 raise errors.WeightsError(
@@ -83,28 +81,19 @@ def file_name(url: str) -> str:
 
 def _fetch_once(url: str, target: pathlib.Path, checks: Mapping[str, str | None]) -> str:
     log.info("downloading %s", url)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    part = pathlib.Path(name)
-    try:
-        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-        with os.fdopen(handle, "wb") as file:
-            request = urllib.request.Request(url, headers={"User-Agent": "ncap_jax"})
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                expected = response.headers.get("Content-Length")
-                while chunk := response.read(CHUNK):
-                    sha256.update(chunk)
-                    md5.update(chunk)
-                    file.write(chunk)
-            if expected is not None and file.tell() != int(expected):
-                raise _Incomplete(f"{file.tell()} of {expected} bytes came")
-            file.flush()
-            os.fsync(file.fileno())
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    request = urllib.request.Request(url, headers={"User-Agent": "ncap_jax"})
+    with files.atomic_file(target) as file:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            expected = response.headers.get("Content-Length")
+            while chunk := response.read(CHUNK):
+                sha256.update(chunk)
+                md5.update(chunk)
+                file.write(chunk)
+        if expected is not None and file.tell() != int(expected):
+            raise _Incomplete(f"{file.tell()} of {expected} bytes arrived")
         check_digests(url, sha256.hexdigest(), md5.hexdigest(), checks)
-        os.replace(part, target)
-        return sha256.hexdigest()
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+    return sha256.hexdigest()
 
 
 def check_file(path: pathlib.Path, checks: Mapping[str, str | None]) -> None:
@@ -132,5 +121,5 @@ def check_digests(source: str, sha256: str, md5: str, checks: Mapping[str, str |
         if expected and not found[kind].startswith(expected):
             raise errors.WeightsError(
                 f"{source} is not the published file: its {kind} is {found[kind]}, not {expected}",
-                "Get it again; if it is another file on purpose, give its path as weights",
+                "Download it again; if you want this very file, give its path as weights",
             )

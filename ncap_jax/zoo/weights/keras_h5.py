@@ -50,7 +50,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         numbered from 0 in the order of their creation: `conv2d_0/kernel`, `conv2d_1/kernel`, ...
 
     Raises:
-        WeightsError: the file is missing, no HDF5 file, damaged, unsafe (its arrays lie in other
+        WeightsError: the file is missing, not HDF5, damaged, unsafe (its arrays lie in other
             files), or holds no such weights.
     """
     path = pathlib.Path(path)
@@ -70,7 +70,7 @@ def _read_group(group: h5py.Group, path: pathlib.Path) -> dict[str, np.ndarray]:
     layers = _attribute(group, "layer_names")
     if not layers:
         raise errors.WeightsError(
-            f"{path} holds no attribute layer_names",
+            f"{path} has no attribute layer_names",
             "Give a weights file in Keras's legacy .h5 format (as Keras Applications publishes)",
         )
     numbers = creation_order(layers)
@@ -80,14 +80,14 @@ def _read_group(group: h5py.Group, path: pathlib.Path) -> dict[str, np.ndarray]:
             key = f"{numbers.get(layer, layer)}/{_kind(weight, path)}"
             if key in arrays:
                 raise errors.WeightsError(
-                    f"{path} holds {key} twice", "Give a weights file of a single, flat model"
+                    f"{path} contains {key} twice", "Give the weights file of a single, flat model"
                 )
             arrays[key] = _array(_child(group, f"{layer}/{weight}", path), path)
     return arrays
 
 
 def _child(group: h5py.Group, name: str, path: pathlib.Path) -> Any:
-    """What lies at a path below a group, in this very file: a link to another one is refused."""
+    """The object at a path below a group, in this very file: links to other files are refused."""
     for part in name.strip("/").split("/"):
         link = group.get(part, getlink=True)
         if not isinstance(link, h5py.HardLink):
@@ -99,7 +99,7 @@ def _child(group: h5py.Group, name: str, path: pathlib.Path) -> Any:
 def _array(dataset: Any, path: pathlib.Path) -> np.ndarray:
     """An array of numbers whose bytes are in this very file."""
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiub":
-        raise _unsafe(path, f"{dataset.name!r} is no array of numbers")
+        raise _unsafe(path, f"{dataset.name!r} is not an array of numbers")
     if dataset.external or dataset.is_virtual:
         raise _unsafe(path, f"{dataset.name!r} lies in another file")
     if dataset.nbytes > MAX_RATIO * path.stat().st_size:
@@ -109,7 +109,7 @@ def _array(dataset: Any, path: pathlib.Path) -> np.ndarray:
 
 def _unsafe(path: pathlib.Path, what: str) -> errors.WeightsError:
     return errors.WeightsError(
-        f"{path} is no weights file to trust: {what}", "Get it again from its publisher"
+        f"{path} is not safe to read: {what}", "Download it again from its publisher"
     )
 
 
@@ -143,15 +143,15 @@ def _kind(weight: str, path: pathlib.Path) -> str:
     match = _KIND.search(weight.rsplit("/", 1)[-1].split(":", 1)[0])
     if match is None:
         raise errors.WeightsError(
-            f"{path} holds a weight {weight!r} of unknown kind",
-            "Give a file of convolution, dense and batch-norm layers",
+            f"{path} contains {weight!r}, which is not a kind of weight that is known",
+            "Give the file of a model of convolution, dense and batch-norm layers",
         )
     return _MODERN.get(match[1], match[1])
 
 
 def _check_signature(path: pathlib.Path) -> None:
     if not path.is_file():
-        raise errors.WeightsError(f"there is no weights file {path}", "Check the path")
+        raise errors.WeightsError(f"the weights file {path} does not exist", "Check the path")
     with path.open("rb") as file:
         start = file.read(len(SIGNATURE))
     if start != SIGNATURE:

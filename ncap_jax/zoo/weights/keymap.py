@@ -81,8 +81,8 @@ def rename(
         module: built of `ncap_jax.zoo.layers`; only its structure is read.
         arrays: published name -> array: `layer/kind` for Keras, `layer.kind` for PyTorch.
         convention: whose names and layouts they are.
-        ignore: names of published layers (or prefixes ending in a separator) that are no part of
-            the module: the classifier.
+        ignore: names of published layers (or prefixes ending in a separator) that the module
+            lacks: the classifier.
 
     Returns:
         Dotted path in the module's state -> array. What fits no layer keeps its published name,

@@ -1,59 +1,26 @@
-"""ModelSpecs of models whose weights Keras Applications publishes."""
+"""Where publishers keep their weights files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from ncap_jax.types import ModelSpec
+import re
 
 KERAS_APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
+TIMM = "https://huggingface.co/timm"
+# timm's repositories are named <architecture>.<training>.
+_TIMM_URL = re.compile(rf"{re.escape(TIMM)}/([^./@]+)")
 
 
-def keras_spec(
-    name: str,
-    build: Callable[..., Any],
-    file: str,
-    *,
-    feature_width: int,
-    parameters: int,
-    preprocessing: str,
-    licence: str,
-    citation: str,
-    description: str,
-    family: str,
-    input_size: int = 224,
-    md5: str | None = None,
-    classifier: Sequence[str] = ("predictions",),
-) -> ModelSpec:
-    """A ModelSpec for a file of Keras Applications, the one without classifier.
+def keras_url(file: str) -> str:
+    """The address of a file of Keras Applications, given its path there."""
+    return f"{KERAS_APPLICATIONS}/{file}"
 
-    Args:
-        name: the registry's name.
-        build: returns the module.
-        file: path below Keras Applications' base URL.
-        feature_width: of `features(x)`.
-        parameters: trainable scalars.
-        preprocessing: a key of `ncap_jax.zoo.preprocess.MODES`.
-        licence: of the weights, as their publisher states it.
-        citation: the paper.
-        description: one line for people.
-        family: the architecture family.
-        input_size: side of the square input in pixels.
-        md5: of the file, where Keras states it.
-        classifier: layers of the file *with* classifier that the module has no place for.
-    """
-    return ModelSpec(
-        name=name,
-        build=build,
-        input_size=input_size,
-        feature_width=feature_width,
-        preprocessing=preprocessing,
-        weights=f"{KERAS_APPLICATIONS}/{file}",
-        parameters=parameters,
-        licence=licence,
-        citation=citation,
-        description=description,
-        family=family,
-        extra={"convention": "keras", "md5": md5, "classifier": tuple(classifier)},
-    )
+
+def timm_url(repository: str) -> str:
+    """The address of the weights in a repository of timm's on the Hugging Face Hub."""
+    return f"{TIMM}/{repository}/resolve/main/model.safetensors"
+
+
+def timm_architecture(url: str) -> str | None:
+    """What timm calls the architecture whose weights are at an address; None: not timm's."""
+    match = _TIMM_URL.match(url)
+    return match[1] if match else None

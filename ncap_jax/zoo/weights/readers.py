@@ -1,4 +1,4 @@
-"""Any weights file -> arrays for a module: the format is told by its first bytes, not its name."""
+"""Any weights file -> arrays for a module: its first bytes tell the format, not its name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def fill_from_file(
 
     Args:
         module: what `spec.build` returned; filled in place.
-        spec: `extra["convention"]` says how the publisher names and lays out arrays (`keras` or
-            `torch`), `extra["classifier"]` which layers of the file are none of the module's.
+        spec: its `layout` says how the publisher names and lays out arrays, and which layers of
+            the file the module has no place for.
         path: our safetensors, or the publisher's `.h5`, `.pth` or safetensors.
         sha256: expected digest in hex of a safetensors file.
 
@@ -30,9 +30,9 @@ def fill_from_file(
             lists what is left over, what is unfilled, and shapes that differ.
     """
     arrays = read(path, sha256)
-    convention = spec.extra.get("convention")
+    convention = spec.layout.convention
     if convention is not None and keymap.is_published(module, arrays, convention):
-        arrays = keymap.rename(module, arrays, convention, spec.extra.get("classifier", ()))
+        arrays = keymap.rename(module, arrays, convention, spec.layout.classifier)
     store.assign(module, arrays, str(path))
 
 
@@ -40,7 +40,7 @@ def read(path: str | os.PathLike, sha256: str | None = None) -> dict[str, np.nda
     """All arrays of a weights file by the names they have there.
 
     Raises:
-        WeightsError: missing, damaged, unsafe to read, or no weights file.
+        WeightsError: missing, damaged, unsafe to read, or not a weights file.
     """
     path = pathlib.Path(path)
     start = _first_bytes(path)
@@ -52,11 +52,11 @@ def read(path: str | os.PathLike, sha256: str | None = None) -> dict[str, np.nda
         return store.read_safetensors(path, sha256)
     if start.startswith(torch_files.SIGNATURES):
         return torch_files.read(path)
-    kind = "a web page" if start.lstrip()[:1] == b"<" else f"no weights file (it starts {start!r})"
+    page = start.lstrip()[:1] == b"<"
     raise errors.WeightsError(
-        f"{path} is {kind}",
-        "Give Keras's legacy .h5, a PyTorch checkpoint or safetensors; get it again if this was "
-        "meant to be one",
+        f"{path} is {'a web page' if page else 'not a weights file'} (it starts with {start!r})",
+        "Give Keras's legacy .h5, a PyTorch checkpoint or safetensors; if this was meant to be "
+        "one, download it again",
     )
 
 
@@ -66,8 +66,9 @@ def _first_bytes(path: pathlib.Path) -> bytes:
             start = file.read(16)
     except OSError as error:
         raise errors.WeightsError(
-            f"cannot read the weights {path}: {error.strerror}", "Check the path and its rights"
+            f"cannot read the weights file {path}: {error.strerror}",
+            "Check the path and its permissions",
         ) from error
     if not start:
-        raise errors.WeightsError(f"the weights file {path} is empty", "Get it again")
+        raise errors.WeightsError(f"the weights file {path} is empty", "Download or copy it again")
     return start

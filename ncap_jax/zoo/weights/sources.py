@@ -1,8 +1,8 @@
 """Where a model's pretrained weights are: shipped, in a folder of the user's, cached, published.
 
-A published file is looked for in `weights_dir` first and then downloaded, once: what is kept in
-the cache is our own safetensors of it (`ncap_jax.caching`), with a small JSON file beside it that
-says where it came from and what it must hash to.
+A published file is searched for in `weights_dir` first and then downloaded once. The cache
+(`ncap_jax.caching`) keeps its arrays as our own safetensors, with a small JSON file beside it that
+holds its origin and its digests.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import importlib.resources
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import filelock
 from flax import nnx
 
-from ncap_jax import caching, errors
+from ncap_jax import caching, errors, files
 from ncap_jax.types import ModelSpec
 from ncap_jax.zoo.weights import download, readers, store
 
@@ -45,7 +44,7 @@ def fill(
             `NCAP_WEIGHTS_DIR`.
 
     Raises:
-        WeightsError: the model has no pretrained weights, or they cannot be had, are damaged,
+        WeightsError: the model has no pretrained weights, or they cannot be fetched, are damaged,
             unsafe to read or of another architecture.
     """
     if path is not None:
@@ -57,7 +56,7 @@ def fill(
     elif spec.weights is None:
         raise errors.WeightsError(
             f"{spec.name} has no pretrained weights",
-            "Give a file, or ask for random weights (weights=None)",
+            "Give a file as weights, or ask for random weights (weights=None)",
         )
     elif local := find_local(spec, weights_dir):
         if local.name == published_name(spec):
@@ -67,10 +66,10 @@ def fill(
         _fill_from_cache(module, spec)
     else:
         raise errors.WeightsError(
-            f"the weights of {spec.name}, {spec.weights}, are not published for download and not "
-            f"in {_folders(weights_dir) or 'any folder given by weights_dir (NCAP_WEIGHTS_DIR)'}",
-            "Put the file there, give its path as weights, or ask for random weights "
-            "(weights=None)",
+            f"the weights of {spec.name} cannot be downloaded, and {spec.weights} is not in "
+            f"{_described(weights_dir)}",
+            "Put the file into the folder given by weights_dir (NCAP_WEIGHTS_DIR), give its path "
+            "as weights, or ask for random weights (weights=None)",
         )
 
 
@@ -82,19 +81,19 @@ def find_local(
         return None
     if "://" not in spec.weights and pathlib.Path(spec.weights).is_file():
         return pathlib.Path(spec.weights)
-    names = (published_name(spec), *spec.extra.get("files", ()))
+    names = (published_name(spec), *spec.layout.other_files)
     candidates = (folder / name for folder in _folders(weights_dir) for name in names)
     return next((path for path in candidates if path.is_file()), None)
 
 
 def published_name(spec: ModelSpec) -> str:
-    """What the model's file is called in `weights_dir`: as published, unless that says nothing."""
+    """What the model's file is called in `weights_dir`: as published, or as its layout says."""
     assert spec.weights is not None
-    return spec.extra.get("file") or download.file_name(spec.weights)
+    return spec.layout.file or download.file_name(spec.weights)
 
 
 def digest(spec: ModelSpec, weights_dir: str | os.PathLike | None = None) -> str | None:
-    """SHA-256 of the model's pretrained weights file, as far as it is on this machine or stated."""
+    """SHA-256 of the model's pretrained weights file; None: not on this machine and not stated."""
     if spec.family == "tiny":
         return manifest()[spec.name]["sha256"]
     if local := find_local(spec, weights_dir):
@@ -106,13 +105,13 @@ def digest(spec: ModelSpec, weights_dir: str | os.PathLike | None = None) -> str
 
 def stated_digests(spec: ModelSpec) -> Mapping[str, str | None]:
     """What the publisher states of the file: SHA-256, a prefix of it, or MD5."""
-    stated = {kind: spec.extra.get(kind) for kind in ("md5", "sha256_prefix")}
-    return {"sha256": spec.sha256, **stated}
+    layout = spec.layout
+    return {"sha256": spec.sha256, "md5": layout.md5, "sha256_prefix": layout.sha256_prefix}
 
 
 @functools.cache
 def manifest() -> dict[str, dict[str, Any]]:
-    """What is shipped: name -> file, SHA-256, source accuracy, seed and training recipe."""
+    """The shipped weights: name -> file, SHA-256, source accuracy, seed and training recipe."""
     text = (importlib.resources.files(FOLDER) / "manifest.json").read_text(encoding="utf-8")
     return json.loads(text)["models"]
 
@@ -124,7 +123,7 @@ def cache_paths(spec: ModelSpec) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def cache_entry(spec: ModelSpec) -> dict[str, str] | None:
-    """What the cache says of a model, or None if it has not (or another) its file."""
+    """The cache's description of a model's file; None: it does not have this file."""
     weights, description = cache_paths(spec)
     try:
         entry = json.loads(description.read_text(encoding="utf-8"))
@@ -146,13 +145,13 @@ def _fill_from_cache(module: nnx.Module, spec: ModelSpec) -> None:
             store.load_module(module, weights, entry["sha256"])
     except filelock.Timeout as error:
         raise errors.WeightsError(
-            f"another process has been fetching {spec.name} for {LOCK_TIMEOUT:.0f} s",
-            f"Stop it, or remove {error.lock_file} if there is none",
+            f"another process has been downloading {spec.name} for {LOCK_TIMEOUT:.0f} s",
+            f"Stop it; if no such process is running, remove {error.lock_file}",
         ) from error
     except OSError as error:
         raise errors.WeightsError(
             f"cannot keep the weights of {spec.name} in {weights.parent}: {error}",
-            "Set NCAP_CACHE to a folder that can be written",
+            "Set NCAP_CACHE to a folder that you may write to",
         ) from error
 
 
@@ -168,14 +167,13 @@ def _download(module: nnx.Module, spec: ModelSpec) -> None:
         original.unlink(missing_ok=True)
     origin = {"source": spec.weights, "source_sha256": source_sha256}
     sha256 = store.save_module(module, weights, origin)
-    _write_json(description, {**origin, "sha256": sha256})
+    with files.atomic_file(description) as file:
+        file.write(json.dumps({**origin, "sha256": sha256}, indent=1).encode())
 
 
-def _write_json(path: pathlib.Path, content: Mapping[str, str]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(dict(content), file, indent=1)
-    os.replace(name, path)
+def _described(weights_dir: str | os.PathLike | None) -> str:
+    """The folders that were searched, for a message."""
+    return ", ".join(map(str, _folders(weights_dir))) or "a folder of yours (none is set)"
 
 
 def _folders(weights_dir: str | os.PathLike | None) -> list[pathlib.Path]:

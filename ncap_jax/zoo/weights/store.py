@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from ncap_jax import errors
+from ncap_jax import errors, files
 
 
 def state_arrays(module: nnx.Module) -> dict[str, np.ndarray]:
@@ -27,7 +26,7 @@ def state_arrays(module: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) -> None:
-    """Write `arrays` into the module, in place; nothing may be left over or left unfilled.
+    """Write `arrays` into the module, in place; every array must have its place and vice versa.
 
     Args:
         module: receives the values, cast to its dtypes; it may be abstract (`nnx.eval_shape`).
@@ -38,17 +37,9 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) ->
         WeightsError: a name on one side only, or a shape that differs.
     """
     leaves = _leaves(module)
-    report = []
-    if extra := sorted(set(arrays) - set(leaves)):
-        report.append(f"{len(extra)} left over ({_some(extra)})")
-    if missing := sorted(set(leaves) - set(arrays)):
-        report.append(f"{len(missing)} unfilled ({_some(missing)})")
-    for name in sorted(set(arrays) & set(leaves)):
-        if arrays[name].shape != leaves[name].shape:
-            report.append(f"{name}: {arrays[name].shape} in the file, {leaves[name].shape} here")
-    if report:
+    if misfits := _misfits(arrays, leaves):
         raise errors.WeightsError(
-            f"{source} does not fit {type(module).__name__}: {'; '.join(report[:6])}",
+            f"{source} does not fit {type(module).__name__}: {'; '.join(misfits[:6])}",
             "Give the file that belongs to this architecture",
         )
     for name, leaf in leaves.items():
@@ -56,27 +47,38 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) ->
         leaf.set_value(jnp.asarray(arrays[name], leaf.dtype))
 
 
+def _misfits(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, nnx.Variable]) -> list[str]:
+    """What keeps arrays from filling a module, one phrase each."""
+    found = []
+    if extra := sorted(set(arrays) - set(leaves)):
+        found.append(f"{len(extra)} left over ({_some(extra)})")
+    if missing := sorted(set(leaves) - set(arrays)):
+        found.append(f"{len(missing)} unfilled ({_some(missing)})")
+    for name in sorted(set(arrays) & set(leaves)):
+        if arrays[name].shape != leaves[name].shape:
+            found.append(f"{name}: {arrays[name].shape} in the file, {leaves[name].shape} here")
+    return found
+
+
 def save_module(
     module: nnx.Module, path: str | os.PathLike, metadata: Mapping[str, str] | None = None
 ) -> str:
     """Write a module's weights atomically.
 
+    Args:
+        module: whose weights.
+        path: of the file; its folder is made if it is not there.
+        metadata: kept in the file's header.
+
     Returns:
         The SHA-256 of the file, in hex.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = safetensors.numpy.save(state_arrays(module), metadata=dict(metadata or {}))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    with files.atomic_file(pathlib.Path(path)) as file:
+        file.write(content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -105,17 +107,19 @@ def read_safetensors(path: str | os.PathLike, sha256: str | None = None) -> dict
         content = path.read_bytes()
     except OSError as error:
         raise errors.WeightsError(
-            f"cannot read the weights {path}: {error.strerror}", "Check the path and its rights"
+            f"cannot read the weights file {path}: {error.strerror}",
+            "Check the path and its permissions",
         ) from error
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise errors.WeightsError(
-            f"{path} is not the published file: its SHA-256 differs", "Delete it and get it again"
+            f"{path} is not the published file: its SHA-256 differs",
+            "Delete it and download it again",
         )
     try:
         return safetensors.numpy.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise errors.WeightsError(
-            f"{path} is not a sound safetensors file: {error}", "Get the file again"
+            f"{path} is not an intact safetensors file: {error}", "Download or copy it again"
         ) from error
 
 

@@ -44,7 +44,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(_is_tensor(v) for v in content.values()):
         raise errors.WeightsError(
-            f"{path} holds no dictionary of tensors", "Give a checkpoint of a model's state_dict"
+            f"{path} does not hold a dictionary of tensors",
+            "Give a checkpoint of a model's state_dict",
         )
     return {name.removeprefix("module."): value.numpy() for name, value in content.items()}
 
@@ -54,16 +55,17 @@ def _load(path: pathlib.Path) -> Any:
         import torch
     except ImportError:
         raise errors.WeightsError(
-            f"{path} is a PyTorch checkpoint, and PyTorch, which can read it safely, is not "
-            "installed",
-            f"Install ncap_jax[torch], or convert the file once where PyTorch is: {CONVERT}",
+            f"{path} is a PyTorch checkpoint, and PyTorch, which reads it safely, is not installed",
+            "Run pip install 'ncap_jax[torch]', or convert the file on a machine that has "
+            f"PyTorch: {CONVERT}",
         ) from None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the damage leads to
         raise errors.WeightsError(
             f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]}",
-            "Get it again from its publisher; a checkpoint that needs full unpickling is refused",
+            "Download it again from its publisher; a checkpoint that needs full unpickling is "
+            "refused",
         ) from error
 
 

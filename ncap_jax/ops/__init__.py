@@ -1,0 +1,1 @@
+"""Pure JAX operations that several rooms use: depthwise convolution, pooling, dtypes."""

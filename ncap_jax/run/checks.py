@@ -1,0 +1,93 @@
+"""Refusals before any work is done: options that do not go together.
+
+`ncap_jax.options` checks each option by itself. What depends on other options, on the models or on
+the machine is checked here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import jax
+
+from ncap_jax import distributed, errors
+from ncap_jax.finetune import mesh
+from ncap_jax.options import Execution, Limits, RankConfig
+from ncap_jax.run import processes
+from ncap_jax.run.ray_workers import import_ray
+from ncap_jax.selection import ranking
+from ncap_jax.types import ModelSpec
+
+
+def check_run(config: RankConfig, specs: Sequence[ModelSpec]) -> None:
+    """Refuse what cannot be carried out.
+
+    Args:
+        config: each of its options has been checked by itself (`ncap_jax.options.check`).
+        specs: the models.
+
+    Raises:
+        ConfigError: options contradict one another, or a model cannot be sent to a process.
+    """
+    if config.head == "linear" and config.num_probes != 1:
+        raise errors.ConfigError(
+            f"num_probes={config.num_probes} with head='linear', which has no probe",
+            "Use num_probes=1, or head='probe'",
+        )
+    ranking.check_config(config)
+    ranking.check_epochs_budget(config, len(specs))
+    check_processes(config)
+    mesh.check_mesh(config)
+    check_execution(config, specs)
+
+
+def check_execution(execution: Execution, specs: Sequence[ModelSpec]) -> None:
+    """Refuse an executor that cannot work.
+
+    Raises:
+        ConfigError: the executor takes no workers, or no Ray address; Ray is missing; a model
+            cannot be sent to a process.
+    """
+    executor = execution.executor
+    if executor == "local" and execution.workers not in (None, 1):
+        raise errors.ConfigError(
+            f"workers={execution.workers} with executor='local', which runs in one process",
+            "Use executor='processes' or 'ray'",
+        )
+    if execution.ray_address is not None and executor != "ray":
+        raise errors.ConfigError(
+            f"ray_address={execution.ray_address!r} with executor={executor!r}",
+            "Use executor='ray'",
+        )
+    if executor == "processes":
+        processes.check_picklable({f"the model {spec.name!r}": spec for spec in specs})
+        # This process opens the devices as well, and must leave their memory to the workers.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if executor == "ray":
+        import_ray()
+
+
+# Options by which one of several processes could stop before another.
+STOPPING = ("strategy", "time_budget", "model_time_budget", "epochs_budget")
+
+
+def check_processes(config: RankConfig) -> None:
+    """Refuse what several processes that train one model together cannot do.
+
+    Raises:
+        ConfigError: the mesh is missing, or an option could stop one process before another.
+    """
+    if not distributed.is_distributed():
+        return
+    if config.mesh is None:
+        raise errors.ConfigError(
+            "several processes, but no mesh", f"Use mesh='{mesh.AXIS}:{len(jax.devices())}'"
+        )
+    for name in STOPPING:
+        value = getattr(config, name)
+        if value != getattr(Limits(), name):
+            raise errors.ConfigError(
+                f"{name}={value!r} with several processes, which would have to agree when to stop",
+                "Leave it out, or run in one process",
+            )

@@ -1,0 +1,160 @@
+"""What a run is made of and was made with, for `run.json` and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ncap_jax import data
+from ncap_jax._version import __version__
+from ncap_jax.data.images import gather
+from ncap_jax.data.split import stratified_subset
+from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax.run.job import Job
+from ncap_jax.types import Dataset, ModelSpec, RunInfo
+from ncap_jax.zoo import MODELS, preprocess
+from ncap_jax.zoo.weights import sources
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "scipy")
+
+
+def describe() -> dict[str, Any]:
+    """Versions and devices, for `run.json`, reports and benchmark files."""
+    devices = jax.devices()
+    return {
+        "versions": {
+            "ncap_jax": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "platform": platform.platform(),
+        "device": f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})",
+        "cores": os.cpu_count(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def run_facts(job: Job, data_config: DataConfig) -> dict[str, Any]:
+    """The content of `run.json`: what the run is made of, and what it was made with."""
+    config, dataset = job.config, job.dataset
+    return {
+        "schema": 1,
+        "config": dataclasses.asdict(config),
+        "models": {
+            spec.name: {
+                "weights_sha256": sources.digest(spec, config.weights_dir)
+                if config.weights == "pretrained"
+                else None
+            }
+            for spec in job.specs
+        },
+        "data": {
+            **data.statistics(dataset),
+            "sha256": data_digest(dataset),
+            "config": dataclasses.asdict(data_config),
+            "info": dict(dataset.info),
+        },
+        **describe(),
+    }
+
+
+def data_digest(dataset: Dataset) -> str:
+    """SHA-256 over labels and pixels; of streamed sets over the labels alone."""
+    digest = hashlib.sha256()
+    for part in (
+        dataset.labels,
+        dataset.validation_labels,
+        dataset.images,
+        dataset.validation_images,
+    ):
+        if isinstance(part, np.ndarray):
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+def command(
+    specs: Sequence[ModelSpec], dataset: Any, config: RankConfig, data_config: DataConfig
+) -> str | None:
+    """The shell command that makes the same run, or None where flags cannot say it.
+
+    Flags cannot carry arrays, or models that are not in the registry.
+    """
+    if not isinstance(dataset, str | os.PathLike):
+        return None
+    if any(MODELS.get(spec.name) != spec for spec in specs):
+        return None
+    values: dict[str, Any] = {
+        "models": ",".join(spec.name for spec in specs),
+        "dataset": os.fspath(dataset),
+    }
+    for part in (data_config, config):
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if value != field.default:
+                values[field.name] = (
+                    ",".join(map(str, value)) if isinstance(value, tuple) else value
+                )
+    flags = (f"--{name}={value}" for name, value in values.items())
+    return shlex.join(["python", "-m", "ncap_jax", *flags])
+
+
+def run_info(job: Job, facts: Mapping[str, Any], seconds: float) -> RunInfo:
+    """A run's facts in the words and order of the report.
+
+    Args:
+        job: the run.
+        facts: content of its `run.json`.
+        seconds: wall time of the run.
+    """
+    about = facts["data"]
+    height, width, channels = about["image_shape"]
+    return RunInfo(
+        versions=facts["versions"],
+        device=facts["device"],
+        data={
+            "data set": about["name"],
+            "training images": about["num_train"],
+            "validation images": about["num_validation"],
+            "pixels": f"{height} × {width}, {'grey' if channels == 1 else 'colour'}",
+            "largest class / smallest": f"{about['imbalance']:.2f}",
+            "always the largest class": f"{100 * about['majority_accuracy']:.1f} % right",
+            **{key.replace("_", " "): in_words(note) for key, note in job.dataset.info.items()},
+        },
+        majority_accuracy=about["majority_accuracy"],
+        num_validation=about["num_validation"],
+        class_names=tuple(job.dataset.class_names or ()),
+        contact_sheet_png=sample_sheet(job.specs[0], job.dataset, job.config),
+        seconds=seconds,
+        command=facts["command"],
+    )
+
+
+def sample_sheet(spec: ModelSpec, dataset: Dataset, config: RankConfig, n: int = 24) -> bytes:
+    """A PNG of training samples as this model's input shows them: resized, scaled, its channels."""
+    chosen = stratified_subset(dataset.labels, n, config.seed)
+    images = jnp.asarray(gather(dataset.images, chosen))
+    size = config.input_size or spec.input_size
+    pixels = np.asarray(preprocess.preprocess(images, spec.preprocessing, size))
+    return data.contact_sheet(pixels, dataset.labels[chosen], n, class_names=dataset.class_names)
+
+
+def in_words(note: Any, limit: int = 160) -> str:
+    """A note of the data stage (text, number, list, mapping) as one line for the report."""
+    if isinstance(note, Mapping):
+        text = ", ".join(f"{key}: {in_words(item)}" for key, item in note.items())
+    elif isinstance(note, list | tuple):
+        text = ", ".join(in_words(item) for item in note)
+    else:
+        text = str(note)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

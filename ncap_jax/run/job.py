@@ -1,0 +1,49 @@
+"""What one run is asked to do, and what its workers are asked and tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ncap_jax.options import RankConfig
+from ncap_jax.selection.budget import TimeShare
+from ncap_jax.types import Dataset, EpochRecord, ModelSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Models, data and configuration of a run, all checked.
+
+    Attributes:
+        specs: the models; their order is that of trajectories.
+        dataset: from `ncap_jax.data.load_dataset`.
+        config: of the run.
+    """
+
+    specs: tuple[ModelSpec, ...]
+    dataset: Dataset
+    config: RankConfig
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the models, in order."""
+        return tuple(spec.name for spec in self.specs)
+
+
+class Task(NamedTuple):
+    """What is asked of a worker: train this model up to this epoch within this share of time.
+
+    `alive`: the models that are still in the run; of others nothing needs to be kept.
+    """
+
+    model: str
+    until: int
+    share: TimeShare = TimeShare()
+    alive: frozenset[str] = frozenset()
+
+
+class EpochDone(NamedTuple):
+    """What a worker tells while it trains: an epoch, and whether it is in the run's folder yet."""
+
+    record: EpochRecord
+    written: bool

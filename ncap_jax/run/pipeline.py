@@ -1,0 +1,147 @@
+"""The main job: fine-tune each candidate briefly, measure, predict, rank."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ncap_jax import caching, data, distributed, report
+from ncap_jax.finetune import mesh
+from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax.report.progress import Progress, Watchers
+from ncap_jax.report.tensorboard import TensorBoard
+from ncap_jax.run import facts, start, worker
+from ncap_jax.run.checks import check_run
+from ncap_jax.run.folder import RunFolder
+from ncap_jax.run.job import Job
+from ncap_jax.run.schedule import Scheduler
+from ncap_jax.selection import budget
+from ncap_jax.selection.ranking import rank_trajectories
+from ncap_jax.types import Dataset, ModelSpec, Ranking, Trajectory, Watcher
+from ncap_jax.zoo import find_models
+
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `ncap_jax.rank_models` was asked for; each option is of the right type and range.
+
+    Attributes: see `ncap_jax.rank_models`.
+    """
+
+    models: Sequence[str | ModelSpec]
+    dataset: Path | Dataset
+    config: RankConfig
+    data_config: DataConfig
+    output_dir: Path | None = None
+    show_progress: bool = True
+    tensorboard: Path | None = None
+
+
+def rank(request: Request) -> Ranking:
+    """Do the main job; see `ncap_jax.rank_models` for arguments, result and errors."""
+    call_start = time.monotonic()
+    board = None if request.tensorboard is None else TensorBoard(request.tensorboard)
+    caching.keep_compiled_programs()
+    job, about = prepare(request)
+    run_start = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        folder = open_folder(request.output_dir, about)
+        if folder is not None:
+            stack.enter_context(folder)
+        watchers: list[Watcher] = []
+        if distributed.is_primary():
+            file = None if request.show_progress else io.StringIO()
+            watchers.append(stack.enter_context(Progress(job.names, job.config.epochs, file)))
+            if board is not None:
+                watchers.append(stack.enter_context(board))
+        trajectories = finetune_all(job, folder, Watchers(watchers), call_start)
+        info = facts.run_info(job, about, time.perf_counter() - run_start)
+        ranking = rank_trajectories(trajectories, job.dataset.name, job.config, info=info)
+        if folder is not None and distributed.is_primary():
+            report.write(ranking, folder.path)
+    return ranking
+
+
+def prepare(request: Request) -> tuple[Job, dict[str, Any]]:
+    """The job and the content of its `run.json`; what cannot work is refused here."""
+    config, data_config = request.config, request.data_config
+    specs = find_models(request.models)
+    check_run(config, specs)
+    dataset = data.load_dataset(request.dataset, data_config, seed=config.seed)
+    mesh.check_mesh(config, len(dataset.labels))
+    job = Job(specs, dataset, config)
+    command = facts.command(specs, request.dataset, config, data_config)
+    return job, {**facts.run_facts(job, data_config), "command": command}
+
+
+def open_folder(output_dir: Path | None, about: dict[str, Any]) -> RunFolder | None:
+    """The folder of a run, None if it has none; of several processes the primary one's counts.
+
+    Raises:
+        OutputError: see `RunFolder`.
+    """
+    path = distributed.broadcast_json(None if output_dir is None else os.fspath(output_dir))
+    return None if path is None else RunFolder(path, about)
+
+
+def finetune_all(
+    job: Job, folder: RunFolder | None, watcher: Watcher, call_start: float
+) -> tuple[Trajectory, ...]:
+    """Fine-tune the candidates; those that are finished in the folder are taken as they are.
+
+    Args:
+        job: the run.
+        folder: of the run; None: where states must outlast a pause or a worker, a temporary one.
+        watcher: told of every epoch and every end.
+        call_start: when the call started, by `time.monotonic`: the time budget counts from there.
+
+    Raises:
+        NcapError: the folder cannot be written, or the workers cannot start.
+    """
+    clock = budget.TimeBudget(job.config, call_start)
+    with contextlib.ExitStack() as stack:
+        if folder is None and needs_folder(job.config):
+            folder = stack.enter_context(temporary_folder(job.names))
+        scheduler = Scheduler(job.names, job.config, folder, watcher, clock)
+        if scheduler.unfinished():
+            executor = start.make_executor(job.config, makers(job, folder), len(job.specs))
+            scheduler.run(stack.enter_context(executor))
+        return scheduler.trajectories()
+
+
+def makers(job: Job, folder: RunFolder | None) -> start.Makers:
+    """What makes the work of a worker in this process, and in another."""
+    if folder is None:
+        here = partial(worker.make_work, job, None)
+        return start.Makers(here, here)
+    path = folder.path.absolute()
+    return start.Makers(
+        partial(worker.make_work, job, folder.files),
+        partial(worker.join_work, job, str(path), worker.digest(path)),
+    )
+
+
+def needs_folder(config: RankConfig) -> bool:
+    """Whether a model's state must be kept outside the function that trains it."""
+    return (
+        config.executor != "local"
+        or config.strategy == "halving"
+        or config.epochs_budget is not None
+    )
+
+
+@contextlib.contextmanager
+def temporary_folder(names: Sequence[str]) -> Iterator[RunFolder]:
+    """A run's folder for the time of one call."""
+    about = {"config": {}, "models": dict.fromkeys(names), "data": {}}
+    with tempfile.TemporaryDirectory(prefix="ncap_jax-") as path, RunFolder(path, about) as folder:
+        yield folder

@@ -1,0 +1,156 @@
+"""A run's way through its models: who trains up to which epoch, and who is stopped.
+
+All models that continue are brought to the same epoch, the next rung of the strategy or what the
+budget of epochs allows, before any trains further. With `strategy="full"` and no budget of epochs
+that is one rung: each model runs all its epochs at once.
+
+This process alone writes the ends of models into the ledger. Workers append to their own model's
+trajectory; what a worker cannot write, because it does not see the folder, is written here. Several
+processes with one mesh (`ncap_jax.distributed`) run the same schedule side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+
+from ncap_jax.options import RankConfig
+from ncap_jax.run.executors import Executor, Lost
+from ncap_jax.run.folder import RunFolder
+from ncap_jax.run.job import EpochDone, Task
+from ncap_jax.selection import budget, halving
+from ncap_jax.types import Trajectory, Watcher
+
+
+class Scheduler:
+    """One call's way through the models.
+
+    Args:
+        names: of all models, in order.
+        config: of the run.
+        folder: of the run, or None. Models that are finished in it are taken as they are.
+        watcher: told of every epoch and every end.
+        clock: the time budget.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        config: RankConfig,
+        folder: RunFolder | None,
+        watcher: Watcher,
+        clock: budget.TimeBudget,
+    ):
+        self._names, self._config = names, config
+        self._folder, self._watcher, self._clock = folder, watcher, clock
+        self._waiting: dict[str, Trajectory] = {}
+        self._ends = folder.finished(config.head) if folder is not None else {}
+        self._ended_before = frozenset(self._ends)
+        for name in names:
+            if name in self._ends:
+                watcher.finished(self._ends[name])
+
+    def unfinished(self) -> list[str]:
+        """The models that have something to do."""
+        return [name for name in self._names if name not in self._ends]
+
+    def trajectories(self) -> tuple[Trajectory, ...]:
+        """Of all models, in order; once all have ended."""
+        return tuple(self._ends[name] for name in self._names)
+
+    def run(self, executor: Executor) -> None:
+        """Bring models from rung to rung until all have ended.
+
+        Raises:
+            NcapError: the folder cannot be written, or the workers cannot start.
+        """
+        config, epoch, alive = self._config, 0, self.unfinished()
+        rungs = halving.rungs(config)
+        while alive:
+            ended = [t for name, t in self._ends.items() if name in self._names]
+            goal = budget.target(config, ended, len(alive), epoch)
+            goal = min([goal, *(rung for rung in rungs if rung > epoch)])
+            if goal <= epoch:
+                self._stop(dict.fromkeys(alive, self._out_of_epochs(epoch)))
+                return
+            alive = self._advance(executor, alive, goal)
+            epoch = goal
+            if epoch in rungs and alive:
+                rivals = self._rivals(alive, epoch)
+                self._stop(halving.stopped(self._known(), rivals, config, epoch))
+                alive = [name for name in alive if name in self._waiting]
+
+    def _advance(self, executor: Executor, names: Sequence[str], goal: int) -> list[str]:
+        """Train models up to an epoch; returns those that wait there."""
+        left, alive, started = set(names), frozenset(names), dict.fromkeys(names, 0.0)
+
+        def make_task(name: str) -> Task:
+            started[name] = time.monotonic()
+            share = self._clock.share(name, len(left), executor.workers)
+            return Task(name, goal, share, alive)
+
+        def on_end(name: str, result: Trajectory | Lost) -> None:
+            left.discard(name)
+            self._clock.used(name, time.monotonic() - started[name])
+            if isinstance(result, Lost):
+                result = self._lost(name, result)
+            if result.status == "stopped" and result.epochs >= goal:
+                self._waiting[name] = result
+            else:
+                self._end(result)
+
+        executor.run(names, make_task, self._on_epoch, on_end)
+        return [name for name in names if name in self._waiting]
+
+    def _on_epoch(self, name: str, done: EpochDone) -> None:
+        if self._folder is not None and not done.written:
+            if done.record.epoch == 0:
+                self._folder.files.start_again(name)
+            self._folder.files.append(name, done.record)
+        self._watcher.epoch(name, done.record)
+
+    def _lost(self, name: str, lost: Lost) -> Trajectory:
+        seen = self._folder.files.resume_point(name) if self._folder is not None else ()
+        seconds = sum(record.seconds for record in seen)
+        return Trajectory(name, self._config.head, seen, "failed", lost.reason, seconds)
+
+    def _end(self, trajectory: Trajectory) -> None:
+        self._waiting.pop(trajectory.model, None)
+        self._ends[trajectory.model] = trajectory
+        if self._folder is not None:
+            self._folder.finish(trajectory)
+        self._watcher.finished(trajectory)
+
+    def _stop(self, reasons: dict[str, str]) -> None:
+        """End waiting models, each with its reason beside what its message says already."""
+        for name, reason in reasons.items():
+            if name in self._waiting:
+                waiting = self._waiting[name]
+                message = "; ".join(filter(None, (reason, waiting.message)))
+                self._end(dataclasses.replace(waiting, message=message))
+
+    def _known(self) -> list[Trajectory]:
+        """All trajectories so far, in the models' order."""
+        known = {**self._waiting, **self._ends}
+        return [known[name] for name in self._names if name in known]
+
+    def _rivals(self, alive: Sequence[str], rung: int) -> set[str]:
+        """Who is compared at a rung: models that wait there, and those that an earlier call ended.
+
+        The latter were in the race when this rung was first decided; without them it would be
+        decided otherwise now.
+        """
+        past = (self._ends[name] for name in self._ended_before if name in self._names)
+        return {*alive} | {
+            t.model
+            for t in past
+            if t.epochs >= rung and math.isfinite(t.records[rung].validation_loss)
+        }
+
+    def _out_of_epochs(self, epoch: int) -> str:
+        return (
+            f"stopped by epochs_budget={self._config.epochs_budget} after {epoch} of "
+            f"{self._config.epochs} epochs"
+        )

@@ -1,0 +1,205 @@
+"""Fine-tune one candidate: isolated, recorded, resumed where it was, within its share of time.
+
+This runs in a worker: in this process or in another. A model that pauses leaves its state
+in the run's folder; its compiled programs stay, because they are shared (`finetune.steps`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from ncap_jax import caching, errors
+from ncap_jax.data.augment import Augmentation, recommended
+from ncap_jax.data.feed import Feed
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.finetune import loop, mesh, trajectory_files
+from ncap_jax.measure import training
+from ncap_jax.options import RankConfig
+from ncap_jax.run import memory
+from ncap_jax.run.executors import Emit, Work
+from ncap_jax.run.folder import RUN_FILE, ModelFiles
+from ncap_jax.run.job import EpochDone, Job, Task
+from ncap_jax.selection.budget import TimeIsUp
+from ncap_jax.types import EpochRecord, ModelSpec, Status, Trajectory
+
+# Parameters from which on a model's compiled programs are freed once it has ended, and how many
+# smaller models may end before theirs are.
+LARGE = 1_000_000
+SMALL_MODELS_KEPT = 16
+
+
+@dataclasses.dataclass
+class Worker:
+    """What one process fine-tunes with.
+
+    Attributes:
+        specs: the models by name.
+        feed: the data on this process's devices.
+        config: of the run.
+        augment: of the training batches.
+        files: where epochs and states are kept; None: nowhere.
+        shared: whether these are in the run's own folder.
+        paused: models that will come again.
+        ended: models that have ended since programs were last freed.
+        scratch: owner of a folder that is not the run's, removed with it.
+    """
+
+    specs: Mapping[str, ModelSpec]
+    feed: Feed
+    config: RankConfig
+    augment: Augmentation | None
+    files: ModelFiles | None
+    shared: bool = True
+    paused: set[str] = dataclasses.field(default_factory=set)
+    ended: int = 0
+    scratch: Any = None
+
+    def __call__(self, task: Task, emit: Emit) -> Trajectory:
+        """Do one task; emits an `EpochDone` for every epoch."""
+        trajectory = finetune_one(self, task, emit)
+        self._free_programs(task, trajectory)
+        return trajectory
+
+    def _free_programs(self, task: Task, trajectory: Trajectory) -> None:
+        """Free compiled programs once they add up, unless a model that pauses needs them again."""
+        pauses = trajectory.status == "stopped" and trajectory.epochs >= task.until
+        self.paused &= task.alive - {task.model}
+        if pauses and task.until < self.config.epochs:
+            self.paused.add(task.model)
+            return
+        self.ended += 1
+        large = (self.specs[task.model].parameters or 0) >= LARGE
+        if not self.paused and (large or self.ended >= SMALL_MODELS_KEPT):
+            caching.forget_compiled_programs()
+            self.ended = 0
+
+
+def make_work(
+    job: Job, files: ModelFiles | None, *, shared: bool = True, scratch: Any = None
+) -> Work:
+    """The function that does tasks in this process: a `Worker`."""
+    config, dataset = job.config, job.dataset
+    augment = None
+    if config.augment == "recommended":
+        augment = recommended(dataset.name, min(dataset.images.shape[1:3]))
+    feed = mesh.on_mesh(make_feed(dataset), config.mesh)
+    specs = {spec.name: spec for spec in job.specs}
+    return Worker(specs, feed, config, augment, files, shared, scratch=scratch)
+
+
+def join_work(job: Job, folder: str, run_digest: str) -> Work:
+    """The same in another process, which may be on a machine that does not see the run's folder.
+
+    There the state is kept in a folder of the worker's own, and epochs are emitted, not written.
+
+    Args:
+        job: of the run.
+        folder: path of the run's folder.
+        run_digest: see `digest`.
+    """
+    caching.keep_compiled_programs()
+    path, scratch = pathlib.Path(folder), None
+    shared = digest(path) == run_digest
+    if not shared:
+        scratch = tempfile.TemporaryDirectory(prefix="ncap_jax-")
+        path = pathlib.Path(scratch.name)
+        (path / trajectory_files.FOLDER).mkdir()
+    return make_work(job, ModelFiles(path), shared=shared, scratch=scratch)
+
+
+def digest(folder: pathlib.Path) -> str:
+    """SHA-256 of a run's `run.json`, by which a worker knows the folder; empty if there is none."""
+    file = folder / RUN_FILE
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def finetune_one(worker: Worker, task: Task, emit: Emit) -> Trajectory:
+    """Fine-tune one candidate as asked; its own failure becomes a status, not an exception.
+
+    Returns:
+        The trajectory, with status `stopped` where the model pauses or its share of time is over.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    attempts = _Attempts(worker, task, emit)
+    start = time.perf_counter()
+    try:
+        return memory.with_retry(attempts, task.model, worker.config, worker.files)
+    except (errors.OutputError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        # Whatever breaks inside one candidate must not cost the others their hours.
+        records, seconds = tuple(attempts.records), time.perf_counter() - start
+        ended = Trajectory(task.model, worker.config.head, records, seconds=seconds)
+        return _with_end(ended, error, task, worker.config.epochs)
+
+
+class _Attempts:
+    """The attempts at one task: a second one follows a lack of memory or a damaged checkpoint."""
+
+    def __init__(self, worker: Worker, task: Task, emit: Emit):
+        self._worker, self._task, self._emit = worker, task, emit
+        self._deadline = task.share.deadline()
+        self.records: list[EpochRecord] = []
+
+    def __call__(self, micro_batches: int) -> Trajectory:
+        try:
+            return self._attempt(micro_batches)
+        except errors.CheckpointError as error:
+            files, model = self._worker.files, self._task.model
+            assert files is not None
+            warnings.warn(f"{model} starts again: {error}", stacklevel=2)
+            files.start_again(model)
+            return self._attempt(micro_batches)
+
+    def _attempt(self, micro_batches: int) -> Trajectory:
+        start, worker, task = time.perf_counter(), self._worker, self._task
+        files, config = worker.files, worker.config
+        seen = files.resume_point(task.model) if files is not None else ()
+        self.records[:] = seen
+        before = sum(record.seconds for record in seen)
+        if seen and seen[-1].epoch >= task.until:
+            return Trajectory(task.model, config.head, seen, "stopped", seconds=before)
+        if task.share.seconds <= 0:
+            raise TimeIsUp
+        spec = worker.specs[task.model]
+        trajectory = loop.finetune(
+            training.start(
+                spec, worker.feed, config, worker.augment, micro_batches, self._deadline
+            ),
+            seen=seen,
+            checkpoints=files.checkpoints(task.model) if files is not None else None,
+            until=task.until,
+            on_record=self._on_record,
+        )
+        return dataclasses.replace(trajectory, seconds=before + time.perf_counter() - start)
+
+    def _on_record(self, record: EpochRecord) -> None:
+        self.records.append(record)
+        if self._worker.files is not None:
+            self._worker.files.append(self._task.model, record)
+        self._emit(EpochDone(record, self._worker.shared))
+
+
+def _with_end(ended: Trajectory, error: Exception, task: Task, epochs: int) -> Trajectory:
+    """A trajectory with the status and the message of what ended it."""
+    status: Status = "failed"
+    if isinstance(error, TimeIsUp):
+        status, text = "stopped", task.share.reason(ended, epochs)
+    elif isinstance(error, errors.NcapError):
+        text = str(error)
+    else:
+        status = "out_of_memory" if memory.exhausted(error) else "failed"
+        text = f"{type(error).__name__}: {error}"[:500]
+    # JAX adds notes of its own, on its tracebacks.
+    notes = (n for n in getattr(error, "__notes__", ()) if n.startswith(memory.SECOND))
+    message = ". ".join([text, *notes])
+    return dataclasses.replace(ended, status=status, message=message)

@@ -1,0 +1,135 @@
+"""The registry: every model of the zoo by its name."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import importlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ncap_jax import errors
+from ncap_jax.types import ModelSpec
+
+# One module a family; each holds a tuple SPECS. Imported when the registry is first looked at.
+FAMILIES = (
+    "tiny",
+    "mobilenet",
+    "vgg",
+    "resnet",
+    "densenet",
+    "inception",
+    "inceptionresnet",
+    "xception",
+    "alexnet",
+    "cifar_resnet",
+    "squeezenet",
+    "folded",
+    "vit",
+    "convnext",
+)
+# Names become file names in a run's folder.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+class Registry(Mapping[str, ModelSpec]):
+    """name -> ModelSpec, filled on first use so that importing the package stays cheap.
+
+    Args:
+        families: names of modules of `ncap_jax.zoo` that hold a tuple `SPECS`.
+    """
+
+    def __init__(self, families: Sequence[str]) -> None:
+        self._families = tuple(families)
+        self._specs: dict[str, ModelSpec] = {}
+
+    def _filled(self) -> dict[str, ModelSpec]:
+        if not self._specs:
+            modules = [importlib.import_module(f"ncap_jax.zoo.{name}") for name in self._families]
+            self._specs = {spec.name: spec for module in modules for spec in module.SPECS}
+        return self._specs
+
+    def __getitem__(self, name: str) -> ModelSpec:
+        return self._filled()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._filled())
+
+    def __len__(self) -> int:
+        return len(self._filled())
+
+
+MODELS: Mapping[str, ModelSpec] = Registry(FAMILIES)
+
+
+def find_model(model: str | ModelSpec) -> ModelSpec:
+    """The ModelSpec of a name: in the registry, or on the Hugging Face Hub (`hf://...`).
+
+    A ModelSpec comes back as it is.
+
+    Raises:
+        ModelError: no model has that name (the error lists similar ones), or the argument is
+            not a name.
+        WeightsError: the Hub's files cannot be fetched.
+    """
+    if isinstance(model, ModelSpec):
+        if not _NAME.fullmatch(model.name):
+            raise errors.ModelError(
+                f"{model.name!r} cannot be the name of a model",
+                "Use letters, digits and _ . + - and begin with a letter, a digit or _",
+            )
+        return model
+    if not isinstance(model, str):
+        raise errors.ModelError(
+            f"a {type(model).__name__} is neither a name nor a ModelSpec",
+            "Wrap it with ncap_jax.from_module, from_linen or from_keras",
+        )
+    if model.startswith("hf://"):
+        return find_hub_model(model)
+    if model not in MODELS:
+        raise errors.ModelError(*errors.unknown_name("model", model, MODELS))
+    return MODELS[model]
+
+
+@functools.cache
+def find_hub_model(name: str) -> ModelSpec:
+    """The ModelSpec of an `hf://` name; its files are looked up once in a process."""
+    from ncap_jax.zoo import hub
+
+    return hub.find(name, MODELS)
+
+
+def find_models(models: str | ModelSpec | Sequence[str | ModelSpec]) -> tuple[ModelSpec, ...]:
+    """The ModelSpecs of names, shell patterns (`tiny_*`) and specs, in order, each once.
+
+    A single name, pattern or spec may be given without a list.
+
+    Raises:
+        ModelError: an unknown name, a pattern that matches nothing, two different models with
+            one name, or an empty list.
+    """
+    given: Any = models
+    if isinstance(given, str | ModelSpec) or not isinstance(given, Iterable):
+        given = [given]
+    found: dict[str, ModelSpec] = {}
+    for spec in (spec for model in given for spec in _matches(model)):
+        if found.setdefault(spec.name, spec) != spec:
+            raise errors.ModelError(
+                f"two different models are named {spec.name!r}", "Give each its own name"
+            )
+    if not found:
+        raise errors.ModelError(
+            "no model is given", "Give at least one name, or a pattern such as tiny_*"
+        )
+    return tuple(found.values())
+
+
+def _matches(model: str | ModelSpec) -> list[ModelSpec]:
+    """All models of a pattern, or the one model of a name or spec."""
+    if not isinstance(model, str) or not any(mark in model for mark in "*?["):
+        return [find_model(model)]
+    names = fnmatch.filter(MODELS, model)
+    if not names:
+        raise errors.ModelError(f"no model matches {model!r}", "See the names with --list_models")
+    return [MODELS[name] for name in names]

@@ -1,0 +1,230 @@
+"""The command line as a person uses it: output, files and exit codes.
+
+What needs a process of its own has one: a whole run, a refusal, Ctrl-C, help. The rest runs here.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ncap_jax import __main__ as command
+from ncap_jax import options
+from ncap_jax.options import DataConfig, RankConfig
+from tests.support import command_line, fake_training
+from tests.support.command_line import environment, here, in_process
+
+MODEL = "--models=tiny_plain_wide"  # of the embedded models the one that compiles fastest
+SMALL = ["--max_train=64", "--max_validation=64"]
+PROBE = ["--head=trainable_probe", "--probe_widths=8,8,8"]
+
+
+def test_a_whole_run(tmp_path):
+    """With two learning rates, TensorBoard's scalars, and the results where they belong.
+
+    Python says what it imports: TensorFlow is not among it.
+    """
+    flags = [MODEL, *SMALL, *PROBE, "--epochs=2", "--trial_rates=3e-4", "--tensorboard"]
+    result = in_process(*flags, cwd=tmp_path, python=["-X", "importtime"])
+    assert result.code == 0, result.err
+    assert "tiny_plain_wide" in result.out
+    folder = pathlib.Path("runs") / "digits"
+    assert f"Report: {folder / 'report.html'}" in result.out
+    assert f"Scalars: tensorboard --logdir={folder / 'tensorboard'}" in result.out
+    assert "Learning rate, the better of those tried" in result.out
+    assert "tiny_plain_wide: epoch 2/2, validation accuracy" in result.err
+    content = json.loads((tmp_path / folder / "ranking.json").read_text())
+    assert content["config"]["probe_widths"] == [8, 8, 8]
+    assert content["config"]["trial_rates"] == [3e-4]
+    (model,) = content["models"]
+    assert model["status"] == "ok"
+    assert model["learning_rate"] in (1e-3, 3e-4)
+    run = json.loads((tmp_path / folder / "run.json").read_text())
+    assert len(run["models"]["tiny_plain_wide"]["weights_sha256"]) == 64
+    assert run["data"]["num_train"] == 64
+    scalars = tmp_path / folder / "tensorboard" / "tiny_plain_wide"
+    assert any(scalars.glob("events.out.tfevents.*"))
+    imported = set(re.findall(r"^import time: .*\| +(\S+)$", result.err, re.MULTILINE))
+    assert "jax" in imported
+    assert "tensorflow" not in imported
+
+
+def test_ctrl_c_says_how_to_resume(tmp_path):
+    line = [sys.executable, "-m", "ncap_jax", MODEL, *SMALL, *PROBE, "--epochs=999"]
+    with subprocess.Popen(
+        [*line, "--trial_rates="],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them, and so their children, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stderr is not None
+        while "epoch 1/999" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "\ninterrupted; with --output_dir=runs/digits the same command resumes\n" in said
+    assert "Traceback" not in said
+
+
+def test_a_refusal_of_a_process(tmp_path):
+    result = in_process("--models=tiny_plan", cwd=tmp_path)
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("error: unknown model 'tiny_plan'. Did you mean tiny_plain")
+    assert not list(tmp_path.iterdir())
+
+
+REFUSALS = [
+    (["--epochs=0"], "epochs=0", "Give a whole number of at least 1."),
+    (["--head=linaer"], "unknown head 'linaer'", "Did you mean linear."),
+    (["--time_budget=-1"], "time_budget=-1.0", "Give a positive number of seconds."),
+    (["--executor=proceses"], "unknown executor 'proceses'", "Did you mean processes."),
+    (
+        ["--workers=2"],
+        "workers=2 with executor='local', which runs in one process",
+        "Use executor='processes' or 'ray'.",
+    ),
+    (
+        ["--probe_widths=a,b,c"],
+        "probe_widths=a,b,c is not a list of whole numbers",
+        "Write it like 256,128,64.",
+    ),
+    (
+        ["--trial_rates=fast"],
+        "trial_rates=fast is not a list of numbers or None",
+        "Write it like 0.0003,0.0001.",
+    ),
+    (["--validation_fraction=2"], "validation_fraction=2.0", "between 0 and 1, such as 0.2."),
+    (["stray"], "unexpected argument 'stray'", "Options are written --name=value."),
+    (
+        ["--output_dir=/proc/none"],
+        "cannot write to /proc/none: No such file or directory",
+        "Choose a folder that you may write to.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "cause", "remedy"), REFUSALS)
+def test_bad_input_exits_with_2(tmp_path, arguments, cause, remedy):
+    said = here(*arguments, cwd=tmp_path)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: ")
+    assert cause in said.err
+    assert said.err.endswith(f"{remedy}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_data_set_is_refused_with_what_is_near(tmp_path):
+    said = here("--dataset=digist", cwd=tmp_path)
+    assert said.code == 2
+    assert said.err.startswith("error: unknown data set 'digist'. Did you mean digits")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [(["--epoch=3"], "Did you mean: epochs"), (["--epochs=many"], "invalid literal for int()")],
+)
+def test_a_flag_that_cannot_be_read_exits_with_2(tmp_path, arguments, cause):
+    said = here(*arguments, cwd=tmp_path)
+    assert said.code == 2
+    assert said.err.startswith("error: ")
+    assert cause in said.err
+    assert said.err.endswith("\n--help lists the flags.\n")
+
+
+def test_exit_codes_of_models_that_cannot_be_loaded(tmp_path, monkeypatch):
+    """Their weights are missing, for real; those of the embedded model are there."""
+    monkeypatch.setenv("NCAP_OFFLINE", "1")
+    monkeypatch.setenv("NCAP_CACHE", str(tmp_path / "cache"))
+    real = fake_training.worker.training.start
+    fake_training.install(monkeypatch)
+
+    def start(spec, *arguments):
+        return (real if spec.name == "alexnet" else fake_training.start)(spec, *arguments)
+
+    monkeypatch.setattr(fake_training.worker.training, "start", start)
+    for models, code, of in (("tiny_plain,alexnet", 0, 2), ("alexnet", 3, 1)):
+        said = here(
+            f"--models={models}", *SMALL, "--epochs=1", f"--weights_dir={tmp_path}", cwd=tmp_path
+        )
+        assert said.code == code, said.err
+        assert said.err.splitlines()[-1] == (
+            f"warning: 1 of {of} models could not be ranked: alexnet (failed)"
+        )
+        assert "alexnet" in said.out
+
+
+def test_runs_are_numbered_and_each_is_told(tmp_path, monkeypatch):
+    fake_training.install(monkeypatch)
+    for folder in ("digits", "digits-2", "digits-3"):
+        said = here(MODEL, *SMALL, "--epochs=1", cwd=tmp_path)
+        assert said.code == 0, said.err
+        assert said.out.endswith(f"\nReport: runs/{folder}/report.html\n")
+        assert (tmp_path / "runs" / folder / "report.html").is_file()
+
+
+def test_the_same_folder_resumes(tmp_path, monkeypatch):
+    fake_training.install(monkeypatch)
+    line = [MODEL, *SMALL, "--output_dir=mine"]
+    assert here(*line, "--epochs_budget=2", cwd=tmp_path).code == 0
+    said = here(*line, cwd=tmp_path)
+    assert "epoch 3/5" in said.err
+    assert "epoch 2/5" not in said.err
+
+
+def test_help_is_readable(tmp_path):
+    result = in_process("--help", cwd=tmp_path)
+    for flag in ("--models", "--dataset", "--epochs", "--output_dir", "--head"):
+        assert flag in result.out
+    assert "python -m ncap_jax --models" in result.out
+
+
+def test_every_option_has_a_flag_of_its_type_and_default():
+    for record in (RankConfig, DataConfig):
+        for option in options.options_of(record):
+            flag = command.FLAGS[option.name]
+            default = list(map(str, option.default)) if option.default == (256, 128, 64) else None
+            assert flag.default == (default or option.default), option.name
+            assert flag.help == option.text
+    with command_line.flagsaver.flagsaver():
+        command.FLAGS(["ncap_jax"])
+        assert command.record_from_flags(RankConfig) == RankConfig()
+        assert command.record_from_flags(DataConfig) == DataConfig()
+
+
+def test_flags_become_values_of_the_right_type():
+    with command_line.flagsaver.flagsaver():
+        command.parse(
+            [
+                "ncap_jax",
+                "--probe_widths=8,7,6",
+                "--trial_rates=3e-4",
+                "--time_budget=60",
+                "--epochs_budget=9",
+                "--stream",
+                "--noskip_broken",
+            ]
+        )
+        config = command.record_from_flags(RankConfig)
+        assert config == RankConfig(
+            probe_widths=(8, 7, 6), trial_rates=(3e-4,), time_budget=60.0, epochs_budget=9
+        )
+        assert isinstance(config.time_budget, float)
+        assert command.record_from_flags(DataConfig) == DataConfig(stream=True)
+
+
+def test_list_models(tmp_path):
+    said = here("--list_models", cwd=tmp_path)
+    assert said.code == 0
+    assert "tiny_resnet_random" in said.out

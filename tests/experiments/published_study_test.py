@@ -1,0 +1,130 @@
+"""Published weights: sets brought to one form, early signals at two rates, the tables."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import build_corpus, compare_predictors, corpus_files, published_study, tasks
+from ncap_jax import data
+from ncap_jax.options import RankConfig
+from ncap_jax.types import Dataset
+from tests.support.corpus_lines import make_line
+from tests.support.pool import make_pool, with_last
+from tests.support.tables import committed, rows, without_intervals
+
+POOL = build_corpus.POOLS["genuine"]
+
+
+def grey_set() -> Dataset:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4, dtype=np.int32), 10)
+    images = rng.integers(0, 256, (40, 6, 6, 1), dtype=np.uint8)
+    return data.load_dataset(Dataset(images, labels, class_names=("a", "b", "c", "d"), name="grey"))
+
+
+def test_all_sets_take_one_form():
+    """Equal numbers of classes, of pixels and of channels: one program for all sets."""
+    whole = grey_set()
+    few = build_corpus.first_classes(whole, 3)
+    assert few.class_names == ("a", "b", "c")
+    assert set(few.labels) == set(few.validation_labels) == {0, 1, 2}
+    assert len(few.labels) + len(few.validation_labels) == 30
+    np.testing.assert_array_equal(few.images[0], whole.images[np.flatnonzero(whole.labels < 3)[0]])
+    assert build_corpus.first_classes(whole, 4) is whole
+    square = build_corpus.at_side(few, 12)
+    assert square.images.shape[1:] == square.validation_images.shape[1:] == (12, 12, 3)
+    assert square.images.dtype == np.uint8
+    # Twice the side, bilinear with half-pixel centres: corners stay, the channels are equal.
+    np.testing.assert_array_equal(square.images[:, 0, 0, 0], few.images[:, 0, 0, 0])
+    np.testing.assert_array_equal(square.images[..., 0], square.images[..., 2])
+
+
+def test_which_epochs_are_run_and_seen():
+    assert POOL.kinds[-1] == "trainable_probe_low"
+    assert "trainable_probe_low" not in build_corpus.POOLS["embedded"].kinds
+    assert build_corpus.last_epoch("linear_low", POOL, seed=1) == POOL.epochs
+    assert build_corpus.last_epoch("probe", POOL, seed=0) == POOL.epochs
+    assert build_corpus.last_epoch("probe", POOL, seed=1) == POOL.early
+    config = RankConfig(epochs=POOL.epochs)
+    for kind in POOL.kinds:
+        assert set(range(POOL.early + 1)) <= build_corpus.observed(kind, POOL, config)
+    embedded = build_corpus.POOLS["embedded"]
+    assert min(build_corpus.observed("linear_low", embedded, RankConfig(epochs=20))) == 15
+
+
+@pytest.fixture
+def genuine(tmp_path, monkeypatch):
+    """Two models; the lower rate is the better one of the second, from its first epoch on."""
+    monkeypatch.setattr(corpus_files, "FOLDER", tmp_path)
+    lines = []
+    for number, trajectory in enumerate(make_pool(2, epochs=6)):
+        line = make_line(trajectory, 0, 0.5 + 0.1 * number)
+        for kind in ("linear_low", "trainable_probe_low"):
+            columns = line["runs"][kind]
+            columns["validation_loss"][1] = 9.0 - 8.9 * number
+            columns["validation_accuracy"][-1] = 0.4 + 0.4 * number
+        lines.append(line)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "birds6_genuine.jsonl").write_text(text)
+    other = {"runs": {"linear": {"validation_accuracy": [0.1, 0.9]}}}
+    other["runs"]["linear_low"] = {"validation_accuracy": [0.92]}
+    (tmp_path / "digits_embedded.jsonl").write_text(json.dumps(other | {"model": "a", "seed": 0}))
+    names = ("birds6_genuine.jsonl", "digits_embedded.jsonl")
+    (tmp_path / corpus_files.MANIFEST).write_text(json.dumps({name: {} for name in names}))
+    return lines
+
+
+def test_early_signals_at_the_rate_of_the_better_first_epoch(genuine):
+    first, second = genuine
+    losses = {
+        rate: [
+            tasks.early_run(line, "trainable_probe", rate).records[1].validation_loss
+            for line in (first, second)
+        ]
+        for rate in ("high", "low", "better")
+    }
+    assert losses["low"] == pytest.approx([9.0, 0.1])
+    assert losses["better"] == [losses["high"][0], losses["low"][1]]
+    assert tasks.early_run(first, "probe", "better").head == "probe"  # at one rate only
+    one, both = (tasks.early_run(first, "linear", rate) for rate in ("high", "better"))
+    assert both.records[1].seconds == 2 * one.records[1].seconds  # the trial is paid for
+    assert both.records[2:] == one.records[2:]
+
+
+def test_what_the_choice_loses(genuine):
+    """Ends of 0.5, 0.4 and 0.6, 0.8: the higher loses 0 and 20 points, the lower 10 and 0."""
+    row, embedded = published_study.choice_table().splitlines()[-2:]
+    assert row == "| birds6 | 2 | 10.0 | 5.0 | 50 % | 0.0 | 100 % |"
+    assert embedded == "| digits, embedded models | 1 | 2.0 | 0.0 | 0 % | | |"
+    assert "| birds6 | model_1 | 60.0 | 80.0 |" in published_study.ends_table()
+
+
+def test_epochs_in_a_row():
+    (whole,) = make_pool(1, epochs=6)
+    columns = make_line(with_last(whole), 0, 0.9)["runs"]["linear"]
+    assert corpus_files.last_in_a_row(columns) == 6
+    columns["epoch"] = [0, 1, 2, 9, 4, 5, 6]
+    assert corpus_files.last_in_a_row(columns) == 2
+
+
+def test_the_tables_without_intervals_are_what_the_study_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(compare_predictors, "DRAWS", 1)
+    published_study.main([])
+    printed = without_intervals(rows(capsys.readouterr().out))
+    assert len(printed) > 20
+    assert printed == without_intervals(committed("published_study"))
+
+
+@pytest.mark.slow
+def test_the_tables_are_what_the_study_prints(capsys):
+    published_study.main([])
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    file = corpus_files.FOLDER.parent / "tables" / "published_study.md"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert len(printed) > 20
+    assert printed == [line for line in lines if line.startswith("|")]

@@ -1,0 +1,181 @@
+"""beta_eff under fine-tuning: of the probe, or of the whole network, and once compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ncap_jax.capacitance import beta_eff, network
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.finetune import evaluation, loop
+from ncap_jax.finetune.candidate import prepare
+from ncap_jax.measure import training
+from ncap_jax.measure.network import accumulate, batches_of, split_model
+from ncap_jax.measure.probe import measure_probes
+from ncap_jax.types import NETWORK_STRENGTHS, STRENGTHS, ModelSpec
+from ncap_jax.zoo import functional
+from tests.support.compilations import compilations
+from tests.support.small import cheap_init, small_config, small_digits, small_feed, small_spec
+
+
+def start(spec=None, feed=None, **changes):
+    return training.start(spec or small_spec(), feed or small_feed(), small_config(**changes))
+
+
+def test_a_probe_is_measured_on_the_features_of_every_epoch():
+    def tuned():
+        return start(measure_size=60, epochs=1)
+
+    first, last = loop.run(tuned())
+    tuning = tuned()
+    train_state = loop.starting_state(tuning, None, None)
+    for record in (first, last):
+        train_state, _ = loop.train_epoch(tuning, train_state, record.epoch)
+        features = evaluation.measurement_features(tuning, train_state)
+        expected, statuses = measure_probes(train_state.params["head"], *features)
+        assert set(expected) == set(STRENGTHS)
+        assert (record.beta_eff, record.beta_eff_status) == (expected, statuses)
+        assert record.seconds >= record.measure_seconds > 0
+    assert first.beta_eff != last.beta_eff
+
+
+class Dense(nnx.Module):
+    """Two dense layers on the flattened pixels: can learn any small training set by heart."""
+
+    def __init__(self, *, rngs, dtype=None):
+        options = {"kernel_init": cheap_init, "dtype": dtype, "rngs": rngs}
+        self.one, self.two = nnx.Linear(192, 64, **options), nnx.Linear(64, 12, **options)
+
+    def features(self, x):
+        return nnx.relu(self.two(nnx.relu(self.one(x.reshape(len(x), -1)))))
+
+
+@pytest.mark.parametrize(("head", "vanishes"), [("trainable_probe", True), ("probe", False)])
+def test_beta_eff_vanishes_at_zero_loss(head, vanishes):
+    """Theorem 1 of the paper: at zero loss g -> 0, hence P -> 0 and beta_eff -> 0.
+
+    A frozen probe with batch norm bounds the logits, so its loss stays above 0 and so does
+    beta_eff: the value at beta_eff = 0 is an extrapolation there, never a limit that is reached.
+    """
+    few = make_feed(small_digits(train=60, validation=60))
+    spec = ModelSpec("dense", Dense, input_size=8, feature_width=12)
+    options = {"epochs": 60, "batch_size": 30, "learning_rate": 1e-2, "probe_seed": 1}
+    first, last = loop.run(start(spec, few, head=head, **options), {0, 60})
+    assert first.train_loss > 1
+    assert (last.train_loss < 0.05) == vanishes
+    for strength in ("signed", "absolute", "squared"):
+        assert (abs(last.beta_eff[strength][0]) < 0.05) == vanishes
+
+
+class Deep(nnx.Module):
+    """Four weight layers with the head: the fewest that whole networks are defined for."""
+
+    def __init__(self, *, rngs, dtype=None):
+        options = {"kernel_init": cheap_init, "dtype": dtype, "rngs": rngs}
+        self.conv = nnx.Conv(3, 4, (4, 4), strides=4, **options)
+        self.norm = nnx.BatchNorm(4, dtype=dtype, rngs=rngs)
+        self.two, self.three = nnx.Linear(16, 8, **options), nnx.Linear(8, 8, **options)
+
+    def features(self, x):
+        x = nnx.relu(self.norm(self.conv(x))).reshape(len(x), -1)
+        return nnx.relu(self.three(nnx.relu(self.two(x))))
+
+
+class DeepClassifier(nnx.Module):
+    def __init__(self, backbone, head):
+        self.backbone, self.head = backbone, head
+
+    def __call__(self, x):
+        return self.head(self.backbone.features(x))
+
+
+DEEP = ModelSpec("deep", Deep, input_size=8, feature_width=8)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    return start(DEEP, head="linear", epochs=1)
+
+
+def test_ordinary_fine_tuning_records_the_whole_network(deep):
+    """The recorded values are those of the module put together by hand, on the same samples."""
+    candidate = deep.candidate
+    assert len(deep.measure.samples) == 32
+    record = evaluation.observe(deep, candidate.train_state)
+    params, state = candidate.train_state[:2]
+    first = jax.tree.map(lambda leaf: leaf[0], params["head"])
+    model = DeepClassifier(
+        functional.merge(candidate.network.backbone, params["backbone"], state["backbone"]),
+        functional.merge(candidate.network.head, first, {}),
+    )
+    images, labels = deep.feed.subset(deep.measure.samples)
+    inputs = candidate.network.preprocess(images)
+    assert set(record.beta_eff) == set(NETWORK_STRENGTHS)
+    split = split_model(model)
+    empty = network.init(*split, inputs, NETWORK_STRENGTHS)
+    results = beta_eff.from_state(accumulate(empty, split, batches_of(inputs, labels, 32)))
+    for strength, expected in results.items():
+        # The same float32 arithmetic in another program: rounding only, see docs/numerics.md.
+        assert record.beta_eff[strength][0] == pytest.approx(float(expected), rel=1e-4)
+        assert record.beta_eff_status[strength] == (expected.status,)
+
+
+def test_a_network_is_measured_in_float32_whatever_it_is_trained_in(deep):
+    config = dataclasses.replace(deep.config, dtype="bfloat16")
+    narrow = training.start(DEEP, deep.feed, config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(narrow.measure.empty.sums)} == {
+        np.dtype(np.float32)
+    }
+
+
+def test_one_architecture_is_measured_by_one_program(deep):
+    """Other names and weights, and a candidate that is prepared again after a pause."""
+    deep.measure(deep.candidate.train_state, jnp.zeros(()), jnp.zeros(()))
+    found = []
+    for name, seed in (("deep", 0), ("other", 5)):
+        config = dataclasses.replace(deep.config, seed=seed)
+        spec = dataclasses.replace(DEEP, name=name)
+        candidate = prepare(spec, deep.feed, config)
+        with compilations() as programs:
+            measure = training.make_measure(candidate, deep.feed, config)
+            values, _ = measure(candidate.train_state, jnp.zeros(()), jnp.zeros(()))
+        assert programs == []
+        found.append(values)
+    assert found[0] != found[1]
+
+
+def test_a_network_that_is_too_short_is_fine_tuned_all_the_same():
+    reason = "the longest path has 2 weight layers and ends in head/output/kernel"
+    with pytest.warns(UserWarning, match=f"small: no whole-network beta_eff: {reason}"):
+        tuning = start(head="linear")
+    assert tuning.measure is None
+    trajectory = loop.finetune(tuning)
+    assert trajectory.status == "ok"
+    assert all(not record.beta_eff for record in trajectory.records)
+
+
+def test_start_hands_on_what_a_run_needs():
+    def check():
+        pass
+
+    def augment(key, images):
+        return images
+
+    config = small_config()
+    tuning = training.start(small_spec(), small_feed(), config, augment, 2, check)
+    program = tuning.candidate.program
+    assert (program.augment, program.micro_batches) == (augment, 2)
+    assert (tuning.feed, tuning.config, tuning.deadline) == (small_feed(), config, check)
+
+
+@pytest.mark.parametrize(
+    ("num_train", "measure_size", "samples"),
+    [(10, 2048, 10), (500, 2048, 32), (10_000, 2048, 250), (90_000, 2048, 2048)],
+)
+def test_how_many_samples_measure_a_network(num_train, measure_size, samples):
+    assert training.network_samples(num_train, measure_size) == samples

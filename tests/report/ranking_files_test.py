@@ -1,0 +1,114 @@
+"""`ranking.json` and `ranking.csv`: the stated schema, strict, read back."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+
+import pytest
+
+from ncap_jax import errors, report
+from ncap_jax.options import RankConfig
+from ncap_jax.report import ranking_files
+from ncap_jax.selection.ranking import rank_trajectories
+from ncap_jax.types import Trajectory
+from tests.support.pool import make_pool
+
+# The format as it is promised; other keys may stand beside these.
+PROMISED = [
+    "name",
+    "status",
+    "rank",
+    "predicted_accuracy",
+    "std",
+    "best_seen",
+    "last_seen",
+    "epochs",
+    "beta_eff",
+    "validation_accuracy",
+    "seconds",
+    "message",
+]
+
+
+@pytest.fixture
+def ranking():
+    pool = make_pool(models=4)
+    pool[1] = dataclasses.replace(pool[1], status="diverged", message='loss "NaN", epoch 3')
+    pool.append(Trajectory("empty", "probe", (), "out_of_memory", "needs 20 GiB"))
+    return rank_trajectories(pool, "synthetic", RankConfig(seed=3))
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_json_is_strict_and_has_the_promised_fields(ranking):
+    document = json.loads(ranking_files.ranking_to_json(ranking), parse_constant=refuse)
+    assert document["schema"] == 1
+    assert document["dataset"] == "synthetic"
+    assert document["config"]["seed"] == 3
+    assert [m["rank"] for m in document["models"]] == [1, 2, 3, None, None]
+    for row in document["models"]:
+        assert not [key for key in PROMISED if key not in row]
+    last = document["models"][-1]
+    assert last["predicted_accuracy"] is None
+    assert last["beta_eff"] == []
+
+
+def test_round_trip(ranking, tmp_path):
+    report.write(ranking, tmp_path)
+    for path in (tmp_path, tmp_path / "ranking.json"):
+        back = report.read_ranking(path)
+        assert repr(back.models) == repr(ranking.models)
+        assert back.config == ranking.config
+        assert (back.dataset, back.predictor) == (ranking.dataset, ranking.predictor)
+        assert str(back) == str(ranking)
+
+
+def test_csv(ranking):
+    rows = list(csv.DictReader(io.StringIO(ranking_files.ranking_to_csv(ranking))))
+    assert [r["name"] for r in rows] == [r.name for r in ranking.models]
+    assert float(rows[0]["predicted_accuracy"]) == ranking.best.predicted_accuracy
+    series = [float(v) for v in rows[0]["validation_accuracy"].split()]
+    assert tuple(series) == ranking.best.validation_accuracy
+    assert rows[-1]["rank"] == rows[-1]["std"] == ""
+    assert rows[3]["message"] == 'loss "NaN", epoch 3'
+
+
+def test_unwritable_folder(ranking, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(errors.OutputError) as error:
+        report.write(ranking, blocked)
+    assert error.value.cause == f"cannot write {blocked / 'ranking.json'}: File exists"
+    assert error.value.remedy == "Free space, or choose an output folder that you may write to"
+
+
+@pytest.mark.parametrize(
+    ("content", "cause", "remedy"),
+    [
+        (None, "cannot read {file}: No such file or directory", "Rank models first"),
+        ("not json", "{file} is not a ranking: JSONDecodeError", "Rank the models again"),
+        ("[]", "{file} is not a ranking: AttributeError", "Rank the models again"),
+        ('{"schema": 1}', "{file} is not a ranking: KeyError('dataset')", "Rank the models again"),
+        (
+            '{"schema": 2}',
+            "{file} has schema 2, but this version of ncap_jax reads schema 1",
+            "Read it with the version of ncap_jax that wrote it",
+        ),
+    ],
+)
+def test_reading_what_is_not_a_ranking(
+    tmp_path: pathlib.Path, content: str | None, cause: str, remedy: str
+):
+    file = tmp_path / "ranking.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(errors.OutputError) as error:
+        report.read_ranking(tmp_path)
+    assert error.value.cause.startswith(cause.format(file=file))
+    assert error.value.remedy == remedy

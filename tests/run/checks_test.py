@@ -1,0 +1,142 @@
+"""Options that do not go together, or not with the models or the machine: cause and remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+
+import pytest
+
+from ncap_jax import distributed, errors, predictor
+from ncap_jax.options import RankConfig
+from ncap_jax.run import checks
+from ncap_jax.types import ModelSpec
+from tests.support import toy_runs
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause", "remedy"),
+    [
+        (
+            {"head": "linear", "num_probes": 2},
+            "num_probes=2 with head='linear', which has no probe",
+            "Use num_probes=1, or head='probe'",
+        ),
+        (
+            {"workers": 3},
+            "workers=3 with executor='local', which runs in one process",
+            "Use executor='processes' or 'ray'",
+        ),
+        (
+            {"ray_address": "auto"},
+            "ray_address='auto' with executor='local'",
+            "Use executor='ray'",
+        ),
+        (
+            {"ray_address": "auto", "executor": "processes"},
+            "ray_address='auto' with executor='processes'",
+            "Use executor='ray'",
+        ),
+        (
+            {"epochs_budget": 2},
+            "epochs_budget=2 does not suffice for 3 models: the predictor needs 1 epoch(s) of each",
+            "Give at least 3, or fewer models",
+        ),
+        (
+            {"mesh": "data:2", "executor": "processes"},
+            "mesh='data:2' with executor='processes': each worker has one device",
+            "Use executor='local', which has all devices",
+        ),
+        ({"mesh": "8"}, "mesh='8'", "Write the number of devices like data:8"),
+    ],
+)
+def test_options_that_contradict_one_another_are_refused(changes, cause, remedy):
+    with pytest.raises(errors.ConfigError) as error:
+        checks.check_run(RankConfig(**changes), toy_runs.POOL)
+    assert (error.value.cause, error.value.remedy) == (cause, remedy)
+
+
+def test_a_predictor_that_needs_more_epochs_is_refused():
+    config = RankConfig(epochs=1, head="probe", predictor="published_ridge")
+    with pytest.raises(errors.ConfigError) as expected:
+        predictor.get(config.predictor).check_epochs(1)
+    with pytest.raises(errors.ConfigError) as error:
+        checks.check_run(config, toy_runs.POOL)
+    assert str(error.value) == str(expected.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"workers": 1},
+        {"head": "probe", "num_probes": 2},
+        {"epochs_budget": 3},
+        {"mesh": "data:1"},
+    ],
+)
+def test_what_goes_together_passes(changes):
+    checks.check_run(RankConfig(**changes), toy_runs.POOL)
+
+
+def test_a_model_that_cannot_be_sent_is_refused(monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    closure = ModelSpec("closure", lambda *, rngs, dtype=None: None, 8, 12)
+    with pytest.raises(errors.ConfigError) as error:
+        checks.check_run(RankConfig(executor="processes"), [*toy_runs.POOL, closure])
+    assert error.value.cause.startswith("the model 'closure' cannot be sent to a worker process: ")
+    assert error.value.remedy == (
+        "Build it with a function or class at the top level of a module that can be imported, or "
+        "use executor='local'"
+    )
+    checks.check_run(RankConfig(), [closure])
+
+
+def test_this_process_leaves_the_devices_memory_to_its_workers(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    # What the check sets is to be undone as well.
+    monkeypatch.setitem(os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    del os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]
+    checks.check_run(RankConfig(executor="processes"), toy_runs.POOL)
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(errors.ConfigError) as error:
+        checks.check_run(RankConfig(executor="ray"), toy_runs.POOL)
+    assert error.value.cause == "executor='ray' needs Ray, which is not installed"
+    assert error.value.remedy == "Run: pip install 'ncap_jax[ray]'"
+
+
+STOPPING = {
+    "strategy": "halving",
+    "time_budget": 60.0,
+    "model_time_budget": 60.0,
+    "epochs_budget": 9,
+}
+
+
+def test_of_several_processes_each_option_that_could_stop_one_alone_is_refused(monkeypatch):
+    assert set(STOPPING) == set(checks.STOPPING)
+    together = RankConfig(mesh="data:1")
+    for name, value in STOPPING.items():
+        checks.check_processes(dataclasses.replace(together, **{name: value}))  # alone: fine
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    checks.check_processes(together)
+    for name, value in STOPPING.items():
+        with pytest.raises(errors.ConfigError) as error:
+            checks.check_processes(dataclasses.replace(together, **{name: value}))
+        assert error.value.cause == (
+            f"{name}={value!r} with several processes, which would have to agree when to stop"
+        )
+        assert error.value.remedy == "Leave it out, or run in one process"
+
+
+def test_several_processes_need_a_mesh(monkeypatch):
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    with pytest.raises(errors.ConfigError) as error:
+        checks.check_processes(RankConfig())
+    assert error.value.cause == "several processes, but no mesh"
+    assert error.value.remedy.startswith("Use mesh='data:")

@@ -1,0 +1,150 @@
+"""The main job: interrupted runs resume to the same result, finished models are not run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+
+import pytest
+
+import ncap_jax as ncap
+from ncap_jax import errors
+from ncap_jax.finetune import trajectory_files
+from ncap_jax.finetune.checkpoints import Checkpoints
+from ncap_jax.options import DataConfig
+from ncap_jax.run import pipeline, worker
+from tests.support import fake_training, toy_runs
+from tests.support.small import small_config
+from tests.support.toy_runs import CONFIG, POOL, digits, interrupted, rank, timeless
+from tests.support.two_processes import TwoProcesses
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The run that nothing interrupts."""
+    return timeless(rank())
+
+
+@pytest.mark.parametrize(
+    ("method", "calls"),
+    [("append", 1), ("append", 2), ("save", 1), ("save", 3), ("append", 4), ("finish", 1)],
+)
+def test_resumed_equals_uninterrupted(whole, tmp_path, method, calls):
+    interrupted(tmp_path, calls, method)
+    assert timeless(rank(tmp_path)) == whole
+    for spec in POOL[:2]:
+        lines = (tmp_path / trajectory_files.FOLDER / f"{spec.name}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3]
+
+
+def test_finished_models_are_never_redone(whole, tmp_path, monkeypatch):
+    rank(tmp_path)
+    monkeypatch.setattr(worker, "finetune_one", None)
+    assert timeless(rank(tmp_path)) == whole
+
+
+@pytest.mark.parametrize("damage", ["torn line", "checkpoint", "no checkpoint", "ledger"])
+def test_damage_costs_time_only(whole, tmp_path, damage):
+    interrupted(tmp_path, 2, "save")
+    trajectory = tmp_path / trajectory_files.FOLDER / "toy_1.jsonl"
+    checkpoint = tmp_path / "checkpoints" / "toy_1"
+    if damage == "torn line":
+        trajectory.write_text(trajectory.read_text()[:-40])
+    elif damage == "checkpoint":
+        for file in checkpoint.rglob("*"):
+            if file.is_file():
+                file.write_bytes(b"")
+    elif damage == "no checkpoint":
+        Checkpoints(checkpoint).remove()
+    else:
+        (tmp_path / "ledger.jsonl").write_text('{"model": "toy_1", "sta')
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        resumed = rank(tmp_path)
+    again = [w for w in caught if str(w.message).startswith("toy_1 starts again: ")]
+    assert bool(again) == (damage == "checkpoint")
+    assert timeless(resumed) == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"config": small_config(epochs=4)}, "config.epochs was 3, is 4"),
+        ({"models": POOL[:1]}, 'models.toy_2 was {"weights_sha256": null}, is null'),
+        ({"data_config": DataConfig(max_train=50)}, "data.config.max_train was null, is 50"),
+    ],
+)
+def test_another_run_is_refused_and_the_field_is_named(tmp_path, changes, named):
+    arguments = {"models": POOL[:2], "config": CONFIG, "data_config": DataConfig()}
+    interrupted(tmp_path, 1, "append")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(errors.OutputError) as error:
+        ncap.rank_models(**{**arguments, **changes}, dataset=digits(), output_dir=tmp_path)
+    assert error.value.cause.startswith(f"{tmp_path} holds another run; different: ")
+    assert named in error.value.cause
+    assert error.value.remedy == "Choose another folder, or repeat the same run to resume it"
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_failed_models_are_tried_again(whole, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        toy_runs.instead(
+            patch, worker.training, "start", {1, 2}, lambda: RuntimeError("the device is gone")
+        )
+        first = rank(tmp_path)
+    assert {(row.status, row.message) for row in first.models} == {
+        ("failed", "RuntimeError: the device is gone")
+    }
+    assert timeless(rank(tmp_path)) == whole
+
+
+def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rank()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_pauses_without_a_folder_has_a_temporary_one():
+    """States must outlast the pauses of halving, and workers."""
+    assert not pipeline.needs_folder(CONFIG)
+    for changes in ({"strategy": "halving"}, {"executor": "processes"}, {"epochs_budget": 9}):
+        assert pipeline.needs_folder(dataclasses.replace(CONFIG, **changes))
+    with pipeline.temporary_folder(["a"]) as folder:
+        assert (folder.path / "run.json").is_file()
+        assert folder.finished("probe") == {}
+    assert not folder.path.exists()
+
+
+def test_what_is_made_where(tmp_path):
+    """Of a run without a folder the work is made from the job alone; else it knows the folder."""
+    job = pipeline.Job(tuple(POOL[:1]), digits(), CONFIG)
+    makers = pipeline.makers(job, None)
+    assert makers.here().files is makers.elsewhere().files is None
+    with pipeline.temporary_folder(["toy_1"]) as folder:
+        makers = pipeline.makers(job, folder)
+        here, elsewhere = makers.here(), makers.elsewhere()
+        assert here.files is folder.files
+        assert elsewhere.files.path == folder.path
+        assert here.shared
+        assert elsewhere.shared  # the folder was found by its run.json
+
+
+def test_two_processes_rank_alike_and_one_writes(tmp_path, monkeypatch):
+    fake_training.install(monkeypatch)
+    config = dataclasses.replace(CONFIG, head="linear", mesh="data:1")
+    both = TwoProcesses(monkeypatch)
+
+    def full():
+        return errors.OutputError("the disk is full", "Free space")
+
+    with monkeypatch.context() as patch:
+        toy_runs.instead(patch, Checkpoints, "_save", {2}, full)
+        outcomes = both(lambda: rank(tmp_path, config, models=1))
+    assert [type(error) for error in outcomes] == [errors.OutputError] * 2
+    assert not (tmp_path / "ranking.json").exists()
+    resumed = both(lambda: rank(tmp_path, config, models=1))
+    assert toy_runs.rows(resumed[0]) == toy_runs.rows(resumed[1])
+    lines = (tmp_path / "trajectories" / "toy_1.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3]
+    assert json.loads((tmp_path / "ranking.json").read_text())["models"][0]["name"] == "toy_1"

@@ -1,0 +1,361 @@
+"""Who trains up to which epoch, and who is stopped: budgets, halving, kills in between.
+
+Most of it runs on work that trains nothing but keeps real files; then on models that really train.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import threading
+
+import numpy as np
+import pytest
+
+from ncap_jax.finetune import trajectory_files
+from ncap_jax.options import RankConfig
+from ncap_jax.run import executors, schedule
+from ncap_jax.run.executors import Local, Lost
+from ncap_jax.run.folder import RunFolder
+from ncap_jax.run.job import EpochDone
+from ncap_jax.run.schedule import Scheduler
+from ncap_jax.selection import budget
+from ncap_jax.selection.budget import TimeShare
+from ncap_jax.types import EpochRecord, Trajectory
+from tests.support import killing, toy_runs
+from tests.support.toy_runs import CONFIG, Stop, records, rows, stop_after, timeless
+
+NAMES = ("a", "b", "c")
+FACTS = {"config": {}, "models": dict.fromkeys(NAMES), "data": {}}
+PLAN = RankConfig(epochs=3)
+HALVING = dataclasses.replace(PLAN, strategy="halving", halving_top=1)
+
+
+def record(model: str, epoch: int) -> EpochRecord:
+    """Model a is always the best and c the worst."""
+    loss = (1 + NAMES.index(model)) / (1 + epoch)
+    return EpochRecord(epoch, loss, 1 - loss / 4, loss, 1 - loss / 4)
+
+
+class Work:
+    """Trains nothing: epochs follow one another from where the model's files end."""
+
+    def __init__(self, files, failures=(), written=True):
+        self.files, self.failures, self.written = files, dict(failures), written
+        self.tasks: list[tuple[str, int]] = []
+        self.shares: dict[str, TimeShare] = {}
+
+    def __call__(self, task, emit):
+        self.tasks.append((task.model, task.until))
+        self.shares[task.model] = task.share
+        store = self.files.checkpoints(task.model)
+        seen = list(self.files.resume_point(task.model)) if self.written else []
+        for epoch in range(len(seen), task.until + 1):
+            if self.failures.get(task.model) == epoch:
+                return Trajectory(task.model, "linear", tuple(seen), "failed", "broken")
+            seen.append(record(task.model, epoch))
+            if self.written:
+                self.files.append(task.model, seen[-1])
+            emit(EpochDone(seen[-1], self.written))
+            if self.written and epoch < PLAN.epochs:
+                store.save(epoch, {"w": np.zeros(1)})
+        status = "ok" if task.until == PLAN.epochs else "stopped"
+        return Trajectory(task.model, "linear", tuple(seen), status)
+
+
+class Watcher:
+    def __init__(self):
+        self.epochs: list[tuple[str, int]] = []
+        self.ends: list[str] = []
+
+    def epoch(self, model, record):
+        self.epochs.append((model, record.epoch))
+
+    def finished(self, trajectory):
+        self.ends.append(trajectory.model)
+
+
+@dataclasses.dataclass
+class Outcome:
+    trajectories: tuple[Trajectory, ...]
+    work: Work
+    watcher: Watcher
+
+    @property
+    def ends(self):
+        return {t.model: (t.status, t.epochs) for t in self.trajectories}
+
+
+def run(path, config=PLAN, make=Work, clock=None, executor=Local):
+    with RunFolder(path, FACTS) as folder:
+        work, watcher = make(folder.files), Watcher()
+        clock = clock or budget.TimeBudget(config, 0.0, clock=lambda: 0.0)
+        scheduler = Scheduler(NAMES, config, folder, watcher, clock)
+        if scheduler.unfinished():
+            with executor(lambda: work) as pool:
+                scheduler.run(pool)
+        return Outcome(scheduler.trajectories(), work, watcher)
+
+
+@pytest.fixture
+def the_worst_has_no_chance(monkeypatch):
+    killing.the_worst_has_no_chance(monkeypatch)
+
+
+def test_each_model_runs_all_its_epochs_at_once(tmp_path):
+    outcome = run(tmp_path)
+    assert outcome.work.tasks == [("a", 3), ("b", 3), ("c", 3)]
+    assert outcome.ends == dict.fromkeys(NAMES, ("ok", 3))
+    assert outcome.watcher.epochs == [(name, epoch) for name in NAMES for epoch in range(4)]
+    assert outcome.watcher.ends == list(NAMES)
+
+
+def test_models_that_ended_are_told_and_not_run_again(tmp_path):
+    first, again = run(tmp_path), run(tmp_path)
+    assert again.work.tasks == again.watcher.epochs == []
+    assert again.watcher.ends == list(NAMES)
+    assert repr(again.trajectories) == repr(first.trajectories)
+
+
+def test_a_failed_model_costs_the_others_nothing_and_is_tried_again(tmp_path):
+    first = run(tmp_path, make=lambda files: Work(files, {"a": 2}))
+    assert first.ends == {"a": ("failed", 1), "b": ("ok", 3), "c": ("ok", 3)}
+    again = run(tmp_path)
+    assert again.work.tasks == [("a", 3)]
+    assert again.watcher.epochs == [("a", 2), ("a", 3)]  # from where it was
+    assert again.ends == dict.fromkeys(NAMES, ("ok", 3))
+
+
+def test_a_budget_of_epochs_stops_all_at_the_same(tmp_path):
+    outcome = run(tmp_path, dataclasses.replace(PLAN, epochs_budget=4))
+    assert outcome.ends == dict.fromkeys(NAMES, ("stopped", 1))
+    assert {t.message for t in outcome.trajectories} == {
+        "stopped by epochs_budget=4 after 1 of 3 epochs"
+    }
+
+
+def test_what_was_spent_stays_spent_and_a_larger_budget_resumes(tmp_path):
+    few = dataclasses.replace(PLAN, epochs_budget=4)
+    first, again = run(tmp_path, few), run(tmp_path, few)
+    assert again.watcher.epochs == []
+    assert again.ends == first.ends
+    more = run(tmp_path, dataclasses.replace(PLAN, epochs_budget=9))
+    assert more.watcher.epochs == [(name, epoch) for name in NAMES for epoch in (2, 3)]
+    assert more.ends == dict.fromkeys(NAMES, ("ok", 3))
+
+
+def test_what_a_failed_model_leaves_goes_to_the_others(tmp_path):
+    """Of five epochs each model gets one; c fails, and the two left take another each."""
+    config = dataclasses.replace(PLAN, epochs_budget=5)
+    outcome = run(tmp_path, config, lambda files: Work(files, {"c": 1}))
+    assert outcome.ends == {"a": ("stopped", 2), "b": ("stopped", 2), "c": ("failed", 0)}
+    assert outcome.work.tasks == [("a", 1), ("b", 1), ("c", 1), ("a", 2), ("b", 2)]
+
+
+def slowly(path, config):
+    """A run in which each task takes ten seconds of a clock that nothing else moves."""
+    now = 0.0
+
+    def clock():
+        return now
+
+    class Slow(Work):
+        def __call__(self, task, emit):
+            nonlocal now
+            now += 10.0
+            return super().__call__(task, emit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule.time, "monotonic", clock)
+        return run(path, config, Slow, budget.TimeBudget(config, 0.0, clock))
+
+
+def test_a_model_has_one_budget_for_all_its_turns(tmp_path, the_worst_has_no_chance):
+    config = dataclasses.replace(HALVING, model_time_budget=60.0)
+    outcome = slowly(tmp_path, config)
+    assert outcome.work.shares == {
+        "a": TimeShare(40.0, "model_time_budget"),  # its third turn
+        "b": TimeShare(50.0, "model_time_budget"),
+        "c": TimeShare(60.0, "model_time_budget"),
+    }
+
+
+def test_time_is_divided_over_the_models_left(tmp_path):
+    config = dataclasses.replace(PLAN, time_budget=60.0)
+    outcome = slowly(tmp_path, config)
+    assert outcome.work.shares == {
+        "a": TimeShare(20.0, "time_budget"),  # a third of 60 seconds
+        "b": TimeShare(25.0, "time_budget"),  # half of 50
+        "c": TimeShare(40.0, "time_budget"),  # what is left
+    }
+
+
+def test_halving_stops_the_worst_at_each_rung(tmp_path, the_worst_has_no_chance):
+    outcome = run(tmp_path, HALVING)
+    assert outcome.ends == {"a": ("ok", 3), "b": ("stopped", 2), "c": ("stopped", 1)}
+    assert [t.message for t in outcome.trajectories] == [
+        "",
+        "stopped by halving after 2 of 3 epochs: its chance of being the best is 0.0 %",
+        "stopped by halving after 1 of 3 epochs: its chance of being the best is 0.0 %",
+    ]
+    assert outcome.work.tasks == [("a", 1), ("b", 1), ("c", 1), ("a", 2), ("b", 2), ("a", 3)]
+
+
+@pytest.mark.parametrize(
+    ("method", "calls"), [("save", 2), ("append", 4), ("save", 5), ("finish", 1), ("finish", 2)]
+)
+def test_halving_comes_out_the_same_after_a_kill(
+    tmp_path, monkeypatch, the_worst_has_no_chance, method, calls
+):
+    expected = run(tmp_path / "whole", HALVING)
+    with monkeypatch.context() as patch:
+        stop_after(patch, calls, method)
+        with pytest.raises(Stop):
+            run(tmp_path / "cut", HALVING)
+    resumed = run(tmp_path / "cut", HALVING)
+    assert repr(resumed.trajectories) == repr(expected.trajectories)
+
+
+def test_a_model_that_ended_in_an_earlier_call_is_a_rival_still(
+    tmp_path, monkeypatch, the_worst_has_no_chance
+):
+    """Without a, which came to its end before, b would be the only one left at the second rung."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, "finish")
+        with pytest.raises(Stop):
+            run(tmp_path)
+    assert run(tmp_path, HALVING).ends == {
+        "a": ("ok", 3),
+        "b": ("stopped", 2),
+        "c": ("stopped", 1),
+    }
+
+
+def test_a_halved_run_can_be_finished_in_full(tmp_path, the_worst_has_no_chance):
+    run(tmp_path, HALVING)
+    full = run(tmp_path)
+    assert full.ends == dict.fromkeys(NAMES, ("ok", 3))
+    assert full.watcher.epochs == [("b", 3), ("c", 2), ("c", 3)]
+
+
+def test_what_a_worker_cannot_write_is_written_here(tmp_path):
+    """Its machine does not see the folder; a model that starts again there starts again here."""
+    for _ in range(2):
+        run(tmp_path, make=lambda files: Work(files, {"b": 2}, written=False))
+    found = trajectory_files.read(tmp_path / "trajectories" / "a.jsonl")
+    assert [r.epoch for r in found] == [0, 1, 2, 3]
+    found = trajectory_files.read(tmp_path / "trajectories" / "b.jsonl")
+    assert [r.epoch for r in found] == [0, 1]
+
+
+def test_a_model_whose_workers_all_died_fails_with_what_it_has(tmp_path):
+    class Deadly(executors.Local):
+        def run(self, names, make_task, on_item, on_end):
+            def ended(name, result):
+                on_end(name, Lost("its worker ended 3 times") if name == "b" else result)
+
+            super().run(names, make_task, on_item, ended)
+
+    outcome = run(tmp_path, dataclasses.replace(PLAN, epochs_budget=6), executor=Deadly)
+    assert outcome.ends["b"] == ("failed", 2)
+    assert outcome.trajectories[1].message == "its worker ended 3 times"
+    assert outcome.ends["a"][0] == "stopped"
+
+
+# Models that really train.
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return toy_runs.rank(models=3)
+
+
+def assert_begins_like(ranking, whole):
+    for part, full in zip(ranking.trajectories, whole.trajectories, strict=True):
+        assert records(part) == records(full)[: len(part.records)]
+
+
+def test_pauses_change_no_number(whole, tmp_path, the_worst_has_no_chance):
+    """By halving, then by a budget of epochs, then to the end."""
+    halving = dataclasses.replace(CONFIG, strategy="halving", halving_top=1)
+    halved = toy_runs.rank(tmp_path, halving, models=3)
+    assert sorted((m.rank, m.status, m.epochs) for m in halved.models) == [
+        (1, "ok", 3),
+        (2, "stopped", 2),
+        (3, "stopped", 1),
+    ]
+    assert_begins_like(halved, whole)
+    few = toy_runs.rank(tmp_path, dataclasses.replace(CONFIG, epochs_budget=8), models=3)
+    assert_begins_like(few, whole)
+    assert rows(toy_runs.rank(tmp_path, models=3)) == rows(whole)
+
+
+def test_a_budget_of_time_ends_a_model_between_two_steps(whole, monkeypatch):
+    """The clock runs out in the second model's second epoch, and nothing is left for the third."""
+    shares = {"toy_1": 1000.0, "toy_2": 50.0, "toy_3": 0.0}
+
+    def share(self, model, models_left, workers=1):
+        return TimeShare(shares[model], "time_budget")
+
+    def check(self):
+        calls = []
+
+        def count():
+            calls.append(1)
+            if self.seconds == 50.0 and len(calls) == 6:
+                raise budget.TimeIsUp
+
+        return count
+
+    monkeypatch.setattr(budget.TimeBudget, "share", share)
+    monkeypatch.setattr(budget.TimeShare, "deadline", check)
+    config = dataclasses.replace(CONFIG, time_budget=1000.0)
+    ranking = toy_runs.rank(config=config, models=3)
+    ends = {m.name: (m.status, m.epochs, m.message) for m in ranking.models}
+    assert ends == {
+        "toy_1": ("ok", 3, ends["toy_1"][2]),
+        "toy_2": ("stopped", 1, "stopped by time_budget after 1 of 3 epochs"),
+        "toy_3": ("stopped", 0, "stopped by time_budget before anything was measured"),
+    }
+    assert {m.name for m in ranking.models if m.rank is None} == {"toy_3"}
+    assert_begins_like(ranking, whole)
+
+
+def test_no_time_no_rank():
+    ranking = toy_runs.rank(config=dataclasses.replace(CONFIG, time_budget=1e-6))
+    assert [(m.rank, m.status) for m in ranking.models] == [(None, "stopped")] * 2
+
+
+def test_a_worker_that_is_killed_resumes_to_what_this_process_gives(whole, tmp_path, monkeypatch):
+    # What the first worker compiles the second one reads.
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+    config = dataclasses.replace(CONFIG, executor="processes", workers=1)
+    killed: list[int] = []
+    killer = threading.Thread(target=killing.kill_a_worker, args=(tmp_path, "toy_1", 2, killed))
+    killer.start()
+    ranking = toy_runs.rank(tmp_path, config, models=1)
+    killer.join()
+    assert killed == [1]
+    assert records(ranking.trajectories[0]) == records(whole.trajectories[0])
+    lines = trajectory_files.read(tmp_path / trajectory_files.FOLDER / "toy_1.jsonl")
+    assert [r.epoch for r in lines] == [0, 1, 2, 3]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["full", "halving"])
+def test_two_processes_of_which_one_is_killed_give_what_one_gives(
+    tmp_path, the_worst_has_no_chance, strategy
+):
+    config = dataclasses.replace(CONFIG, strategy=strategy, halving_top=1)
+    expected = toy_runs.rank(config=config, models=3)
+    config = dataclasses.replace(config, executor="processes", workers=2)
+    killed: list[int] = []
+    killer = threading.Thread(target=killing.kill_a_worker, args=(tmp_path, "toy_1", 2, killed))
+    killer.start()
+    ranking = toy_runs.rank(tmp_path, config, models=3)
+    killer.join()
+    assert killed == [2]
+    assert timeless(ranking) == timeless(expected)
+    assert not multiprocessing.active_children()

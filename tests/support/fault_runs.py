@@ -1,0 +1,89 @@
+"""Runs that are going to be killed: a server that forks one for every line of its input.
+
+    python -m tests.support.fault_runs [fake]
+
+A line is JSON: a folder, the call to die in or null, and a file for the journal of calls or null;
+the last two need `kill_at_write.c` preloaded. A call is its kind, which one of its kind, and
+whether a write is done by half. Answers a line each: `pid N`, then `end STATUS`, as `waitpid` gives
+it. All imports are done once, before JAX has made a thread. With `fake` the models' training is
+that of `tests.support.fake_training`; all files are as real ones.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import traceback
+import warnings
+from typing import Any
+
+MODELS = ("small_4", "small_8")
+EPOCHS = 3
+
+
+def run(folder: str) -> None:
+    """Two small models, three epochs."""
+    import ncap_jax as ncap
+    from tests.support.small import small_config, small_digits, small_spec
+
+    pool = [small_spec(name, int(name.rpartition("_")[2])) for name in MODELS]
+    head = "linear" if "fake" in sys.argv else "trainable_probe"
+    config = small_config(epochs=EPOCHS, head=head)
+    ncap.rank_models(pool, small_digits(), config, folder, show_progress=False)
+
+
+def prepare() -> None:
+    """Import everything that a run needs."""
+    import jax
+    import orbax.checkpoint  # noqa: F401
+
+    from ncap_jax.report import figures, html, markdown  # noqa: F401
+    from ncap_jax.run import pipeline  # noqa: F401
+
+    # Compiled programs are kept, however small: every run but the first loads them.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if "fake" in sys.argv:
+        import pytest
+
+        from tests.support import fake_training
+
+        fake_training.install(pytest.MonkeyPatch())
+    assert len(os.listdir("/proc/self/task")) == 1, "a fork would inherit broken threads"
+
+
+def child(folder: str, call: list[Any] | None, journal: str | None) -> None:
+    """The forked run; never returns."""
+    code = 1
+    try:
+        if call or journal:
+            log = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if journal else -1
+            kind, at, half = call or ("", 0, False)
+            arm = ctypes.CDLL(None).ncap_arm
+            arm(folder.encode(), kind.encode(), ctypes.c_long(at), int(half), log)
+        run(folder)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    warnings.filterwarnings("ignore", message=r"os\.fork")
+    prepare()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        folder, call, journal = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            child(folder, call, journal)
+        print(f"pid {pid}", flush=True)
+        print(f"end {os.waitpid(pid, 0)[1]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""A synthetic pool that looks like real fine-tuning runs, for the tests of three stages.
+
+Accuracy rises to a model's own limit by a stretched exponential with binomial noise; the loss
+follows the accuracy's logit; beta_eff falls in proportion to what is still to gain, at the
+small scale (1e-3) that real probes show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ncap_jax.types import EpochRecord, Trajectory
+
+
+def make_trajectory(
+    name: str, epochs: int, limit: float, rate: float, rng: np.random.Generator
+) -> Trajectory:
+    records = []
+    for epoch in range(epochs + 1):
+        clean = limit - (limit - 0.1) * np.exp(-((rate * epoch) ** 0.8))
+        accuracy = rng.binomial(1000, clean) / 1000
+        margin = np.log(clean / (1 - clean))
+        loss = float(np.exp(0.1 - 0.7 * margin + 0.05 * rng.normal()))
+        gap = limit - clean
+        beta = {
+            "signed": (1e-4 * rng.normal() - 1e-3 * gap,),
+            "absolute": (2e-2 * gap * np.exp(0.05 * rng.normal()),),
+            "squared": (1e-5 * gap**2,),
+            "total": (1e-3 * rng.normal(),),
+        }
+        records.append(
+            EpochRecord(
+                epoch=epoch,
+                train_loss=0.8 * loss,
+                train_accuracy=min(1.0, accuracy + 0.02),
+                validation_loss=loss,
+                validation_accuracy=float(accuracy),
+                running_loss=None if epoch == 0 else 0.9 * loss,
+                beta_eff=beta,
+                beta_eff_status=dict.fromkeys(beta, ("ok",)),
+                seconds=1.5,
+                measure_seconds=0.2,
+            )
+        )
+    return Trajectory(name, "trainable_probe", tuple(records), seconds=1.5 * (epochs + 1) + 2.0)
+
+
+def make_pool(models: int = 8, epochs: int = 5, seed: int = 0) -> list[Trajectory]:
+    rng = np.random.default_rng(seed)
+    limits = np.linspace(0.95, 0.7, models)
+    return [
+        make_trajectory(f"model_{i}", epochs, float(limit), float(rng.uniform(0.4, 0.8)), rng)
+        for i, limit in enumerate(limits)
+    ]
+
+
+def with_last(trajectory: Trajectory, **changes: Any) -> Trajectory:
+    """The trajectory with fields of its last record replaced."""
+    last = dataclasses.replace(trajectory.records[-1], **changes)
+    return dataclasses.replace(trajectory, records=(*trajectory.records[:-1], last))
+
+
+def with_accuracies(trajectory: Trajectory, accuracies: Sequence[float]) -> Trajectory:
+    """The trajectory with these validation accuracies, epoch 0's first."""
+    records = zip(trajectory.records, accuracies, strict=True)
+    changed = tuple(dataclasses.replace(r, validation_accuracy=float(a)) for r, a in records)
+    return dataclasses.replace(trajectory, records=changed)

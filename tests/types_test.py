@@ -1,0 +1,89 @@
+"""The records: what they derive from their own fields, and what they do not import."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ncap_jax import errors
+from ncap_jax.options import RankConfig
+from ncap_jax.types import Dataset, EpochRecord, Prediction, RankedModel, Ranking, Trajectory
+
+
+def record(epoch: int, accuracy: float = 0.5, **changes: object) -> EpochRecord:
+    return EpochRecord(epoch, 1.0, 0.5, 1.0, accuracy, **changes)  # type: ignore[arg-type]
+
+
+def row(rank: int | None, status: str = "ok", message: str = "") -> RankedModel:
+    return RankedModel(
+        name="a", status=status, rank=rank, predicted_accuracy=0.5, std=0.1, best_seen=0.5,
+        last_seen=0.5, epochs=1, beta_eff=(), validation_accuracy=(), seconds=0.0, message=message,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_classes_are_those_of_the_names_or_of_the_labels() -> None:
+    images = np.zeros((3, 2, 2, 1), np.uint8)
+    assert Dataset(images, np.array([0, 2, 1])).num_classes == 3
+    assert Dataset(images, np.array([0, 1, 1]), class_names=("a", "b", "c", "d")).num_classes == 4
+
+
+def test_a_trajectory_counts_the_epochs_that_trained() -> None:
+    assert Trajectory("a", "linear", ()).epochs == 0
+    assert Trajectory("a", "linear", (record(0),)).epochs == 0
+    assert Trajectory("a", "linear", (record(0), record(1))).epochs == 1
+
+
+def test_a_series_has_nan_where_nothing_was_recorded() -> None:
+    trajectory = Trajectory("a", "linear", (record(0), record(1, running_loss=2.0)))
+    np.testing.assert_array_equal(trajectory.series("running_loss"), [np.nan, 2.0])
+    assert trajectory.series("running_loss").dtype == np.float64
+
+
+def test_beta_eff_is_the_mean_over_probes_and_empty_where_an_epoch_lacks_it() -> None:
+    with_probes = [record(i, beta_eff={"absolute": (1.0 + i, 3.0 + i)}) for i in range(2)]
+    trajectory = Trajectory("a", "probe", tuple(with_probes))
+    np.testing.assert_array_equal(trajectory.beta_eff("absolute"), [2.0, 3.0])
+    assert trajectory.beta_eff("signed").size == 0
+    assert Trajectory("a", "probe", (*with_probes, record(2))).beta_eff("absolute").size == 0
+
+
+def test_what_decides_between_models_is_the_spread_that_they_do_not_share() -> None:
+    assert Prediction(0.5, std=0.3, own_std=0.1).spread == 0.1
+    assert Prediction(0.5, std=0.3).spread == 0.3
+    assert math.isnan(Prediction(0.5).spread)
+
+
+def test_a_message_of_a_model_that_ran_through_is_a_flag() -> None:
+    assert row(1, message="few records").flag == "few records"
+    assert row(None, status="failed", message="broken").flag == ""
+
+
+def test_the_best_model_is_the_first_or_an_error_says_where_to_look() -> None:
+    first = row(1)
+    assert Ranking("set", RankConfig(), (first, row(2))).best is first
+    for models in ((), (row(None, status="failed"),)):
+        with pytest.raises(errors.ModelError) as error:
+            _ = Ranking("set", RankConfig(), models).best
+        assert error.value.cause == "no model could be ranked"
+        assert error.value.remedy == "See the status and message of each model"
+
+
+def test_a_ranking_prints_its_table_though_records_know_no_report() -> None:
+    ranking = Ranking("digits", RankConfig(), (row(1),), predictor="last_seen")
+    assert "digits, ranked by last_seen" in str(ranking)
+    assert "digits, ranked by last_seen" in ranking._repr_html_()
+
+
+def test_records_and_options_import_nothing_heavy() -> None:
+    code = (
+        "import sys, ncap_jax.types, ncap_jax.options, ncap_jax.files; "
+        "print(*{'jax', 'flax', 'rich', 'matplotlib', 'ncap_jax.report'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == ""
