@@ -9,7 +9,6 @@ from ncap_jax.data.split import stratified_split
 from ncap_jax.types import Dataset
 
 SIZE = 32
-NUM_TRAIN = 500
 NUM_VALIDATION = 1297
 
 
