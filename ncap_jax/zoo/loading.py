@@ -34,7 +34,8 @@ def load_model(
     Args:
         model: a name in `MODELS`, an `hf://` name, or a ModelSpec of your own.
         weights: `pretrained`; the path of a file for this architecture, or its `hf://` name; or
-            None for a random initialisation, which is never chosen silently.
+            `random` (or None) for a random initialisation, which is never chosen silently. A
+            ModelSpec whose own `weights` are `random` is drawn at random as its pretrained form.
         weights_dir: folder that holds published files under their published names, searched
             before anything is downloaded; default `NCAP_WEIGHTS_DIR`.
         seed: of the random initialisation.
@@ -51,7 +52,9 @@ def load_model(
     spec = find_model(model)
     # One spelling of a dtype: float32 as a class and as a dtype are equal but hash differently.
     dtype = None if dtype is None else jnp.dtype(dtype)
-    if weights is None:
+    if weights == PRETRAINED and spec.weights == sources.RANDOM:
+        weights = None
+    if weights in (None, sources.RANDOM):
         module = spec.build(rngs=nnx.Rngs(seed), dtype=dtype)
     elif weights == PRETRAINED and spec.build_pretrained is not None:
         module = spec.build_pretrained(rngs=nnx.Rngs(seed), dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -86,6 +87,19 @@ def test_a_spec_that_brings_its_weights(tmp_path: pathlib.Path):
     assert np.any(arrays(spec, None)[KERNEL] != 1)
     store.save_module(load_model(SMALL), tmp_path / "w.safetensors")
     assert np.any(arrays(spec, tmp_path / "w.safetensors")[KERNEL] != 1)
+
+
+def test_random_is_a_word_for_no_weights_in_a_spec_too(tmp_path: pathlib.Path):
+    drawn = arrays(SMALL, None, seed=3)[KERNEL]
+    np.testing.assert_array_equal(arrays(SMALL, "random", seed=3)[KERNEL], drawn)
+    spec = dataclasses.replace(MODELS[SMALL], name="drawn", weights="random")
+    np.testing.assert_array_equal(arrays(spec, seed=3)[KERNEL], drawn)
+    assert sources.digest(spec) is None
+    # A file that is given is read all the same, and a spec that brings its weights is drawn anew.
+    store.save_module(load_model(SMALL), tmp_path / "w.safetensors")
+    assert np.any(arrays(spec, tmp_path / "w.safetensors", seed=3)[KERNEL] != drawn)
+    brings = dataclasses.replace(spec, build_pretrained=lambda **_: load_model(SMALL))
+    np.testing.assert_array_equal(arrays(brings, seed=3)[KERNEL], drawn)
 
 
 def test_weights_that_are_nowhere(monkeypatch: pytest.MonkeyPatch):

@@ -26,8 +26,9 @@ def fill_from_file(
         sha256: expected digest in hex of a safetensors file.
 
     Raises:
-        WeightsError: missing, damaged, unsafe to read, or of another architecture: then the error
-            lists what is left over, what is unfilled, and shapes that differ.
+        WeightsError: missing, damaged, unsafe to read, with values that are not finite, or of
+            another architecture: then the error lists what is left over, what is unfilled, and
+            shapes that differ.
     """
     arrays = read(path, sha256)
     convention = spec.layout.convention

@@ -13,6 +13,7 @@ import importlib.resources
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,12 @@ from ncap_jax.types import ModelSpec
 from ncap_jax.zoo.weights import download, readers, store
 
 FOLDER = "ncap_jax.zoo.weights"
+# In place of a file: this model is drawn at random.
+RANDOM = "random"
+AT_RANDOM = (
+    'draw it at random: weights="random" in its ModelSpec for this model alone, in the run for all '
+    "models"
+)
 # A second process that wants the same weights waits for the first one's download this long.
 LOCK_TIMEOUT = 3600.0
 
@@ -56,7 +63,7 @@ def fill(
     elif spec.weights is None:
         raise errors.WeightsError(
             f"{spec.name} has no pretrained weights",
-            "Give a file as weights, or ask for random weights (weights=None)",
+            f"Give a file as weights, or {AT_RANDOM}",
         )
     elif local := find_local(spec, weights_dir):
         if local.name == published_name(spec):
@@ -69,7 +76,7 @@ def fill(
             f"the weights of {spec.name} cannot be downloaded, and {spec.weights} is not in "
             f"{_described(weights_dir)}",
             "Put the file into the folder given by weights_dir (NCAP_WEIGHTS_DIR), give its path "
-            "as weights, or ask for random weights (weights=None)",
+            f"as weights, or {AT_RANDOM}",
         )
 
 
@@ -77,7 +84,7 @@ def find_local(
     spec: ModelSpec, weights_dir: str | os.PathLike | None = None
 ) -> pathlib.Path | None:
     """The model's file on this machine: its own path, or by name in `weights_dir`."""
-    if spec.weights is None:
+    if spec.weights is None or spec.weights == RANDOM:
         return None
     if "://" not in spec.weights and pathlib.Path(spec.weights).is_file():
         return pathlib.Path(spec.weights)
@@ -93,7 +100,12 @@ def published_name(spec: ModelSpec) -> str:
 
 
 def digest(spec: ModelSpec, weights_dir: str | os.PathLike | None = None) -> str | None:
-    """SHA-256 of the model's pretrained weights file; None: not on this machine and not stated."""
+    """SHA-256 of the model's pretrained weights file; None: not on this machine and not stated.
+
+    None for a model that is drawn at random, too.
+    """
+    if spec.weights == RANDOM:
+        return None
     if spec.family == "tiny":
         return manifest()[spec.name]["sha256"]
     if local := find_local(spec, weights_dir):
@@ -127,10 +139,10 @@ def cache_entry(spec: ModelSpec) -> dict[str, str] | None:
     weights, description = cache_paths(spec)
     try:
         entry = json.loads(description.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        stated = {key: str(entry[key]) for key in ("source", "source_sha256", "sha256")}
+    except (OSError, *files.DAMAGE):
         return None
-    usable = isinstance(entry, dict) and {"source", "source_sha256", "sha256"} <= set(entry)
-    return entry if usable and entry["source"] == spec.weights and weights.is_file() else None
+    return stated if stated["source"] == spec.weights and weights.is_file() else None
 
 
 def _fill_from_cache(module: nnx.Module, spec: ModelSpec) -> None:
@@ -138,11 +150,8 @@ def _fill_from_cache(module: nnx.Module, spec: ModelSpec) -> None:
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(weights.with_suffix(".lock"), timeout=LOCK_TIMEOUT):
-            if cache_entry(spec) is None:
+            if not _filled(module, spec):
                 _download(module, spec)
-            entry = cache_entry(spec)
-            assert entry is not None
-            store.load_module(module, weights, entry["sha256"])
     except filelock.Timeout as error:
         raise errors.WeightsError(
             f"another process has been downloading {spec.name} for {LOCK_TIMEOUT:.0f} s",
@@ -155,8 +164,28 @@ def _fill_from_cache(module: nnx.Module, spec: ModelSpec) -> None:
         ) from error
 
 
+def _filled(module: nnx.Module, spec: ModelSpec) -> bool:
+    """Fill a module from the cache, if that has its file and the file is sound."""
+    weights, _ = cache_paths(spec)
+    reason = "its description is damaged, missing or of another file"
+    if entry := cache_entry(spec):
+        try:
+            store.load_module(module, weights, entry["sha256"])
+            return True
+        except errors.WeightsError as error:
+            reason = error.cause
+    if weights.is_file():
+        # It is a copy of ours, and the publisher has the original.
+        warnings.warn(
+            f"the cached weights of {spec.name} cannot be used and are fetched and converted "
+            f"again: {reason}",
+            stacklevel=2,
+        )
+    return False
+
+
 def _download(module: nnx.Module, spec: ModelSpec) -> None:
-    """Fetch, convert and describe a model's file; the original is not kept."""
+    """Fetch, convert and describe a model's file, and fill the module; the original goes."""
     weights, description = cache_paths(spec)
     assert spec.weights is not None
     original = weights.parent / published_name(spec)

@@ -34,7 +34,7 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) ->
         source: named in the error.
 
     Raises:
-        WeightsError: a name on one side only, or a shape that differs.
+        WeightsError: a name on one side only, a shape that differs, or a value that is not finite.
     """
     leaves = _leaves(module)
     if misfits := _misfits(arrays, leaves):
@@ -42,9 +42,34 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) ->
             f"{source} does not fit {type(module).__name__}: {'; '.join(misfits[:6])}",
             "Give the file that belongs to this architecture",
         )
+    with np.errstate(over="ignore"):  # what is too large for the module's dtype is refused below
+        cast = {
+            n: np.asarray(arrays[n]).astype(leaf.dtype, copy=False) for n, leaf in leaves.items()
+        }
+    check_finite(cast, source)
     for name, leaf in leaves.items():
         # Not `leaf[...] =`: the module may be abstract, holding shapes only until now.
-        leaf.set_value(jnp.asarray(arrays[name], leaf.dtype))
+        leaf.set_value(jnp.asarray(cast[name]))
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Refuse weights that are not numbers: behind `max(0, NaN)` they can pass unnoticed.
+
+    Args:
+        arrays: dotted path -> array.
+        source: named in the error.
+
+    Raises:
+        WeightsError: names the first array with NaN or infinity.
+    """
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.inexact):
+            continue
+        if wrong := array.size - np.count_nonzero(np.isfinite(array)):
+            raise errors.WeightsError(
+                f"{source}: {wrong} of the {array.size} values of {name} are not finite",
+                "Give intact weights; a training that diverged leaves such values",
+            )
 
 
 def _misfits(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, nnx.Variable]) -> list[str]:
@@ -91,7 +116,8 @@ def load_module(module: nnx.Module, path: str | os.PathLike, sha256: str | None 
         sha256: expected digest in hex, checked when given.
 
     Raises:
-        WeightsError: no such file, damaged, of another digest or of another architecture.
+        WeightsError: no such file, damaged, of another digest or of another architecture, or with
+            values that are not finite.
     """
     assign(module, read_safetensors(path, sha256), str(path))
 
@@ -112,8 +138,8 @@ def read_safetensors(path: str | os.PathLike, sha256: str | None = None) -> dict
         ) from error
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise errors.WeightsError(
-            f"{path} is not the published file: its SHA-256 differs",
-            "Delete it and download it again",
+            f"{path} is damaged: its SHA-256 is not the recorded one",
+            "Download or copy it again",
         )
     try:
         return safetensors.numpy.load(content)

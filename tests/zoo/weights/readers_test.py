@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -112,3 +113,39 @@ def test_numpy_pickles_are_refused(tmp_path: pathlib.Path):
     with pytest.raises(errors.WeightsError) as refusal:
         readers.read(tmp_path / "w.npy")
     assert "is not a weights file" in refusal.value.cause
+
+
+def write_torch(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+
+
+def write_safetensors(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    safetensors.numpy.save_file(arrays, path)
+
+
+@pytest.mark.parametrize("write", [write_h5, write_torch, write_safetensors])
+def test_weights_that_are_not_numbers_are_refused_in_every_format(
+    write: Callable[[pathlib.Path, dict[str, np.ndarray]], None],
+    arrays: dict[str, np.ndarray],
+    tmp_path: pathlib.Path,
+):
+    arrays["a/kernel"][0, 0, 0, 0] = np.nan
+    path = tmp_path / "w"
+    write(path, arrays)
+    with pytest.raises(errors.WeightsError) as refusal:
+        readers.fill_from_file(net(), SPEC, path)
+    assert refusal.value.cause == f"{path}: 1 of the 108 values of stem.conv.kernel are not finite"
+    assert refusal.value.remedy == (
+        "Give intact weights; a training that diverged leaves such values"
+    )
+
+
+def test_a_classifier_that_is_left_out_may_hold_anything(
+    arrays: dict[str, np.ndarray], tmp_path: pathlib.Path
+):
+    arrays["predictions/kernel"] = np.full((6, 10), np.nan, np.float32)
+    write_h5(tmp_path / "top.h5", arrays)
+    module = net()
+    readers.fill_from_file(module, SPEC, tmp_path / "top.h5")
+    check_filled(module, arrays)

@@ -11,6 +11,8 @@ import os
 import pathlib
 import time
 import urllib.request
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import filelock
@@ -155,16 +157,79 @@ def test_another_file_under_the_published_name_is_refused(
     check(filled(spec, path=web_path(spec)))  # given by its path, it is what the user wants
 
 
-def test_a_damaged_cache_is_refused(published: ModelSpec, cache: pathlib.Path):
+def nested(depth: int) -> bytes:
+    """JSON so deep that a reader runs out of stack."""
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+def as_safetensors(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
+DAMAGED = "{} is damaged: its SHA-256 is not the recorded one"
+UNUSABLE = "its description is damaged, missing or of another file"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("net.safetensors", lambda content: content[:-1] + b"?", DAMAGED),
+        ("net.safetensors", lambda content: b"", DAMAGED),
+        ("net.safetensors", lambda content: as_safetensors(nested(10**5)), DAMAGED),
+        ("net.json", lambda content: nested(10**5), UNUSABLE),
+        ("net.json", lambda content: b"[]", UNUSABLE),
+        ("net.json", lambda content: content.replace(b'"sha256"', b'"sha-256"'), UNUSABLE),
+    ],
+    ids=["a byte", "empty", "nested header", "nested description", "a list", "no digest"],
+)
+def test_a_damaged_cache_is_made_again(
+    name: str,
+    damage: Callable[[bytes], bytes],
+    reason: str,
+    published: ModelSpec,
+    cache: pathlib.Path,
+):
     filled(published)
-    path = cache / "net.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(errors.WeightsError) as refusal:
+    (cache / name).write_bytes(damage((cache / name).read_bytes()))
+    assert sources.digest(published) == published.sha256
+    with pytest.warns(UserWarning, match="the cached") as caught:
+        check(filled(published))
+    assert [str(warning.message) for warning in caught] == [
+        "the cached weights of net cannot be used and are fetched and converted again: "
+        f"{reason.format(cache / 'net.safetensors')}"
+    ]
+    assert kept(cache) == ["net.json", "net.safetensors"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(filled(published))  # sound again
+
+
+def test_a_description_of_another_file_is_no_reason_to_trust_the_copy(
+    published: ModelSpec, cache: pathlib.Path
+):
+    """Arrays that are whole, but of another architecture: an older version may have kept them."""
+    filled(published)
+    other = safetensors.numpy.save({"dense.kernel": np.zeros((9, 9), np.float32)})
+    (cache / "net.safetensors").write_bytes(other)
+    entry = json.loads((cache / "net.json").read_text())
+    entry["sha256"] = hashlib.sha256(other).hexdigest()
+    (cache / "net.json").write_text(json.dumps(entry))
+    with pytest.warns(UserWarning, match="does not fit Net"):
+        check(filled(published))
+
+
+def test_a_damaged_cache_of_an_offline_machine_says_both(
+    published: ModelSpec, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    filled(published)
+    (cache / "net.safetensors").write_bytes(b"")
+    monkeypatch.setenv("NCAP_OFFLINE", "1")
+    with (
+        pytest.warns(UserWarning, match="is damaged: its SHA-256"),
+        pytest.raises(errors.WeightsError) as refusal,
+    ):
         filled(published)
-    assert refusal.value.cause == f"{path} is not the published file: its SHA-256 differs"
-    assert refusal.value.remedy == "Delete it and download it again"
+    assert "NCAP_OFFLINE forbids downloads" in refusal.value.cause
 
 
 def test_a_cache_of_another_source_or_without_description_is_not_used(
@@ -238,7 +303,8 @@ def test_unpublished_weights_ask_for_the_folder(
     )
     assert refusal.value.remedy == (
         "Put the file into the folder given by weights_dir (NCAP_WEIGHTS_DIR), give its path as "
-        "weights, or ask for random weights (weights=None)"
+        'weights, or draw it at random: weights="random" in its ModelSpec for this model alone, in '
+        "the run for all models"
     )
     with pytest.raises(errors.WeightsError, match="a folder of yours"):
         filled(spec)
@@ -250,7 +316,8 @@ def test_a_model_without_weights_is_an_error_not_a_random_model(published: Model
         filled(dataclasses.replace(published, weights=None))
     assert refusal.value.cause == "net has no pretrained weights"
     assert refusal.value.remedy == (
-        "Give a file as weights, or ask for random weights (weights=None)"
+        'Give a file as weights, or draw it at random: weights="random" in its ModelSpec for this '
+        "model alone, in the run for all models"
     )
 
 

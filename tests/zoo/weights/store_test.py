@@ -7,6 +7,7 @@ import os
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -97,8 +98,45 @@ def test_damaged_files_are_refused(saved: Saved, cut: int):
     assert refusal.value.remedy == "Download or copy it again"
     with pytest.raises(errors.WeightsError) as refusal:
         store.load_module(net, path, digest)
-    assert refusal.value.cause == f"{path} is not the published file: its SHA-256 differs"
-    assert refusal.value.remedy == "Delete it and download it again"
+    assert refusal.value.cause == f"{path} is damaged: its SHA-256 is not the recorded one"
+    assert refusal.value.remedy == "Download or copy it again"
+
+
+INTACT = "Give intact weights; a training that diverged leaves such values"
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_with_the_first_array(saved: Saved, wrong: float):
+    net, path, _ = saved
+    arrays = store.state_arrays(net)
+    arrays["dense.kernel"] = arrays["dense.kernel"].copy()
+    arrays["dense.kernel"][0, :2] = wrong
+    arrays["norm.var"] = np.full(4, wrong, np.float32)
+    safetensors.numpy.save_file(arrays, path)
+    before = store.state_arrays(net)
+    with pytest.raises(errors.WeightsError) as refusal:
+        store.load_module(net, path)
+    assert refusal.value.cause == f"{path}: 2 of the 12 values of dense.kernel are not finite"
+    assert refusal.value.remedy == INTACT
+    for name, value in store.state_arrays(net).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_values_too_large_for_the_module_are_refused(saved: Saved):
+    net, _, _ = saved
+    arrays = {name: value.astype(np.float64) for name, value in store.state_arrays(net).items()}
+    arrays["norm.mean"][1] = 1e39
+    with pytest.raises(errors.WeightsError) as refusal:
+        store.assign(net, arrays, "here")
+    assert refusal.value.cause == "here: 1 of the 4 values of norm.mean are not finite"
+    assert refusal.value.remedy == INTACT
+
+
+def test_whole_numbers_are_finite():
+    store.check_finite({"count": np.arange(3), "none": np.zeros((0, 2))}, "here")
+    with pytest.raises(errors.WeightsError) as refusal:
+        store.check_finite({"half": np.array([1, np.nan]).astype(jnp.bfloat16)}, "here")
+    assert refusal.value.cause == "here: 1 of the 2 values of half are not finite"
 
 
 def test_a_missing_file_is_named(tmp_path: pathlib.Path):
