@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import pathlib
 import re
@@ -26,14 +25,15 @@ from jax.typing import DTypeLike
 
 from ncap_jax import caching, errors
 from ncap_jax.types import ModelSpec
-from ncap_jax.zoo import functional
+from ncap_jax.zoo import functional, hub_config
 from ncap_jax.zoo.preprocess import MODES, Scaling
 from ncap_jax.zoo.weights import published, readers
 
 SCHEME = "hf://"
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-_NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([\w./-]+))?")
+# Names become parts of addresses and paths: no part of one begins with a dot, `..` does.
+_PART = r"\w[\w.-]*"
+_NAME = re.compile(rf"hf://({_PART}/{_PART})(?:@({_PART}))?(?:/({_PART}(?:/{_PART})*))?", re.ASCII)
 
 
 def parse(name: str) -> tuple[str, str | None, str | None]:
@@ -115,21 +115,21 @@ def find(name: str, models: Mapping[str, ModelSpec]) -> ModelSpec:
         models: the architectures to choose from, by name.
 
     Raises:
-        ModelError: the architecture is not among `models`, or no mode of
-            `ncap_jax.zoo.preprocess` normalises as the repository says.
+        ModelError: the configuration holds what it may not, the architecture is not among
+            `models`, or no mode of `ncap_jax.zoo.preprocess` normalises as the repository says.
         WeightsError: the files cannot be fetched.
     """
     repository, _, _ = parse(name)
-    config = _read_config(name)
+    config = hub_config.read(fetch(name, hub_config.CONFIG), name)
     base = architecture_of(config, repository, models)
     weights = fetch(name)
-    pixels = config.get("pretrained_cfg") or {}
+    pixels = config.get("pretrained_cfg", {})
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return dataclasses.replace(
         base,
         name=repository.split("/")[1].lower(),
-        input_size=int((pixels.get("input_size") or [3, base.input_size])[1]),
+        input_size=pixels.get("input_size", [3, base.input_size])[1],
         preprocessing=preprocessing_of(pixels, base, repository),
         weights=None,
         sha256=digest,
@@ -137,17 +137,6 @@ def find(name: str, models: Mapping[str, ModelSpec]) -> ModelSpec:
         description=f"{base.name} with the weights {name}",
         build_pretrained=Pretrained(base, weights),
     )
-
-
-def _read_config(name: str) -> dict[str, Any]:
-    path = fetch(name, CONFIG)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise errors.WeightsError(
-            f"{CONFIG} of {name} is not valid JSON: {error}", "Download the repository again"
-        ) from error
-    return config if isinstance(config, dict) else {}
 
 
 def architecture_of(

@@ -90,7 +90,27 @@ def test_names(name: str, parts: tuple[str | None, ...]):
     assert hub.parse(name) == parts
 
 
-@pytest.mark.parametrize("name", ["hf://vgg16", "hf:/a/b", "hf://a/b@", "hf://a/b c", "a/b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf://vgg16",
+        "hf:/a/b",
+        "hf://a/b@",
+        "hf://a/b c",
+        "a/b",
+        "hf://a/b/../../x",
+        "hf://a/b@main/../x",
+        "hf://a/b/x/..",
+        "hf://a/b/./x",
+        "hf://a/b//x",
+        "hf://a/b/x/",
+        "hf://a/..",
+        "hf://../b",
+        "hf://a/b@..",
+        "hf://a/\N{LATIN SMALL LETTER E WITH ACUTE}",
+        "hf://a/b\n",
+    ],
+)
 def test_other_names_are_refused(name: str):
     with pytest.raises(errors.ModelError) as refusal:
         hub.parse(name)
@@ -139,6 +159,18 @@ def test_a_damaged_configuration_is_refused(site: dict[str, bytes]):
         hub.find("hf://me/mine", MODELS)
     assert "config.json of hf://me/mine is not valid JSON" in refusal.value.cause
     assert refusal.value.remedy == "Download the repository again"
+
+
+@needs_hub
+def test_a_configuration_is_checked_before_any_weights_are_fetched(site: dict[str, bytes]):
+    config = {"architecture": "cifar_resnet20", "pretrained_cfg": {"input_size": [3, -5, -5]}}
+    site["me/mine/config.json"] = json.dumps(config).encode()
+    with pytest.raises(errors.ModelError) as refusal:
+        find_models(["hf://me/mine"])
+    assert refusal.value.cause == (
+        "config.json of hf://me/mine: pretrained_cfg.input_size is [3, -5, -5], not "
+        "[3, side, side] with a side from 4 to 4096 pixels"
+    )
 
 
 @needs_hub
