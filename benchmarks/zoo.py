@@ -99,6 +99,7 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 def our_step(name: str) -> Callable[[], Any]:
     """A call that takes one step of our network and returns the loss; compiled, not yet run."""
     spec = MODELS[name]
+    assert spec.feature_width is not None, "models of the zoo state it"
     dtype = None if _DTYPE.value == "float32" else jnp.bfloat16
     static, params, state = functional.split(spec.build(rngs=nnx.Rngs(0), dtype=dtype))
     head = {

@@ -198,7 +198,7 @@ def architecture_table(tasks: Sequence[Task]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for task in tasks:
-        width = np.log([MODELS[t.model].feature_width for t in task.pools[0]])
+        width = np.log([MODELS[t.model].feature_width or np.nan for t in task.pools[0]])
         level = np.array(
             [[-np.log(t.beta_eff("absolute")) for t in pool] for pool in task.pools]
         )  # (seeds, models, epochs + 1)

@@ -103,6 +103,7 @@ class WarmupCosine:
 def build(spec: ModelSpec, optimizer: WarmupCosine, seed: int) -> Candidate:
     """A randomly initialised candidate with a linear head for the ten source classes."""
     definition, params, state = functional.split(spec.build(rngs=nnx.Rngs(seed)))
+    assert spec.feature_width is not None, "models of the zoo state it"
     head, head_params, head_state = probe.make_linear_head(spec.feature_width, 10, seed=seed)
     network = steps.Network(
         definition,

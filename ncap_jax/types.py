@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Strength = Literal["signed", "absolute", "squared", "total"]
 Status = Literal["ok", "diverged", "out_of_memory", "failed", "stopped"]
 
+# What can be wrong with a model's features on the data.
+FeatureFlaw = Literal["", "constant", "not finite"]
+
 STRENGTHS: tuple[Strength, ...] = ("signed", "absolute", "squared", "total")
 # What is recorded of whole networks (head `linear`): each further strength compiles for seconds.
 NETWORK_STRENGTHS: tuple[Strength, ...] = ("signed", "absolute")
@@ -94,10 +97,12 @@ class ModelSpec:
         build: called with `flax.nnx.Rngs`, returns an `nnx.Module` whose `features(x)` maps
             preprocessed float images (batch, height, width, 3) to (batch, feature_width).
         input_size: side of the square input in pixels.
-        feature_width: width of `features(x)`.
+        feature_width: width of `features(x)`; None: found from the network before a run
+            (`ncap_jax.zoo.shapes`).
         preprocessing: how uint8 pixels become input, a key of `ncap_jax.zoo.preprocess.MODES`.
-        weights: where the pretrained weights are: a file name, path or URL, or None.
-        parameters: number of trainable scalars below the head, or None if not stated.
+        weights: where the pretrained weights are: a file name, path or URL; `random`: this model
+            is drawn at random, in a run of pretrained models too; None: there are none.
+        parameters: number of trainable scalars below the head; None: counted before a run.
         sha256: of the weights file, where known.
         licence: of the weights.
         citation: the paper.
@@ -111,7 +116,7 @@ class ModelSpec:
     name: str
     build: Callable[..., Any]
     input_size: int
-    feature_width: int
+    feature_width: int | None = None
     preprocessing: str = "unit"
     weights: str | None = None
     parameters: int | None = None
@@ -141,6 +146,8 @@ class EpochRecord:
         seconds: wall time of the epoch's training and measurements.
         measure_seconds: the part of `seconds` that beta_eff took.
         learning_rate: at which the model goes on, where several were tried; else None.
+        features: what is wrong with the features of the measurement subset: empty, `constant` or
+            `not finite`.
     """
 
     epoch: int
@@ -154,6 +161,7 @@ class EpochRecord:
     seconds: float = 0.0
     measure_seconds: float = 0.0
     learning_rate: float | None = None
+    features: FeatureFlaw = ""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ncap_jax.finetune import batch_norm, learning_rates, mesh, steps
 from ncap_jax.finetune.optimizers import optimizer_of
 from ncap_jax.options import RankConfig
 from ncap_jax.types import ModelSpec, Statuses, Values
-from ncap_jax.zoo import functional, load_model, probe
+from ncap_jax.zoo import functional, load_model, probe, shapes
 from ncap_jax.zoo.preprocess import Preprocess
 
 EVALUATION_BATCH = 256
@@ -129,34 +129,44 @@ def _build(
 ) -> tuple[steps.Network, dict[str, Any], dict[str, Any]]:
     """The static network, its parameters and its state, each by part."""
     dtype = jnp.dtype(config.dtype)
-    weights = "pretrained" if config.weights == "pretrained" else None
     read = partial(
-        load_model, spec, weights, weights_dir=config.weights_dir, seed=config.seed, dtype=dtype
+        load_model,
+        spec,
+        config.weights,
+        weights_dir=config.weights_dir,
+        seed=config.seed,
+        dtype=dtype,
     )
     backbone = distributed.on_every(read)
     epoch_steps = batching.steps_per_epoch(len(feed.labels), config.batch_size)
     batch_norm.limit_memory(backbone, epoch_steps)
     definition, params, state = functional.split(backbone)
-    widths = spec.feature_width, feed.num_classes
-    if config.head == "linear":
-        stacked = probe.make_linear_head(*widths, seed=config.seed, dtype=dtype)
-    else:
-        stacked = probe.make_probes(
-            *widths,
-            config.probe_widths,
-            num_probes=config.num_probes,
-            seed=config.probe_seed,
-            dtype=dtype,
-        )
-    head, head_params, head_state = stacked
+    size = config.input_size or spec.input_size
+    width = spec.feature_width or shapes.feature_width(backbone, size)
+    head, head_params, head_state = _make_head(width, feed.num_classes, config)
     network = steps.Network(
         definition,
         head,
-        Preprocess(spec.preprocessing, config.input_size or spec.input_size, dtype),
+        Preprocess(spec.preprocessing, size, dtype),
         steps.trained_parts(config.head),
     )
     return (
         network,
         {"backbone": params, "head": head_params},
         {"backbone": state, "head": head_state},
+    )
+
+
+def _make_head(width: int, num_classes: int, config: RankConfig) -> probe.Stacked:
+    """What stands on a backbone of this feature width."""
+    dtype = jnp.dtype(config.dtype)
+    if config.head == "linear":
+        return probe.make_linear_head(width, num_classes, seed=config.seed, dtype=dtype)
+    return probe.make_probes(
+        width,
+        num_classes,
+        config.probe_widths,
+        num_probes=config.num_probes,
+        seed=config.probe_seed,
+        dtype=dtype,
     )

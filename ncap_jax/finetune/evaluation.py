@@ -15,7 +15,11 @@ from ncap_jax.data.feed import Feed
 from ncap_jax.finetune import steps
 from ncap_jax.finetune.candidate import FineTuning, prepare
 from ncap_jax.options import RankConfig
-from ncap_jax.types import EpochRecord, ModelSpec, Statuses, Values
+from ncap_jax.types import EpochRecord, FeatureFlaw, ModelSpec, Statuses, Values
+
+# Features that vary by less than this share of the largest one are the same for all images: eight
+# roundings of float32 (docs/numerics.md).
+CONSTANT = 1e-6
 
 
 def observe(tuning: FineTuning, train_state: steps.TrainState) -> EpochRecord:
@@ -25,6 +29,7 @@ def observe(tuning: FineTuning, train_state: steps.TrainState) -> EpochRecord:
     validation = evaluate(tuning, train_state)
     # Dispatch is asynchronous: the evaluation's time must not count as the measurement's.
     jax.block_until_ready((train, validation, features))
+    flaw = feature_flaw(features)
     start = time.perf_counter()
     beta_eff: Values = {}
     status: Statuses = {}
@@ -39,6 +44,7 @@ def observe(tuning: FineTuning, train_state: steps.TrainState) -> EpochRecord:
         beta_eff=beta_eff,
         beta_eff_status=status,
         measure_seconds=time.perf_counter() - start,
+        features=flaw,
     )
 
 
@@ -80,12 +86,36 @@ def untouched_features(
     return measurement_features(FineTuning(candidate, feed, config), candidate.train_state)
 
 
-def is_finite(record: EpochRecord) -> bool:
-    """Whether all losses are finite; if not, the model has diverged."""
+def feature_flaw(features: jax.Array) -> FeatureFlaw:
+    """What is wrong with a model's features on the data, whatever its losses are.
+
+    A damaged network need not show it in its losses: behind `max(0, NaN)` stands a number, and the
+    head learns the shares of the classes. Found on the host, where nothing is compiled for it.
+
+    Args:
+        features: (n, width) float32 of n images.
+    """
+    values = np.asarray(features)
+    if not np.isfinite(values).all():
+        return "not finite"
+    spread = np.ptp(values, axis=0).max(initial=0.0)
+    # No single sample can vary. A tolerance, for sums are rounded by their place in the batch.
+    if len(values) > 1 and spread <= CONSTANT * np.abs(values).max(initial=0.0):
+        return "constant"
+    return ""
+
+
+def losses_are_finite(record: EpochRecord) -> bool:
+    """Whether all losses of a record are finite."""
     losses = [record.train_loss, record.validation_loss]
     if record.running_loss is not None:
         losses.append(record.running_loss)
     return all(math.isfinite(loss) for loss in losses)
+
+
+def is_finite(record: EpochRecord) -> bool:
+    """Whether losses and features are finite; if not, the model has diverged."""
+    return record.features != "not finite" and losses_are_finite(record)
 
 
 def _features(tuning: FineTuning, train_state: steps.TrainState, images: jax.Array) -> jax.Array:

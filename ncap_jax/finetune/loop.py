@@ -13,7 +13,12 @@ import jax.numpy as jnp
 from ncap_jax.finetune import learning_rates, mesh, steps
 from ncap_jax.finetune.candidate import FineTuning
 from ncap_jax.finetune.checkpoints import Checkpoints
-from ncap_jax.finetune.evaluation import is_finite, measurement_features, observe
+from ncap_jax.finetune.evaluation import (
+    is_finite,
+    losses_are_finite,
+    measurement_features,
+    observe,
+)
 from ncap_jax.options import Recipe
 from ncap_jax.types import EpochRecord, Status, Trajectory
 from ncap_jax.zoo import probe
@@ -29,7 +34,7 @@ def run(
 ) -> Iterator[EpochRecord]:
     """Fine-tune, yielding a record before training (epoch 0) and after every epoch.
 
-    Ends early after a record whose losses are not finite.
+    Ends early after a record whose losses or features are not finite.
 
     Args:
         tuning: its candidate's arrays are consumed (donated).
@@ -149,8 +154,8 @@ def finetune(
         on_record: called with each record as it is made.
 
     Returns:
-        The trajectory, with status `ok`, `diverged` if a loss stopped being finite, or `stopped`
-        if it pauses.
+        The trajectory, with status `ok`, `diverged` if a loss or a feature stopped being finite, or
+        `stopped` if it pauses. The message says so where the features tell no image from another.
 
     Raises:
         OutputError: a checkpoint cannot be written or read.
@@ -165,7 +170,10 @@ def finetune(
     status: Status = "ok" if records[-1].epoch == config.epochs else "stopped"
     message = ""
     if not is_finite(records[-1]):
-        status, message = "diverged", divergence(records[-1].epoch, config)
+        what = "features are" if losses_are_finite(records[-1]) else "loss is"
+        status, message = "diverged", divergence(records[-1].epoch, config, what)
+    elif records[-1].features == "constant":
+        message = sameness(records[-1].epoch)
     return Trajectory(
         tuning.candidate.name,
         config.head,
@@ -176,11 +184,19 @@ def finetune(
     )
 
 
-def divergence(epoch: int, recipe: Recipe) -> str:
-    """The message for a loss that is not finite after `epoch`, with what may help."""
-    said = f"the loss is not finite after epoch {epoch}"
+def divergence(epoch: int, recipe: Recipe, what: str = "loss is") -> str:
+    """The message for a loss or features that are not finite after `epoch`, with what may help."""
+    said = f"the {what} not finite after epoch {epoch}"
     if epoch:  # training did it
         return f"{said}; a smaller learning_rate may help"
     if recipe.dtype == "bfloat16":
         return f'{said}, before any training; try dtype="float32"'
     return f"{said}, before any training: its weights do not fit its preprocessing, or are damaged"
+
+
+def sameness(epoch: int) -> str:
+    """The message for features that are the same for all images after `epoch`."""
+    return (
+        f"its features are the same for all images after epoch {epoch}: its weights may be "
+        "damaged, or its preprocessing wrong"
+    )

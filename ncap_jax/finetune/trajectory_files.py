@@ -89,6 +89,7 @@ def parse(fields: dict[str, Any]) -> EpochRecord:
     values["beta_eff_status"] = {
         k: tuple(map(str, v)) for k, v in values["beta_eff_status"].items()
     }
+    values["features"] = str(values.get("features", ""))
     return EpochRecord(**values)
 
 

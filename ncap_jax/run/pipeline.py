@@ -25,7 +25,7 @@ from ncap_jax.run.schedule import Scheduler
 from ncap_jax.selection import budget
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Dataset, ModelSpec, Ranking, Trajectory, Watcher
-from ncap_jax.zoo import find_models
+from ncap_jax.zoo import find_models, shapes
 
 Path = str | os.PathLike[str]
 
@@ -76,6 +76,7 @@ def prepare(request: Request) -> tuple[Job, dict[str, Any]]:
     config, data_config = request.config, request.data_config
     specs = find_models(request.models)
     check_run(config, specs)
+    specs = shapes.checked(specs, config.input_size)
     dataset = data.load_dataset(request.dataset, data_config, seed=config.seed)
     mesh.check_mesh(config, len(dataset.labels))
     job = Job(specs, dataset, config)

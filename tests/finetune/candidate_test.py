@@ -137,6 +137,20 @@ def test_rates_to_try_are_the_configuration_s():
     assert candidate.train_state.optimizer.hyperparams["learning_rate"] == np.float32(1e-2)
 
 
+def test_a_width_that_the_model_does_not_state_is_its_network_s():
+    spec = dataclasses.replace(small_spec(width=10), feature_width=None)
+    candidate = prepare(spec, small_feed(), small_config(head="linear"))
+    assert candidate.train_state.params["head"]["output"]["kernel"].shape == (1, 10, 10)
+
+
+def test_a_model_may_be_random_in_a_run_of_pretrained_ones():
+    drawn = dataclasses.replace(small_spec(), weights="random")
+    config = small_config(weights="pretrained", seed=5)
+    alone = prepare(drawn, small_feed(), config).train_state.params["backbone"]
+    all_of_them = prepared(seed=5).train_state.params["backbone"]
+    chex.assert_trees_all_equal(alone, all_of_them)
+
+
 def test_weights_that_are_not_there_are_refused():
     with pytest.raises(errors.WeightsError) as error:
         prepared(weights="pretrained")

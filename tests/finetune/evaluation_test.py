@@ -13,6 +13,7 @@ import pytest
 from ncap_jax.finetune import candidate as candidates
 from ncap_jax.finetune import evaluation, steps
 from ncap_jax.types import EpochRecord
+from tests.support.compilations import compilations
 from tests.support.small import small_digits, small_feed, small_spec, small_tuning
 
 CHANGES = {"head": "linear", "measure_size": 64}
@@ -107,3 +108,33 @@ def test_a_loss_that_is_not_finite_ends_a_model(field, wrong):
     assert evaluation.is_finite(record)
     assert evaluation.is_finite(dataclasses.replace(record, running_loss=None))
     assert not evaluation.is_finite(dataclasses.replace(record, **{field: wrong}))
+
+
+@pytest.mark.parametrize(
+    ("features", "flaw"),
+    [
+        ([[1.0, 2.0], [1.0, 2.5]], ""),
+        ([[0.0, 0.0], [0.0, 1e-30]], ""),  # small, but all that there is
+        ([[1.0, 2.0], [1.0, 2.0]], "constant"),
+        ([[1.0, 2.0], [1.0, np.nextafter(np.float32(2), np.float32(3))]], "constant"),
+        ([[0.0, 0.0], [0.0, 0.0]], "constant"),
+        ([[1.0, 2.0]], ""),  # a single image tells nothing
+        ([[1.0, math.nan], [1.0, 2.0]], "not finite"),
+        ([[math.inf, 1.0], [math.inf, 1.0]], "not finite"),
+    ],
+)
+def test_what_is_wrong_with_features(features, flaw):
+    assert evaluation.feature_flaw(jnp.asarray(features, jnp.float32)) == flaw
+
+
+def test_features_that_are_not_finite_end_a_model_whatever_its_losses():
+    record = EpochRecord(1, 1.0, 0.5, 1.0, 0.5)
+    assert not evaluation.is_finite(dataclasses.replace(record, features="not finite"))
+    assert evaluation.is_finite(dataclasses.replace(record, features="constant"))
+
+
+def test_looking_at_features_compiles_nothing(tuning):
+    features, _ = evaluation.measurement_features(tuning, tuning.candidate.train_state)
+    with compilations() as programs:
+        evaluation.feature_flaw(features)
+    assert programs == []

@@ -16,6 +16,7 @@ from ncap_jax.finetune import evaluation, loop
 from ncap_jax.finetune.candidate import FineTuning, prepare
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.options import Recipe
+from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import ModelSpec
 from tests.support.small import (
     SmallNet,
@@ -182,3 +183,34 @@ def test_streamed_equals_resident(tmp_path):
         tuning = FineTuning(prepare(small_spec(), feed, config), feed, config)
         results.append(timeless(loop.finetune(tuning).records))
     assert results[0] == results[1]
+
+
+class Dead(SmallNet):
+    """Whose convolution does not reach its features."""
+
+    def features(self, x):
+        return super().features(x) * 0 + 1
+
+
+def test_a_model_whose_features_are_constant_is_flagged():
+    """It trains, for its head learns the shares of the classes, but nobody should choose it."""
+    tuning = small_tuning(ModelSpec("dead", Dead, input_size=8), head="linear")
+    trajectory = loop.finetune(tuning)
+    assert [record.features for record in trajectory.records] == ["constant"] * 3
+    assert (trajectory.status, trajectory.epochs) == ("ok", 2)
+    message = (
+        "its features are the same for all images after epoch 2: its weights may be damaged, or "
+        "its preprocessing wrong"
+    )
+    assert trajectory.message == message
+    assert rank_trajectories([trajectory], "digits").models[0].flag.startswith(message)
+
+
+def test_features_that_are_not_finite_are_named_where_the_losses_hide_them(monkeypatch):
+    monkeypatch.setattr(evaluation, "feature_flaw", lambda features: "not finite")
+    trajectory = loop.finetune(tuned())
+    assert (trajectory.status, trajectory.epochs) == ("diverged", 0)
+    assert trajectory.message == (
+        "the features are not finite after epoch 0, before any training: its weights do not fit "
+        "its preprocessing, or are damaged"
+    )

@@ -23,6 +23,7 @@ RECORD = EpochRecord(
     beta_eff_status={"signed": ("ok", "ill_conditioned")},
     seconds=1.5,
     measure_seconds=0.25,
+    features="constant",
 )
 
 
@@ -41,12 +42,13 @@ def test_round_trip_is_exact(tmp_path):
 def test_optional_fields_may_be_missing_or_null():
     fields = trajectory_files.to_json(dataclasses.replace(RECORD, running_loss=None))
     assert fields["validation_loss"] is None
-    for name in ("seconds", "measure_seconds", "learning_rate"):
+    for name in ("seconds", "measure_seconds", "learning_rate", "features"):
         del fields[name]
     parsed = trajectory_files.parse(fields)
     assert math.isnan(parsed.validation_loss)
     found = parsed.running_loss, parsed.seconds, parsed.measure_seconds, parsed.learning_rate
     assert found == (None, 0.0, 0.0, None)
+    assert parsed.features == ""
 
 
 @pytest.mark.parametrize(
