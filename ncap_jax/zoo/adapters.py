@@ -9,6 +9,7 @@ over height and width, as every model of the zoo does.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from jax.typing import DTypeLike
 
 from ncap_jax import errors
 from ncap_jax.types import ModelSpec
-from ncap_jax.zoo import functional, preprocess
+from ncap_jax.zoo import functional, preprocess, shapes
 from ncap_jax.zoo.layers import global_average
 from ncap_jax.zoo.weights import store
 
@@ -40,6 +41,9 @@ class Apply(Protocol):
         self, params: Tree, state: Tree, x: jax.Array, key: jax.Array | None, *, training: bool
     ) -> tuple[jax.Array, Tree]:
         """The model's value, and its state after the call."""
+
+    def limited(self, longest: float) -> Apply:
+        """The same model, no batch norm of which has a momentum above `longest` in training."""
 
 
 # What Linen modules call the switch of batch norm and dropout -> its value in training.
@@ -77,6 +81,10 @@ class Adapted(nnx.Module):
         if training:
             _write(self.state, state)
         return pooled(y)
+
+    def limit_momentum(self, longest: float) -> None:
+        """Let no running average of the model's batch norm have a momentum above `longest`."""
+        self.apply = self.apply.limited(longest)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The same as `features`."""
@@ -117,6 +125,7 @@ def from_module(
 
     Raises:
         ModelError: the module has no such method, or its output is of another shape.
+        WeightsError: a weight is not finite.
         ConfigError: unknown preprocessing.
     """
     if not callable(getattr(module, method, None)):
@@ -156,8 +165,8 @@ def from_linen(
     Args:
         module: the Linen module, unbound.
         variables: its pretrained variables, {"params": ..., "batch_stats": ..., ...}; what
-            `method` does not use (the classifier) is left out. None: a run with
-            `weights="random"` only.
+            `method` does not use (the classifier) is left out. None: the model can only be drawn
+            at random (`weights="random"` of the run or of the ModelSpec).
         name: in tables and file names.
         input_size: side of the square input in pixels.
         preprocessing: how uint8 pixels become input, a key of `ncap_jax.zoo.preprocess.MODES`.
@@ -166,7 +175,8 @@ def from_linen(
 
     Raises:
         ModelError: no such method, or its output is of another shape.
-        WeightsError: the variables lack something the method needs, or differ in shape.
+        WeightsError: the variables lack something the method needs, differ in shape, or are not
+            finite.
         ConfigError: unknown preprocessing.
     """
     modes = _training_arguments(module, method)
@@ -222,23 +232,27 @@ def make_spec(
     preprocess.scaling_of(preprocessing)  # refuses an unknown mode now rather than in the run
     module = given(rngs=nnx.Rngs(0)) if given else functional.build_abstractly(random)
     module.eval()
-    x = jax.ShapeDtypeStruct((1, input_size, input_size, 3), jnp.float32)
-    width = nnx.eval_shape(lambda m, x: m.features(x), module, x).shape[1]
     return ModelSpec(
         name=name,
         build=random,
         input_size=input_size,
-        feature_width=width,
+        feature_width=shapes.feature_width(module, input_size),
         preprocessing=preprocessing,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))),
-        sha256=_digest(module) if given else None,
+        parameters=shapes.parameters(module),
+        sha256=_digest(module, name) if given else None,
         build_pretrained=given,
     )
 
 
-def _digest(module: nnx.Module) -> str:
-    """SHA-256 of the weights as safetensors would hold them."""
-    return hashlib.sha256(safetensors.numpy.save(store.state_arrays(module))).hexdigest()
+def _digest(module: nnx.Module, name: str) -> str:
+    """SHA-256 of the weights as safetensors would hold them.
+
+    Raises:
+        WeightsError: a value is not finite.
+    """
+    arrays = store.state_arrays(module)
+    store.check_finite(arrays, name)
+    return hashlib.sha256(safetensors.numpy.save(arrays)).hexdigest()
 
 
 def _training_arguments(
@@ -267,11 +281,13 @@ class LinenApply:
         module: unbound.
         method: its name, or a function of (module, x).
         modes: arguments of the method that switch training mode, with their value in training.
+        longest: momentum that no `linen.BatchNorm` exceeds in training.
     """
 
     module: linen.Module
     method: str | Callable[..., Any]
     modes: tuple[tuple[str, bool], ...]
+    longest: float = 1.0
 
     def arguments(self, *, training: bool) -> dict[str, bool]:
         """What the method is called with in either mode."""
@@ -284,17 +300,36 @@ class LinenApply:
         arguments = self.arguments(training=training)
         if not training:
             return run(**arguments), state
-        y, changed = run(mutable=list(state), rngs={"dropout": key}, **arguments)
+        # A module's parts exist only while it runs: there they are met.
+        with linen.intercept_methods(self._limit):
+            y, changed = run(mutable=list(state), rngs={"dropout": key}, **arguments)
         return y, {**state, **changed}
+
+    def _limit(
+        self,
+        method: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        context: linen.module.InterceptorContext,
+    ) -> Any:
+        module = context.module  # bound for this call alone, though frozen like all of Linen's
+        if isinstance(module, linen.BatchNorm) and module.momentum > self.longest:
+            object.__setattr__(module, "momentum", self.longest)
+        return method(*args, **kwargs)
+
+    def limited(self, longest: float) -> LinenApply:
+        """See `Apply`."""
+        return dataclasses.replace(self, longest=longest)
 
     def __hash__(self) -> int:
         # Not of the module: one with a list among its fields has no hash.
-        return hash((type(self.module), self.method, self.modes))
+        return hash((type(self.module), self.method, self.modes, self.longest))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LinenApply):
             return NotImplemented
-        if (self.method, self.modes) != (other.method, other.modes):
+        settings = (self.method, self.modes, self.longest)
+        if settings != (other.method, other.modes, other.longest):
             return False
         if self.module is other.module:
             return True

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import random as python_random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,7 +16,7 @@ from jax.typing import DTypeLike
 
 from ncap_jax import errors
 from ncap_jax.types import ModelSpec
-from ncap_jax.zoo.adapters import Adapted, Apply, Tree, make_spec
+from ncap_jax.zoo.adapters import Adapted, Tree, make_spec
 
 
 def from_keras(
@@ -40,6 +43,7 @@ def from_keras(
     Raises:
         ModelError: not a Keras model, another backend, no such layer, no input size, nothing to
             train, or an output of another shape.
+        WeightsError: a weight is not finite.
         ConfigError: unknown preprocessing.
     """
     keras = _import_keras()
@@ -57,7 +61,7 @@ def from_keras(
         raise errors.ModelError(
             f"the Keras model {model.name} has nothing to train", "Set model.trainable = True"
         )
-    apply = _keras_apply(body)  # one for all builds: functions are compared by identity
+    apply = KerasApply(body)
     params, state = _keras_arrays(body)
 
     def given(*, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> nnx.Module:
@@ -101,20 +105,59 @@ def _drawn_anew(keras: Any, model: Any, seed: int) -> Any:
         python_random.setstate(before)
 
 
-def _keras_apply(model: Any) -> Apply:
-    def apply(
-        params: Tree, state: Tree, x: jax.Array, key: jax.Array | None, *, training: bool
+@dataclass(frozen=True)
+class KerasApply:
+    """A Keras model as an `Apply`; equal where the model is one and the same object.
+
+    Attributes:
+        model: its variables stay as they are.
+        longest: momentum that no batch norm exceeds in training.
+    """
+
+    model: Any
+    longest: float = 1.0
+
+    def __call__(
+        self, params: Tree, state: Tree, x: jax.Array, key: jax.Array | None, *, training: bool
     ) -> tuple[jax.Array, Tree]:
         del key  # Keras keeps its random streams in its state
-        y, changed = model.stateless_call(
-            [params[key] for key in sorted(params)],
-            [state[key] for key in sorted(state)],
-            x,
-            training=training,
-        )
+        with _momenta(self.model, self.longest):
+            y, changed = self.model.stateless_call(
+                [params[key] for key in sorted(params)],
+                [state[key] for key in sorted(state)],
+                x,
+                training=training,
+            )
         return y, dict(zip(sorted(state), changed, strict=True))
 
-    return apply
+    def limited(self, longest: float) -> KerasApply:
+        """See `Apply`."""
+        return dataclasses.replace(self, longest=longest)
+
+    def __hash__(self) -> int:
+        return hash((id(self.model), self.longest))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, KerasApply):
+            return NotImplemented
+        return self.model is other.model and self.longest == other.longest
+
+
+@contextlib.contextmanager
+def _momenta(model: Any, longest: float) -> Iterator[None]:
+    """Lend a model's batch norm a shorter memory: the model is the user's."""
+    import keras
+
+    layers = model._flatten_layers()
+    found = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    own = [layer.momentum for layer in found]
+    try:
+        for layer, momentum in zip(found, own):
+            layer.momentum = min(momentum, longest)
+        yield
+    finally:
+        for layer, momentum in zip(found, own):
+            layer.momentum = momentum
 
 
 def _keras_arrays(model: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
+import ncap_jax as ncap
 from experiments import batch_norm_memory
 from ncap_jax.finetune import batch_norm, steps
-from ncap_jax.zoo import functional, layers
+from ncap_jax.zoo import functional, layers, load_model
 from tests.support.small import SmallNet, small_spec, small_tuning
 
 
@@ -76,3 +77,33 @@ def test_the_study_can_leave_the_published_momentum():
     with batch_norm_memory.as_published():
         assert momentum() == 0.999
     assert momentum() == 0.9
+
+
+class LinenNet(linen.Module):
+    """Batch norm of Keras's default momentum in a part of its own, and one that is shorter."""
+
+    @linen.compact
+    def __call__(self, x, train=False):
+        slow = linen.BatchNorm(momentum=0.99, use_running_average=not train, name="slow")
+        fast = linen.BatchNorm(momentum=0.5, use_running_average=not train, name="fast")
+        return fast(x) + slow(x)
+
+
+def test_adapted_linen_modules_take_part():
+    """What one step adds to the running mean, by hand; the user's module stays as it is."""
+    net, x = LinenNet(), jnp.arange(24.0).reshape(2, 2, 2, 3)
+    spec = ncap.from_linen(net, net.init(jax.random.key(0), x), name="linen", input_size=2)
+    limited, again, plain = (load_model(spec) for _ in range(3))
+    for module in (limited, again):
+        batch_norm.limit_memory(module, 39)  # momentum 0.95
+    assert functional.split(limited)[0] is functional.split(again)[0]
+    assert functional.split(limited)[0] != functional.split(plain)[0]
+    for module, momentum in ((limited, 0.95), (plain, 0.99)):
+        module.train()
+        module.features(x)
+        for name, expected in (("slow", momentum), ("fast", 0.5)):
+            np.testing.assert_allclose(
+                module.state["batch_stats"][name]["mean"][...],
+                (1 - expected) * np.mean(x, axis=(0, 1, 2)),
+                rtol=1e-5,
+            )

@@ -184,6 +184,29 @@ def test_linen_variables_must_fit(variables: dict[str, Any]):
     assert "(4, 4, 3, 12) in the file, (4, 4, 3, 6) here" in refusal.value.cause
 
 
+def test_models_of_values_that_are_not_finite_are_refused(variables: dict[str, Any]):
+    module = SmallNet(rngs=nnx.Rngs(5))
+    module.norm.var[...] = jnp.full(12, jnp.nan)
+    damaged = jax.tree.map(lambda leaf: leaf / 0, variables)
+    for make, cause in (
+        (
+            lambda: ncap.from_module(module, name="mine", input_size=8),
+            "mine: 12 of the 12 values of module.norm.var are not finite",
+        ),
+        (
+            lambda: linen_spec(damaged),
+            "the given variables of linen: 576 of the 576 values of params.conv.kernel are not "
+            "finite",
+        ),
+    ):
+        with pytest.raises(errors.WeightsError) as refusal:
+            make()
+        assert refusal.value.cause == cause
+        assert refusal.value.remedy == (
+            "Give intact weights; a training that diverged leaves such values"
+        )
+
+
 def test_a_module_in_memory(x: jax.Array):
     module = SmallNet(rngs=nnx.Rngs(5))
     module.eval()

@@ -14,6 +14,7 @@ import pytest
 
 import ncap_jax as ncap
 from ncap_jax import errors
+from ncap_jax.finetune import batch_norm
 from ncap_jax.zoo import functional, load_model
 from tests.support.small import small_config, small_digits
 
@@ -189,3 +190,40 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(errors.ModelError) as refusal:
         ncap.from_keras("resnet50")
     assert str(refusal.value) == ("Keras is not installed. Run pip install 'ncap_jax[keras]'.")
+
+
+def test_batch_norm_remembers_no_more_than_an_epoch(x: np.ndarray):
+    """What one step adds to the running mean, by hand; the user's model keeps its momentum."""
+    image = keras.Input((8, 8, 3))
+    inner = keras.Sequential([keras.layers.BatchNormalization(momentum=0.99, name="slow")])
+    fast = keras.layers.BatchNormalization(momentum=0.5, name="fast")
+    model = keras.Model(image, keras.layers.Add()([inner(image), fast(image)]))
+    spec = ncap.from_keras(model, name="mine")
+    limited, again, plain = (load_model(spec) for _ in range(3))
+    for module in (limited, again):
+        batch_norm.limit_memory(module, 39)  # momentum 0.95
+    assert functional.split(limited)[0] is functional.split(again)[0]
+    assert functional.split(limited)[0] != functional.split(plain)[0]
+    for module, momentum in ((limited, 0.95), (plain, 0.99)):
+        module.train()
+        module.features(jnp.asarray(x))
+        means = {k: v[...] for k, v in module.state.items() if k.endswith("moving_mean")}
+        for name, value in means.items():
+            share = 1 - (0.5 if "fast" in name else momentum)
+            np.testing.assert_allclose(value, share * x.mean(axis=(0, 1, 2)), rtol=1e-5)
+        assert len(means) == 2
+    assert inner.layers[-1].momentum == 0.99
+    assert fast.momentum == 0.5
+
+
+def test_damaged_models_are_refused():
+    model = build()
+    weights = model.get_weights()
+    weights[0][0, 0, 0, 0] = np.nan
+    model.set_weights(weights)
+    with pytest.raises(errors.WeightsError) as refusal:
+        ncap.from_keras(model)
+    assert refusal.value.cause.startswith("mykeras: 1 of the 576 values of params.")
+    assert refusal.value.remedy == (
+        "Give intact weights; a training that diverged leaves such values"
+    )
