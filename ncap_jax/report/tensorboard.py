@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 # Written for every epoch, beside one scalar of beta_eff for each strength.
 _FIELDS = tuple(
-    f.name for f in dataclasses.fields(EpochRecord) if f.name != "epoch" and "beta" not in f.name
+    f.name
+    for f in dataclasses.fields(EpochRecord)
+    if f.name not in ("epoch", "features") and "beta" not in f.name
 )
 
 
