@@ -8,6 +8,7 @@ import numpy as np
 
 from ncap_jax import errors
 from ncap_jax.data.images import Images, is_streamed, take
+from ncap_jax.data.labels import check_text
 from ncap_jax.data.sampling import Samples, choose_samples
 from ncap_jax.options import DataConfig
 from ncap_jax.types import Dataset
@@ -34,6 +35,8 @@ def check_dataset(dataset: Dataset, config: DataConfig, *, seed: int) -> Dataset
         DataError: images or labels that cannot be used.
         ConfigError: a fraction or a size that cannot work with this set.
     """
+    check_text(dataset.name, "name of the data set")
+    check_text(dataset.info, "note on the data set")
     info: dict[str, Any] = dict(dataset.info)
     parts, images = _parts(dataset), []
     for part in parts:
@@ -148,9 +151,13 @@ def _from_floats(array: np.ndarray, what: str) -> tuple[np.ndarray, str]:
 
 
 def _check_lengths(images: np.ndarray, labels: Any, what: str) -> None:
-    if np.ndim(labels) > 0 and len(labels) != len(images):
+    try:
+        count = len(labels)
+    except TypeError:  # not a list of anything, which `map_labels` refuses by name
+        return
+    if count != len(images):
         raise errors.DataError(
-            f"there are {len(images)} {what} images but {len(labels)} labels",
+            f"there are {len(images)} {what} images but {count} labels",
             "Give one label per image",
         )
 

@@ -12,7 +12,7 @@ What can be mapped without guessing is mapped, and the table is recorded; all el
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -126,6 +126,7 @@ def _number_strings(
 ) -> tuple[list[np.ndarray], tuple[str, ...], dict[str, int]]:
     texts = [[_text(label) for label in array] for array in arrays]
     found = sort_names({text for part in texts for text in part})
+    check_text(found, "label")
     if names is None:
         names = found
     elif unknown := [text for text in found if text not in names]:
@@ -140,6 +141,39 @@ def _text(label: Any) -> str:
     return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else str(label)
 
 
+def check_text(value: Any, what: str) -> None:
+    """Refuse text with lone surrogates, which Python makes of file names that are not UTF-8.
+
+    No report can be written with it, which would be found out only after all training.
+
+    Args:
+        value: text, or a mapping, list or tuple of it; other values pass.
+        what: its name, for the message.
+
+    Raises:
+        DataError: it cannot be encoded.
+    """
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            check_text(item, what)
+    elif isinstance(value, str) and not is_text(value):
+        raise errors.DataError(
+            f"the {what} {value!r} cannot be written as UTF-8",
+            "Replace what is not text in it: text.encode('utf-8', 'backslashreplace').decode()",
+        )
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: one with lone surrogates cannot."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sort_names(names: set[str]) -> tuple[str, ...]:
     """Class names in order: as numbers where all are, else by code point."""
     numeric = all(name.isascii() and name.isdigit() for name in names)
@@ -149,12 +183,22 @@ def sort_names(names: set[str]) -> tuple[str, ...]:
 def _number_integers(
     arrays: list[np.ndarray], names: tuple[str, ...] | None, kind: str, *, remap: bool
 ) -> tuple[list[np.ndarray], tuple[str, ...], dict[str, int]]:
-    values = [array.astype(np.int64) for array in arrays]
-    found = np.unique(np.concatenate(values))
+    # Python's integers: neither unsigned numbers of 64 bits nor large floats fit into int64.
+    parts = [np.unique(array, return_inverse=True) for array in arrays]
+    unique = [[int(value) for value in part] for part, _ in parts]
+    found = np.array(sorted({value for part in unique for value in part}), object)
+
+    def numbered(table: Mapping[int, int]) -> list[np.ndarray]:
+        return [
+            np.array([table[value] for value in values], np.int32)[places]
+            for values, (_, places) in zip(unique, parts)
+        ]
+
+    themselves = {value: value for value in found}
     if kind == "boolean":
         names = names or ("False", "True")
         _check_gaps(found, 2, names)
-        return values, names, {"False": 0, "True": 1}
+        return numbered(themselves), names, {"False": 0, "True": 1}
     if names is not None and (found[0] < 0 or found[-1] >= len(names)):
         raise errors.DataError(
             f"label {found[-1] if found[0] >= 0 else found[0]} has no name: there are "
@@ -163,20 +207,20 @@ def _number_integers(
         )
     if remap and len(found) > 1 and not np.array_equal(found, np.arange(len(names or found))):
         kept = tuple(names[v] if names else str(v) for v in found)
-        table = {str(value): number for number, value in enumerate(found.tolist())}
-        return [np.searchsorted(found, part) for part in values], kept, table
+        new = {value: number for number, value in enumerate(found)}
+        return numbered(new), kept, {str(value): number for value, number in new.items()}
     count = int(found[-1]) + 1 if names is None else len(names)
     _check_gaps(found, count, names)
     table = {}
     if kind == "one-hot":
-        table = {f"column {value}": value for value in found.tolist()}
+        table = {f"column {value}": value for value in found}
     if kind == "float":
-        table = {f"{value:.1f}": value for value in found.tolist()}
-    return values, names or tuple(str(v) for v in found), table
+        table = {f"{value:.1f}": value for value in found}
+    return numbered(themselves), names or tuple(str(v) for v in found), table
 
 
 def _check_gaps(found: np.ndarray, count: int, names: tuple[str, ...] | None) -> None:
-    """`found`, ascending and unique, must be exactly 0..count-1, and two at least."""
+    """`found`, ascending and unique Python integers, must be 0..count-1, and two at least."""
     if found[0] < 0:
         raise errors.DataError(f"labels contain {found[0]}", REMAP)
     if len(found) < 2:
@@ -200,6 +244,7 @@ def _refuse_single(name: str) -> NoReturn:
 
 def _check_names(names: Sequence[str]) -> tuple[str, ...]:
     names = tuple(str(name) for name in names)
+    check_text(names, "class name")
     if len(set(names)) != len(names):
         double = next(name for name in names if names.count(name) > 1)
         raise errors.DataError(

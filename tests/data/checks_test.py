@@ -163,3 +163,20 @@ def test_images_that_are_still_encoded_are_chosen_not_decoded(photos):
     assert is_streamed(twice.images)
     assert twice.images.shape == (6, 10, 12, 3)
     assert twice.info["subset_of"] == {"training": 16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"name": "caf\udce9"}, "name of the data set"),
+        ({"info": {"source": {"files": ["caf\udce9"]}}}, "note on the data set"),
+        ({"class_names": (*"012345678", "caf\udce9")}, "class name"),
+    ],
+)
+def test_what_is_not_text_is_refused_before_anything_trains(digits_arrays, changes, what):
+    with pytest.raises(errors.DataError) as caught:
+        check(dataclasses.replace(digits_arrays, **changes))
+    assert caught.value.cause == f"the {what} 'caf\\udce9' cannot be written as UTF-8"
+    assert caught.value.remedy == (
+        "Replace what is not text in it: text.encode('utf-8', 'backslashreplace').decode()"
+    )

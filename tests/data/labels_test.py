@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ncap_jax import errors
-from ncap_jax.data.labels import REMAP, map_labels, sort_names
+from ncap_jax.data.labels import REMAP, check_text, is_text, map_labels, sort_names
 
 
 def numbers(labels, **options):
@@ -30,6 +30,66 @@ def test_integers_are_kept():
 )
 def test_unambiguous_forms_are_mapped_and_recorded(labels, expected, names, table):
     assert numbers(labels) == (expected, names, {"label_mapping": table})
+
+
+HUGE = np.array([2**63 + 1, 0, 0], np.uint64)
+
+
+def test_numbers_beyond_64_bits_with_a_sign_keep_their_value():
+    """As int64, 2⁶³ + 1 would be negative."""
+    with pytest.raises(errors.DataError) as caught:
+        map_labels([HUGE])
+    assert caught.value.cause == (
+        "labels have gaps: 2 of 9223372036854775810 classes occur, 1 does not"
+    )
+    assert caught.value.remedy == REMAP
+    with pytest.raises(errors.DataError) as caught:
+        map_labels([HUGE], ["a", "b"])
+    assert caught.value.cause == ("label 9223372036854775809 has no name: there are 2 class names")
+    assert caught.value.remedy == NAMED
+    mapped, names, info = numbers(HUGE, remap=True)
+    assert (mapped, names) == ([1, 0, 0], ("0", "9223372036854775809"))
+    assert info == {"label_mapping": {"0": 0, "9223372036854775809": 1}}
+    with pytest.raises(errors.DataError) as caught:
+        map_labels([np.array([1e20, 0.0])])
+    assert caught.value.cause == (
+        "labels have gaps: 2 of 100000000000000000001 classes occur, 1 does not"
+    )
+
+
+def test_parts_of_different_types_share_a_table():
+    (train, validation), names, _ = map_labels([HUGE, np.array([0, -1])[:1]], remap=True)
+    assert (train.tolist(), validation.tolist()) == ([1, 0, 0], [0])
+    assert names == ("0", "9223372036854775809")
+
+
+TEXT = "Replace what is not text in it: text.encode('utf-8', 'backslashreplace').decode()"
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "\ud83d"])
+def test_names_that_are_not_text_are_refused(name):
+    """Written at the end of a run, they raised UnicodeEncodeError and the results were lost."""
+    for labels, names, what in (
+        (["a", name, "a"], None, "label"),
+        (np.array(["a", name]), None, "label"),
+        ([0, 1], ["a", name], "class name"),
+    ):
+        with pytest.raises(errors.DataError) as caught:
+            map_labels([labels], names)
+        assert caught.value.cause == f"the {what} {name!r} cannot be written as UTF-8"
+        assert caught.value.remedy == TEXT
+    mended = name.encode("utf-8", "backslashreplace").decode()  # what the remedy says
+    assert mended in numbers(["a", mended])[1]
+
+
+def test_text_is_looked_for_in_all_of_a_value():
+    check_text({"a": ["b", ("c", 3, None)], 5: "\x1b"}, "note")
+    for value in ({"a": ["b", ("c\udc80",)]}, {"c\udc80": 1}, "c\udc80"):
+        with pytest.raises(errors.DataError) as caught:
+            check_text(value, "note")
+        assert caught.value.cause == "the note 'c\\udc80' cannot be written as UTF-8"
+    assert is_text("naïve\x00")
+    assert not is_text("\udfff")
 
 
 def test_strings_follow_the_given_names():
