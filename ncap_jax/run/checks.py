@@ -7,6 +7,7 @@ the machine is checked here.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 
 import jax
@@ -14,6 +15,7 @@ import jax
 from ncap_jax import distributed, errors
 from ncap_jax.finetune import mesh
 from ncap_jax.options import Execution, Limits, RankConfig
+from ncap_jax.predictor.validation_size import doubt
 from ncap_jax.run import processes
 from ncap_jax.run.ray_workers import import_ray
 from ncap_jax.selection import ranking
@@ -40,6 +42,12 @@ def check_run(config: RankConfig, specs: Sequence[ModelSpec]) -> None:
     check_processes(config)
     mesh.check_mesh(config)
     check_execution(config, specs)
+
+
+def warn_of_few_images(num_validation: int) -> None:
+    """Say before any training that the validation part is too small to trust, where it is."""
+    if reason := doubt(num_validation):
+        warnings.warn(f"{reason}. Give more, or most models will be tied", stacklevel=2)
 
 
 def check_execution(execution: Execution, specs: Sequence[ModelSpec]) -> None:

@@ -18,7 +18,7 @@ from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.report.progress import Progress, Watchers
 from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.run import facts, start, worker
-from ncap_jax.run.checks import check_run
+from ncap_jax.run.checks import check_run, warn_of_few_images
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import Job
 from ncap_jax.run.schedule import Scheduler
@@ -81,7 +81,9 @@ def prepare(request: Request) -> tuple[Job, dict[str, Any]]:
     mesh.check_mesh(config, len(dataset.labels))
     job = Job(specs, dataset, config)
     command = facts.command(specs, request.dataset, config, data_config)
-    return job, {**facts.run_facts(job, data_config), "command": command}
+    about = {**facts.run_facts(job, data_config), "command": command}
+    warn_of_few_images(about["data"]["num_validation"])
+    return job, about
 
 
 def open_folder(output_dir: Path | None, about: dict[str, Any]) -> RunFolder | None:

@@ -23,6 +23,7 @@ from ncap_jax.options import RankConfig, Recipe
 from ncap_jax.predictor.base import Predictor, no_prediction
 from ncap_jax.predictor.best_seen import best_seen
 from ncap_jax.predictor.last_seen import last_seen
+from ncap_jax.predictor.validation_size import drawn_in
 from ncap_jax.selection import contest
 from ncap_jax.types import (
     NETWORK_STRENGTHS,
@@ -87,6 +88,8 @@ def rank_trajectories(
         dataset: name of the target data set, for the report.
         config: `predictor` chooses the method; None: defaults, for the head that was recorded.
         info: facts of the run for the report, or a mapping with fields of `ncap_jax.types.RunInfo`.
+            `num_validation` widens predictions where it is small
+            (`ncap_jax.predictor.validation_size`).
 
     Returns:
         The ranking; deterministic for given trajectories and `config.seed`.
@@ -100,7 +103,8 @@ def rank_trajectories(
         config = RankConfig(head=trajectories[0].head) if trajectories else RankConfig()
     chosen = predictors.get(config.predictor, config.head)
     _check_names(trajectories)
-    entries = _entries(trajectories, chosen)
+    facts = run_info(info)
+    entries = _entries(trajectories, chosen, facts.num_validation)
     order = _order(entries)
     standings = _standings(order, config.seed)
     # Sums of signed strengths cancel (docs/method.md): the absolute one tells a reader more.
@@ -120,7 +124,7 @@ def rank_trajectories(
         trajectories=tuple(trajectories),
         predictor=chosen.name,
         strength=strength,
-        info=run_info(info),
+        info=facts,
     )
 
 
@@ -160,7 +164,9 @@ def _check_names(trajectories: Sequence[Trajectory]) -> None:
         )
 
 
-def _entries(trajectories: Sequence[Trajectory], chosen: Predictor) -> list[_Entry]:
+def _entries(
+    trajectories: Sequence[Trajectory], chosen: Predictor, num_validation: int | None
+) -> list[_Entry]:
     """One per trajectory, in order; those that failed have no predictions.
 
     Raises:
@@ -172,7 +178,10 @@ def _entries(trajectories: Sequence[Trajectory], chosen: Predictor) -> list[_Ent
         chosen.check_epochs(max(finished))
     answers = {name: method(rankable) for name, method in predictors.PREDICTORS.items()}
     scores = answers[chosen.name]
-    accuracies = predictors.accuracies(chosen, rankable, scores=scores)
+    accuracies = [
+        drawn_in(accuracy, num_validation)
+        for accuracy in predictors.accuracies(chosen, rankable, scores=scores)
+    ]
     found = {
         t.model: _Entry(t, scores[i], accuracies[i], {name: p[i] for name, p in answers.items()})
         for i, t in enumerate(rankable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import warnings
 
 import pytest
 
@@ -140,3 +141,14 @@ def test_several_processes_need_a_mesh(monkeypatch):
         checks.check_processes(RankConfig())
     assert error.value.cause == "several processes, but no mesh"
     assert error.value.remedy.startswith("Use mesh='data:")
+
+
+def test_few_validation_images_are_warned_of():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checks.warn_of_few_images(4)
+        checks.warn_of_few_images(50)
+    assert [str(warning.message) for warning in caught] == [
+        "4 validation images only: the standard error of an accuracy is up to 25 points. "
+        "Give more, or most models will be tied"
+    ]

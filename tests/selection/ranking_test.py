@@ -236,6 +236,35 @@ def test_facts_of_the_run_are_a_record_or_a_mapping():
     assert rank_trajectories(pool, "synthetic").info == RunInfo()
 
 
+def always_right(name, loss):
+    """A run that gets the validation part right in every epoch, with a falling loss."""
+    trajectory = make_pool(models=1)[0]
+    records = tuple(
+        dataclasses.replace(record, validation_accuracy=1.0, validation_loss=loss / (1 + epoch))
+        for epoch, record in enumerate(trajectory.records)
+    )
+    return dataclasses.replace(trajectory, model=name, records=records)
+
+
+@pytest.mark.parametrize("predictor", ["default", "last_seen", "last_validation_accuracy"])
+def test_one_validation_image_decides_nothing(predictor):
+    """All models had it right: once each was "predicted 100 %", and the first was the best."""
+    pool = [always_right("a", 0.3), always_right("b", 0.6), always_right("c", 0.9)]
+    config = RankConfig(head="trainable_probe", predictor=predictor)
+    ranking = rank_trajectories(pool, "synthetic", config, info={"num_validation": 1})
+    flag = "1 validation image only: the standard error of an accuracy is up to 50 points"
+    for row in ranking.models:
+        assert row.predicted_accuracy < 0.7
+        assert row.std > 0.2
+        assert flag in row.message
+        assert row.last_seen == 1.0  # what was seen is told as it was
+    assert [row.tied_with_best for row in ranking.models] == [False, True, True]
+    np.testing.assert_allclose([row.p_best for row in ranking.models], 1 / 3, atol=0.02)
+    many = rank_trajectories(pool, "synthetic", config, info={"num_validation": 50})
+    assert [row.name for row in many.models] == [row.name for row in ranking.models]
+    assert all(row.predicted_accuracy > 0.99 for row in many.models)
+
+
 def test_unknown_facts_are_refused():
     with pytest.raises(errors.ConfigError) as error:
         rank_trajectories(make_pool(models=2), "synthetic", info={"devise": "CPU"})
