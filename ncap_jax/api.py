@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 
 from ncap_jax import errors, options
+from ncap_jax.data.pairs import DataSource, refuse_apart
 from ncap_jax.options import DataConfig, RankConfig
-from ncap_jax.types import Dataset, ModelSpec, Ranking
+from ncap_jax.types import ModelSpec, Ranking
 
 
 def rank_models(
     models: Sequence[str | ModelSpec],
-    dataset: str | os.PathLike[str] | Dataset = "digits",
+    dataset: DataSource = "digits",
     config: RankConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     *,
@@ -27,7 +28,8 @@ def rank_models(
 
     Args:
         models: names or patterns (`tiny_*`) of `ncap_jax.MODELS`, or ModelSpec objects.
-        dataset: a name, an image folder, a CSV file, or a Dataset of arrays.
+        dataset: a name, the path of an image folder or a CSV file, a pair of arrays
+            (images, labels), or a Dataset of arrays; see `load_dataset`.
         config: the options of the run; None: `RankConfig()`.
         output_dir: receives `run.json`, `trajectories/`, `ranking.json`, `ranking.csv`,
             `report.md` and `report.html`; None: nothing is written. An interrupted run of the
@@ -46,11 +48,14 @@ def rank_models(
         DataError: images or labels cannot be used.
         OutputError: the folder cannot be written, is in use, or holds another run.
     """
-    config, data_config = config or RankConfig(), data_config or DataConfig()
+    refuse_apart(dataset, config)
+    config = RankConfig() if config is None else config
+    data_config = DataConfig() if data_config is None else data_config
     for record, kind in ((config, RankConfig), (data_config, DataConfig)):
         if not isinstance(record, kind):
             raise errors.ConfigError(
-                f"{record!r} is not a {kind.__name__}", f"Give ncap_jax.{kind.__name__}(...)"
+                f"{options.shown(record)} is not a {kind.__name__}",
+                f"Give ncap_jax.{kind.__name__}(...)",
             )
         options.check(record)
     # Imported here: JAX takes a second, and a misspelt option need not wait for it.

@@ -13,7 +13,7 @@ from flax import nnx
 
 import ncap_jax as ncap
 from ncap_jax import errors
-from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax.options import DataConfig, RankConfig, shown
 from ncap_jax.types import Dataset
 from tests.support import command_line, fake_training, toy_runs
 from tests.support.event_files import scalars
@@ -212,7 +212,12 @@ def test_what_the_data_stage_refuses_is_raised_and_nothing_is_written(tmp_path, 
     [
         ("probe", "'probe' is not a RankConfig", "Give ncap_jax.RankConfig(...)"),
         ({"epochs": 1}, "{'epochs': 1} is not a RankConfig", "Give ncap_jax.RankConfig(...)"),
-        (DataConfig(), f"{DataConfig()!r} is not a RankConfig", "Give ncap_jax.RankConfig(...)"),
+        ({}, "{} is not a RankConfig", "Give ncap_jax.RankConfig(...)"),
+        (
+            DataConfig(),
+            f"{shown(DataConfig())} is not a RankConfig",
+            "Give ncap_jax.RankConfig(...)",
+        ),
         (RankConfig(epochs=0), "epochs=0", "Give a whole number of at least 1"),
         (RankConfig(epochs=True), "epochs=True is not a whole number", "The default is 5"),
         (
@@ -228,6 +233,31 @@ def test_options_that_cannot_work_are_refused(tmp_path, config, cause, remedy):
     error = refusal(lambda: ncap.rank_models(POOL, digits(), config, folder))
     assert type(error) is errors.ConfigError
     assert (error.cause, error.remedy) == (cause, remedy)
+    assert not folder.exists()
+
+
+def test_a_pair_of_arrays_is_ranked_on(monkeypatch):
+    fake_training.install(monkeypatch)
+    config = RankConfig(epochs=1, weights="random", trial_rates=())
+    images, labels = IMAGES, LABELS
+    rankings = [
+        ncap.rank_models(POOL[:2], dataset, config, show_progress=False)
+        for dataset in ((images, labels), [images, labels.tolist()], Dataset(images, labels))
+    ]
+    assert {ranking.dataset for ranking in rankings} == {"arrays"}
+    assert timeless(rankings[0]) == timeless(rankings[1]) == timeless(rankings[2])
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS.tolist()])
+def test_images_and_labels_as_two_arguments_are_refused(tmp_path, labels):
+    folder = tmp_path / "run"
+    error = refusal(lambda: ncap.rank_models(POOL, IMAGES, labels, folder))
+    assert type(error) is errors.DataError
+    assert error.cause == "images and labels are given as two arguments"
+    assert error.remedy == "Give (images, labels) as one pair"
+    error = refusal(lambda: ncap.rank_models(POOL, "digits", labels))
+    assert type(error) is errors.ConfigError
+    assert error.cause == f"{shown(labels)} is not a RankConfig"
     assert not folder.exists()
 
 

@@ -14,17 +14,16 @@ from ncap_jax.data.checks import check_dataset
 from ncap_jax.data.digits import load_digits
 from ncap_jax.data.ingest import ingest, ingest_test
 from ncap_jax.data.listing import Listing, list_csv, list_folder
+from ncap_jax.data.pairs import DataSource, NameOrPath, as_source, refuse_apart
 from ncap_jax.data.published import known_names, list_published
 from ncap_jax.options import DataConfig, Recipe, check, check_value, options_of, shown
 from ncap_jax.types import Dataset
-
-NameOrPath = str | os.PathLike[str]
 
 SEED = next(option for option in options_of(Recipe) if option.name == "seed")
 
 
 def load_dataset(
-    source: NameOrPath | Dataset = "digits",
+    source: DataSource = "digits",
     config: DataConfig | None = None,
     *,
     seed: int = 0,
@@ -34,9 +33,11 @@ def load_dataset(
 
     Args:
         source: `digits` (embedded); the name of a TFDS set prepared in `data_dir`; an image
-            folder, `train/<class>/<image>` or `<class>/<image>`; a CSV file of path,label; or
-            a `Dataset` of arrays. Text is taken for a path if it contains a separator, or if
-            a folder lies there and no TFDS set has that name.
+            folder, `train/<class>/<image>` or `<class>/<image>`; a CSV file of path,label; a
+            pair (images, labels) of anything that `np.asarray` takes, images (n, h, w) or
+            (n, h, w, 1 or 3), labels (n,) or one-hot (n, K); or a `Dataset` of such arrays.
+            Text is a path if it contains a separator, begins with `.` or `~`, or if something
+            lies there and no TFDS set has that name.
         config: how the set is read; None: `DataConfig()`.
         seed: of the validation split and of the subsets.
         **options: single options of `ncap_jax.DataConfig` by keyword, such as `max_train=500`;
@@ -51,8 +52,10 @@ def load_dataset(
         DataError: unknown source, or images or labels that cannot be used.
         ConfigError: an option that is unknown or cannot work.
     """
+    refuse_apart(source, config)
     config = _resolve(config, options, "seed")
     check_value(SEED, seed)
+    source = as_source(source)
     if isinstance(source, Dataset):
         return _load_arrays(source, config, seed)
     if source == "digits":
@@ -80,6 +83,11 @@ def load_test_split(
         ConfigError: an option that is unknown or cannot work.
     """
     config = _resolve(config, options)
+    if not isinstance(source, str | os.PathLike):
+        raise errors.DataError(
+            "only a name or a path has a test part",
+            "Give the name of a TFDS set, an image folder or a CSV file",
+        )
     if source == "digits":
         raise errors.DataError(
             "digits has no test part", "Use its validation part, which has 1,297 samples"
@@ -117,15 +125,14 @@ def _load_arrays(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:
 
 def _list(source: NameOrPath, config: DataConfig, parts: tuple[str, ...]) -> Listing:
     """List a source. Names of TFDS sets come first; write ./name for a folder of that name."""
-    if not isinstance(source, str | os.PathLike):
-        raise errors.DataError(
-            f"{shown(source)} does not name a data set",
-            "Give a name, the path of a folder or CSV file, or ncap_jax.Dataset(images, labels)",
-        )
-    text = os.fspath(source)
-    if text.lower().endswith(".csv"):
-        return list_csv(source)
-    is_path = not isinstance(source, str) or os.sep in text
-    if is_path or (os.path.isdir(text) and text not in known_names(config.data_dir)):
-        return list_folder(source)
-    return list_published(text, config.data_dir, parts)
+    path = os.path.expanduser(source)
+    if path.lower().endswith(".csv"):
+        return list_csv(path)
+    is_path = not isinstance(source, str) or _looks_like_a_path(source)
+    if is_path or (os.path.exists(path) and source not in known_names(config.data_dir)):
+        return list_folder(path)
+    return list_published(path, config.data_dir, parts)
+
+
+def _looks_like_a_path(text: str) -> bool:
+    return text.startswith((".", "~")) or os.sep in text or "/" in text

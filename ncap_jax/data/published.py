@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import os
 import pathlib
@@ -13,10 +14,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ncap_jax import errors
+from ncap_jax.data.encoded import printable
 from ncap_jax.data.listing import Listing
 
 # Records that are read at a time for their labels.
 _CHUNK = 1024
+# Share of letters in common from which on a name counts as misspelt, as difflib measures it:
+# `cifar` for cifar10 has 0.83, `photos` and its nearest set of images 0.6.
+_NEAR = 0.7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,6 +107,33 @@ def known_names(data_dir: str | os.PathLike[str] | None) -> list[str]:
     return sorted(names)
 
 
+def _unknown(name: str, known: Sequence[str]) -> tuple[str, str]:
+    """Cause and remedy: a misspelt set of images, or else a folder that is not there."""
+    near = difflib.get_close_matches(name.lower(), ["digits", *known], n=10, cutoff=_NEAR)
+    images = [found for found in near if found == "digits" or _may_hold_images(found)]
+    if images:
+        return f"unknown data set {name!r}", f"Did you mean {' or '.join(images[:3])}"
+    return (
+        f"{name!r} is neither a folder in {printable(os.getcwd())} nor the name of a data set",
+        "Give the path of a folder or CSV file, or a name such as digits or cifar10",
+    )
+
+
+def _may_hold_images(name: str) -> bool:
+    """False where TFDS says that a set holds something else."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_cls(name)
+    except ImportError:  # what else its builder needs is not installed: texts, molecules
+        return False
+    except tfds.core.DatasetNotFoundError:  # somebody's own, prepared in data_dir
+        return True
+    # Older sets have no tags, but lie in folders by kind.
+    tags = builder.get_metadata().tags
+    return "image_classification" in builder.__module__ or "content.data-type.image" in tags
+
+
 def _root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     if data_dir is not None:
         return pathlib.Path(data_dir).expanduser()
@@ -125,7 +157,7 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         with _damage_named(prepared[-1]):
             return tfds.builder_from_directory(prepared[-1])
     if name not in (known := known_names(data_dir)):
-        raise errors.DataError(*errors.unknown_name("data set", name, ["digits", *known]))
+        raise errors.DataError(*_unknown(name, known))
     raise errors.DataError(
         f"{name} is not prepared in {root}",
         f"Give the data_dir that holds it, or prepare it once, which needs TensorFlow: "

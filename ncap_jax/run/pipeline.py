@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from ncap_jax import caching, data, distributed, report
+from ncap_jax.data.pairs import DataSource
 from ncap_jax.finetune import mesh
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.report.progress import Progress, Watchers
@@ -24,7 +25,7 @@ from ncap_jax.run.job import Job
 from ncap_jax.run.schedule import Scheduler
 from ncap_jax.selection import budget
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import Dataset, ModelSpec, Ranking, Trajectory, Watcher
+from ncap_jax.types import ModelSpec, Ranking, Trajectory, Watcher
 from ncap_jax.zoo import find_models, shapes
 
 Path = str | os.PathLike[str]
@@ -38,7 +39,7 @@ class Request:
     """
 
     models: Sequence[str | ModelSpec]
-    dataset: Path | Dataset
+    dataset: DataSource
     config: RankConfig
     data_config: DataConfig
     output_dir: Path | None = None
