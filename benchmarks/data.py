@@ -8,6 +8,7 @@
 2. `streaming`: JPEG files through `stream_batches` with one thread, against the same files opened,
    converted, resized and turned into arrays by Pillow alone, per image. `decode` is the part of
    `stream` that makes the batches in host memory; the rest are threads and the transfer.
+   `checksum` is the part of `decode` that compares an image with what it was at the start.
 
 Shares are of CPU time (all threads) on the CPU, of wall time on an accelerator. The photographs
 are the two that scikit-learn ships, cut into pieces.
@@ -30,7 +31,7 @@ from PIL import Image
 
 from benchmarks import timing
 from ncap_jax.data import batching, load_dataset, stream
-from ncap_jax.data.images import gather
+from ncap_jax.data.images import checksum, gather
 from ncap_jax.data.threads import WORKERS
 from ncap_jax.run import facts
 from ncap_jax.zoo import MODELS, functional, load_model, preprocess
@@ -138,6 +139,7 @@ def streaming(side: int, size: int) -> dict[str, Any]:
         store: Any = loaded.images
         count = len(store)
         assert count % STREAM_BATCH == 0
+        pixels = np.asarray(store)
         paths = [store.source.paths[index] for index in store.indices]
 
         def run(workers: int) -> None:
@@ -148,6 +150,7 @@ def streaming(side: int, size: int) -> dict[str, Any]:
         times = timing.take_turns(
             {
                 "pillow": lambda: pillow_alone(paths, size),
+                "checksum": lambda: [checksum(image) for image in pixels],
                 "decode": lambda: decode_batches(store),
                 "stream": lambda: run(1),
                 f"stream, {WORKERS} threads": lambda: run(WORKERS),

@@ -32,6 +32,10 @@ class DataError(NcapError):
     """Images or labels that cannot be used as they are."""
 
 
+class ChangedDataError(DataError):
+    """An image that is not what it was when the run began, which concerns all models."""
+
+
 class ModelError(NcapError):
     """A model that is unknown, cannot be built or cannot be treated."""
 

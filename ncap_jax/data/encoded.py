@@ -15,7 +15,7 @@ import numpy as np
 
 from ncap_jax import errors
 from ncap_jax.data import decode
-from ncap_jax.data.images import EncodedImages
+from ncap_jax.data.images import EncodedImages, checksum
 from ncap_jax.data.threads import WORKERS, ordered_map
 
 
@@ -59,6 +59,8 @@ class ImageStore(EncodedImages):
         size: (height, width) that all are decoded to.
         channels: 1 (grey) or 3 (RGB).
         threads: number of threads that decode where all images are wanted at once.
+        known: (n,) uint32, the checksum of each image when it was first decoded, which it must
+            still have; None: it is not checked.
     """
 
     source: Source
@@ -66,6 +68,7 @@ class ImageStore(EncodedImages):
     size: tuple[int, int]
     channels: int = 3
     threads: int = WORKERS
+    known: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -74,7 +77,12 @@ class ImageStore(EncodedImages):
 
     def take(self, indices: np.ndarray) -> ImageStore:
         """A store of the images at `indices`; nothing is decoded."""
-        return dataclasses.replace(self, indices=self.indices[indices])
+        known = None if self.known is None else self.known[indices]
+        return dataclasses.replace(self, indices=self.indices[indices], known=known)
+
+    def checksums(self) -> np.ndarray:
+        """(n,) uint32: what every image must have, in order; decodes only what is not known."""
+        return super().checksums() if self.known is None else self.known
 
     def name(self, index: int) -> str:
         """What a person finds image `index` by."""
@@ -100,16 +108,23 @@ class ImageStore(EncodedImages):
 
         Raises:
             DataError: it can no longer be decoded.
+            ChangedDataError: it is not what it was when it was first decoded.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         try:
-            return self.decode(index)[0]
+            pixels = self.decode(index)[0]
         except decode.BrokenImageError as error:
             raise errors.DataError(
                 f"{self.name(index)}: {error.cause}",
                 "The file was readable when the run began. Restore it, or start the run again",
             ) from None
+        if self.known is not None and checksum(pixels) != self.known[index]:
+            raise errors.ChangedDataError(
+                f"{self.name(index)} has changed since the run began",
+                "Restore it and repeat the run, which resumes in its folder, or start another run",
+            )
+        return pixels
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -122,5 +137,8 @@ class ImageStore(EncodedImages):
 
 def printable(path: str | os.PathLike[str]) -> str:
     """A path as one line of text that can be written as UTF-8, whatever bytes it holds."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair: no file has such a name
+        text = os.fspath(path)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -8,7 +8,10 @@ length, and indexing with one integer decodes one image. Nothing here decodes; t
 from __future__ import annotations
 
 import abc
+import hashlib
 import math
+import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -44,8 +47,26 @@ class EncodedImages(abc.ABC):
     def take(self, indices: np.ndarray) -> EncodedImages:
         """The images at `indices`, still encoded."""
 
+    def checksums(self) -> np.ndarray:
+        """(n,) uint32: the `checksum` of every image, in order; decodes them all."""
+        return np.array([checksum(self[index]) for index in range(len(self))], np.uint32)
+
 
 Images = np.ndarray | EncodedImages
+
+
+def checksum(pixels: np.ndarray) -> int:
+    """CRC-32 of an image's pixels: of two different images, equal once in four billion."""
+    return zlib.crc32(np.ascontiguousarray(pixels).data)
+
+
+def digest(parts: Iterable[Images]) -> str:
+    """SHA-256 in hex over the pixels of arrays; of encoded images over every image's checksum."""
+    found = hashlib.sha256()
+    for part in parts:
+        content = part.checksums() if isinstance(part, EncodedImages) else part
+        found.update(np.ascontiguousarray(content).data)
+    return found.hexdigest()
 
 
 def is_streamed(images: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from ncap_jax import errors
 from ncap_jax.data import decode
 from ncap_jax.data.encoded import ImageStore, Source
+from ncap_jax.data.images import checksum
 from ncap_jax.data.labels import check_parts, map_labels
 from ncap_jax.data.listing import MAX_NAMED, Listing, summary
 from ncap_jax.data.sampling import Choice, Samples, choose_samples
@@ -216,16 +217,17 @@ class _Decoded:
 
 
 def _decode_all(store: ImageStore, *, keep: bool) -> _Decoded:
-    """Decode every image once; keep the pixels, or only the knowledge that it can be done."""
+    """Decode every image once; keep the pixels, or only what they add up to."""
 
     def attempt(index: int) -> tuple[Any, tuple[str, ...]] | decode.BrokenImageError:
         try:
             pixels, notes = store.decode(index, verify=True)
-            return (pixels if keep else None), notes
+            return (pixels if keep else checksum(pixels)), notes
         except decode.BrokenImageError as error:
             return error
 
-    pixels = np.empty(store.shape if keep else (0, *store.shape[1:]), np.uint8)
+    # Of every image its pixels, or its checksum: a stream must find the same pixels again.
+    content = np.empty(store.shape, np.uint8) if keep else np.empty(len(store), np.uint32)
     kept: list[int] = []
     broken: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
@@ -233,13 +235,13 @@ def _decode_all(store: ImageStore, *, keep: bool) -> _Decoded:
         if isinstance(result, decode.BrokenImageError):
             broken[store.name(index)] = result.cause
             continue
-        if keep:
-            pixels[len(kept)] = result[0]
+        content[len(kept)] = result[0]
         for note in result[1]:
             notes.setdefault(note, []).append(store.name(index))
         kept.append(index)
-    sound = np.array(kept, np.int64)
-    return _Decoded(pixels[: len(kept)] if keep else store.take(sound), sound, broken, notes)
+    sound, content = np.array(kept, np.int64), content[: len(kept)]
+    images = content if keep else replace(store.take(sound), known=content)
+    return _Decoded(images, sound, broken, notes)
 
 
 def _assemble(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import importlib.metadata
 import os
 import platform
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncap_jax import data
+from ncap_jax import data, errors
 from ncap_jax._version import __version__
-from ncap_jax.data.images import gather
+from ncap_jax.data.images import digest, gather
+from ncap_jax.data.labels import is_text
 from ncap_jax.data.split import stratified_subset
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run.job import Job
@@ -70,17 +71,14 @@ def run_facts(job: Job, data_config: DataConfig) -> dict[str, Any]:
 
 
 def data_digest(dataset: Dataset) -> str:
-    """SHA-256 over labels and pixels; of streamed sets over the labels alone."""
-    digest = hashlib.sha256()
-    for part in (
+    """SHA-256 over labels and pixels; of streamed sets over every image's checksum."""
+    parts: Any = (
         dataset.labels,
         dataset.validation_labels,
         dataset.images,
         dataset.validation_images,
-    ):
-        if isinstance(part, np.ndarray):
-            digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()
+    )
+    return digest(parts)
 
 
 def command(
@@ -88,7 +86,7 @@ def command(
 ) -> str | None:
     """The shell command that makes the same run, or None where flags cannot say it.
 
-    Flags cannot carry arrays, or models that are not in the registry.
+    Flags cannot carry arrays, models that are not in the registry, or paths that are not text.
     """
     if not isinstance(dataset, str | os.PathLike):
         return None
@@ -106,7 +104,8 @@ def command(
                     ",".join(map(str, value)) if isinstance(value, tuple) else value
                 )
     flags = (f"--{name}={value}" for name, value in values.items())
-    return shlex.join(["python", "-m", "ncap_jax", *flags])
+    line = shlex.join(["python", "-m", "ncap_jax", *flags])
+    return line if is_text(line) else None
 
 
 def run_info(job: Job, facts: Mapping[str, Any], seconds: float) -> RunInfo:
@@ -134,7 +133,7 @@ def run_info(job: Job, facts: Mapping[str, Any], seconds: float) -> RunInfo:
         majority_accuracy=about["majority_accuracy"],
         num_validation=about["num_validation"],
         class_names=tuple(job.dataset.class_names or ()),
-        contact_sheet_png=sample_sheet(job.specs[0], job.dataset, job.config),
+        contact_sheet_png=sheet_if_possible(job),
         seconds=seconds,
         command=facts["command"],
     )
@@ -147,6 +146,18 @@ def sample_sheet(spec: ModelSpec, dataset: Dataset, config: RankConfig, n: int =
     size = config.input_size or spec.input_size
     pixels = np.asarray(preprocess.preprocess(images, spec.preprocessing, size))
     return data.contact_sheet(pixels, dataset.labels[chosen], n, class_names=dataset.class_names)
+
+
+def sheet_if_possible(job: Job) -> bytes | None:
+    """The sheet of the first model, or None, with a warning, where an image is gone.
+
+    All models have been trained by now: no result may be lost for a picture in the report.
+    """
+    try:
+        return sample_sheet(job.specs[0], job.dataset, job.config)
+    except errors.DataError as error:
+        warnings.warn(f"the report shows no sample images: {error}", stacklevel=2)
+        return None
 
 
 def in_words(note: Any, limit: int = 160) -> str:

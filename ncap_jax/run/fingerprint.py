@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from ncap_jax.options import FREE_FIELDS
@@ -14,9 +15,20 @@ FINGERPRINT = ("config", "models", "data")
 
 def fixed(part: Any, name: str) -> Any:
     """A part of run.json without what may change when a run resumes."""
-    if name != "config" or not isinstance(part, dict):
+    if name == "config":
+        return _without(part, FREE_FIELDS)
+    if name == "data" and isinstance(part, dict) and "config" in part:
+        # `sha256` stands for the images and labels: where they lie, and what was left out on the
+        # way to them, may differ. A copy of a folder is the same data.
+        return {**_without(part, ("info",)), "config": _without(part["config"], ("data_dir",))}
+    return part
+
+
+def _without(part: Any, names: Collection[str]) -> Any:
+    """A mapping without these keys; what is not a mapping (damage) as it is."""
+    if not isinstance(part, dict):
         return part
-    return {key: value for key, value in part.items() if key not in FREE_FIELDS}
+    return {key: value for key, value in part.items() if key not in names}
 
 
 def differences(old: Any, new: Any, name: str) -> list[str]:

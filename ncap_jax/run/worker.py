@@ -128,12 +128,13 @@ def finetune_one(worker: Worker, task: Task, emit: Emit) -> Trajectory:
 
     Raises:
         OutputError: the folder cannot be written.
+        ChangedDataError: an image is not what it was: no model could be compared with another.
     """
     attempts = _Attempts(worker, task, emit)
     start = time.perf_counter()
     try:
         return memory.with_retry(attempts, task.model, worker.config, worker.files)
-    except (errors.OutputError, KeyboardInterrupt):
+    except (errors.OutputError, errors.ChangedDataError, KeyboardInterrupt):
         raise
     except Exception as error:
         # Whatever breaks inside one candidate must not cost the others their hours.

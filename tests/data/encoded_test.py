@@ -1,5 +1,7 @@
+import dataclasses
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from ncap_jax import errors
 from ncap_jax.data.decode import BrokenImageError
 from ncap_jax.data.encoded import Files, ImageStore, printable
+from ncap_jax.data.images import checksum
 from tests.support.photos import first_pixels
 
 
@@ -82,8 +85,38 @@ def test_an_image_that_disappears_is_named(store):
     )
 
 
+def test_an_image_that_changes_is_named(store):
+    """By its pixels: a file that was only rewritten or touched is the same image."""
+    known = np.array([checksum(image) for image in np.asarray(store)], np.uint32)
+    watched = dataclasses.replace(store, known=known)
+    path = pathlib.Path(store.source.paths[3])
+    path.write_bytes(path.read_bytes())
+    assert watched[3][0, 0, 0] == 3
+    shutil.copy(store.source.paths[4], path)
+    with pytest.raises(errors.ChangedDataError) as caught:
+        np.asarray(watched)
+    assert caught.value.cause == f"{path} has changed since the run began"
+    assert caught.value.remedy == (
+        "Restore it and repeat the run, which resumes in its folder, or start another run"
+    )
+    taken = watched.take(np.array([9, 3]))
+    assert taken[0][0, 0, 0] == 9
+    with pytest.raises(errors.ChangedDataError):
+        taken[1]
+
+
+def test_checksums_are_those_that_must_be_found(store):
+    expected = [checksum(image) for image in np.asarray(store)]
+    assert store.checksums().tolist() == expected
+    watched = dataclasses.replace(store, known=np.array(expected, np.uint32))
+    for path in store.source.paths:
+        os.unlink(path)
+    assert watched.take(np.array([5, 1])).checksums().tolist() == [expected[5], expected[1]]
+
+
 def test_names_can_be_printed_whatever_their_bytes():
     assert printable("a b/ü.png") == "a b/ü.png"
     assert printable(os.fsdecode(b"b\xff\xfe")) == "b\\xff\\xfe"
     assert printable("new\nline\t") == "new\\nline\\t"
     assert Files(["x\x00"]).name(0) == "x\\x00"
+    assert printable("\ud83d.png") == "\\ud83d.png"

@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 
@@ -68,3 +69,22 @@ def test_the_light_part_comes_without_the_decoders():
         "assert data.load_dataset and 'PIL' in sys.modules, 'loaded when it is asked for'\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_checksum_tells_images_apart():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert images.checksum(image) == images.checksum(image.copy())
+    assert images.checksum(image[:, ::-1]) != images.checksum(image)
+    assert images.checksum(image[::-1]) == images.checksum(image[::-1].copy())
+
+
+def test_a_digest_is_of_pixels_or_of_their_checksums_in_order():
+    array = np.arange(48, dtype=np.uint8).reshape(2, 2, 4, 3)
+    assert (
+        images.digest([array, array[:1]])
+        == hashlib.sha256(array.tobytes() + array[:1].tobytes()).hexdigest()
+    )
+    squares = Squares([2, 3])
+    sums = np.array([images.checksum(image) for image in squares], np.uint32)
+    assert images.digest([squares]) == hashlib.sha256(sums.tobytes()).hexdigest()
+    assert images.digest([Squares([3, 2])]) != images.digest([squares])

@@ -10,7 +10,7 @@ import pytest
 from ncap_jax import errors
 from ncap_jax.data import ingest, load_dataset, load_test_split
 from ncap_jax.data.encoded import printable
-from ncap_jax.data.images import is_streamed
+from ncap_jax.data.images import checksum, is_streamed
 from tests.support import hostile
 from tests.support.photos import first_pixels, write_class
 
@@ -44,6 +44,9 @@ def test_stream_and_memory_hold_the_same(photos):
             np.testing.assert_array_equal(np.asarray(getattr(streamed, name)), getattr(held, name))
         assert {**streamed.info, "memory": ""} == {**held.info, "memory": ""}
         assert streamed.info["memory"] == "streamed"
+        for name in ("images", "validation_images"):  # so that a change would be noticed
+            expected = [checksum(image) for image in getattr(held, name)]
+            assert getattr(streamed, name).known.tolist() == expected
 
 
 def test_large_sets_are_streamed_unasked(photos, monkeypatch):

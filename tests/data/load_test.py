@@ -100,11 +100,42 @@ def test_options_that_do_not_apply_to_arrays():
     assert len(load_dataset(ARRAYS, stream=False).labels) == 6
 
 
-@pytest.mark.parametrize("source", [3, None, (IMAGES, [0, 1])])
-def test_what_is_not_a_source(source):
-    message = refusal(source, kind=errors.DataError)
-    assert " does not name a data set. Give a name, the path of a folder or CSV file" in message
-    assert message.endswith("or ncap_jax.Dataset(images, labels).")
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_pair_of_arrays_is_a_data_set(kind):
+    for images, labels in ((IMAGES, ARRAYS.labels), (IMAGES.tolist(), ARRAYS.labels.tolist())):
+        loaded = load_dataset(kind((images, labels)), max_train=4)
+        expected = load_dataset(ARRAYS, max_train=4)
+        for part in ("images", "labels", "validation_images", "validation_labels"):
+            np.testing.assert_array_equal(getattr(loaded, part), getattr(expected, part))
+        assert loaded.name == "arrays"
+
+
+def test_what_is_not_a_data_set_is_named():
+    message = refusal(None, kind=errors.DataError)
+    assert message == (
+        "None is not a data set. Give a name, the path of a folder or CSV file, (images, labels) "
+        "as one pair, or ncap_jax.Dataset(images, labels)."
+    )
+    message = refusal((IMAGES, [0, 1]), kind=errors.DataError)
+    assert message == ("there are 8 training images but 2 labels. Give one label per image.")
+    message = refusal((IMAGES, [[0], [0, 1]] * 4), kind=errors.DataError)
+    assert message.startswith("labels do not form one array: ")
+
+
+def test_images_and_labels_as_two_arguments_are_refused():
+    message = refusal(IMAGES, ARRAYS.labels, kind=errors.DataError)
+    assert message == (
+        "images and labels are given as two arguments. Give (images, labels) as one pair."
+    )
+
+
+@pytest.mark.parametrize("source", [ARRAYS, (IMAGES, ARRAYS.labels), None])
+def test_arrays_have_no_test_part(source):
+    message = refusal(source, function=load_test_split, kind=errors.DataError)
+    assert message == (
+        "only a name or a path has a test part. "
+        "Give the name of a TFDS set, an image folder or a CSV file."
+    )
 
 
 def test_the_test_part_has_the_size_and_numbers_of_training(tmp_path):
@@ -135,3 +166,38 @@ def test_names_and_paths_are_told_apart(tmp_path, monkeypatch):
     message = refusal("cifar10", kind=errors.DataError, data_dir=none)
     assert message.startswith(f"cifar10 is not prepared in {none}. Give the data_dir that holds it")
     assert load_dataset("./cifar10").name == "cifar10"
+
+
+def test_a_path_that_is_not_there_is_called_a_path(tmp_path, monkeypatch):
+    """`photos` once gave "Did you mean toto or goemotions"."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    give = "Give the folder that holds the images."
+    for source, cause in (
+        ("~/photos", f"{tmp_path}/photos is not a folder"),
+        ("../photos", "../photos is not a folder"),
+        (".photos", ".photos is not a folder"),
+        ("photos.zip", "photos.zip is not a folder"),
+    ):
+        assert refusal(source, kind=errors.DataError) == f"{cause}. {give}"
+    for name in ("photos", "pictures", "my_cats", ""):
+        assert refusal(name, kind=errors.DataError, data_dir=tmp_path) == (
+            f"{name!r} is neither a folder in {tmp_path} nor the name of a data set. "
+            "Give the path of a folder or CSV file, or a name such as digits or cifar10."
+        )
+
+
+@pytest.mark.parametrize("source", ["caf\ud83d/", "./caf\ud83d", "caf\ud83d"])
+def test_a_path_that_is_not_text_is_refused(source, tmp_path):
+    message = refusal(source, kind=errors.DataError, data_dir=tmp_path)
+    assert "caf\\ud83d" in message
+    assert message.startswith(("caf", "./caf", "'caf"))
+    assert "is not a folder. " in message or "is neither a folder in " in message
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    write_class(tmp_path / "mine" / "a", 2)
+    write_class(tmp_path / "mine" / "b", 2)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_dataset("~/mine").name == "mine"

@@ -13,6 +13,7 @@ from sklearn import datasets
 from ncap_jax import errors
 from ncap_jax.data import load_dataset, load_test_split, published
 from ncap_jax.data.encoded import ImageStore
+from ncap_jax.data.images import checksum
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -260,6 +261,24 @@ def test_unknown_name_offers_near_matches(tmp_path):
     message = refusal("ciffar10", tmp_path)
     assert message.startswith("unknown data set 'ciffar10'. Did you mean cifar10")
     assert refusal("digit", tmp_path).startswith("unknown data set 'digit'. Did you mean digits")
+
+
+def test_streamed_records_are_known_by_their_pixels(shared_data):
+    options = {"data_dir": shared_data / "tfds", "max_train": 20, "max_validation": 10}
+    held = load_dataset("cifar10", stream=False, **options)
+    streamed = load_dataset("cifar10", stream=True, **options)
+    assert streamed.images.known.tolist() == [checksum(image) for image in held.images]
+
+
+def test_only_sets_of_images_are_offered(tmp_path):
+    """A set of texts is near, but what it holds could not be used."""
+    message = refusal("imdb_review", tmp_path)
+    assert message.startswith("'imdb_review' is neither a folder in ")
+    message = refusal("oxford_flowers", tmp_path)
+    assert (
+        message
+        == "unknown data set 'oxford_flowers'. Did you mean oxford_flowers102 or tf_flowers."
+    )
 
 
 def test_unprepared_set_says_how_to_prepare_it(tmp_path):

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from ncap_jax.data import load_dataset
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run import facts
 from ncap_jax.run.job import Job
 from ncap_jax.types import Dataset
 from ncap_jax.zoo import find_models
 from tests.support import toy_runs
+from tests.support.photos import write_class
 from tests.support.small import small_config
 
 JOB = Job(tuple(toy_runs.POOL[:2]), toy_runs.digits(), small_config())
@@ -61,6 +64,29 @@ def test_the_data_are_told_by_their_pixels_and_labels():
         assert facts.data_digest(dataclasses.replace(dataset, **{field: changed})) != digest
 
 
+def test_streamed_data_are_told_by_their_pixels_and_labels(tmp_path):
+    """A copy elsewhere, with other times, is the same data; other pixels of equal size are not."""
+    write_class(tmp_path / "one" / "cat", 6)
+    write_class(tmp_path / "one" / "dog", 6, start=9)
+
+    def found(name):
+        return facts.data_digest(load_dataset(tmp_path / name, stream=True))
+
+    digest = found("one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    os.utime(tmp_path / "two" / "cat" / "003.png", (0, 0))
+    assert found("two") == digest
+    for name in ("cat/003.png", "dog/011.png"):
+        path = tmp_path / "two" / name
+        content = path.read_bytes()
+        write_class(path.parent, 1, start=100)
+        (path.parent / "100.png").replace(path)
+        assert found("two") != digest
+        path.write_bytes(content)
+    (tmp_path / "two" / "cat").rename(tmp_path / "two" / "tac")
+    assert found("two") != digest  # the labels are numbered the other way round
+
+
 def test_the_command_repeats_the_run():
     specs = find_models(["tiny_plain", "tiny_senet"])
     config = small_config(epochs=3, weights="pretrained")
@@ -80,6 +106,8 @@ def test_what_flags_cannot_say_has_no_command():
     changed = dataclasses.replace(specs[0], input_size=8)
     for spec in (toy_runs.POOL[0], changed):
         assert facts.command([spec], "digits", RankConfig(), DataConfig()) is None
+    # A folder whose name is not UTF-8: the report, which is, could not be written.
+    assert facts.command(specs, "caf\udce9/", RankConfig(), DataConfig()) is None
 
 
 def test_the_report_is_told_in_words():
@@ -110,6 +138,21 @@ def test_the_contact_sheet_shows_what_the_model_sees():
         corner[mode] = np.asarray(Image.open(png).convert("RGB"))[2, 2].astype(int)
     assert corner["unit"][0] > corner["unit"][2]
     assert corner["caffe"][2] > corner["caffe"][0]
+
+
+def test_a_sample_that_is_gone_costs_the_report_a_picture_alone(tmp_path):
+    for name in ("a", "b"):
+        write_class(tmp_path / name, 4)
+    streamed = load_dataset(tmp_path, stream=True)
+    job = dataclasses.replace(JOB, dataset=streamed)
+    about = {**facts.run_facts(job, DataConfig()), "command": None}
+    shutil.rmtree(tmp_path / "a")
+    with pytest.warns(
+        UserWarning, match=r"^the report shows no sample images: .*000\.png: No such"
+    ):
+        info = facts.run_info(job, about, 1.0)
+    assert info.contact_sheet_png is None
+    assert info.data["training images"] == len(streamed.labels)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,21 @@ def test_what_may_change_between_calls_is_not_part_of_it() -> None:
     assert fixed(before, "config") != fixed({**before, "seed": 1}, "config")
 
 
+def test_where_the_data_lie_is_not_part_of_it() -> None:
+    """Pixels and labels are told by their hash; the way to them may change."""
+    data = {
+        "sha256": "a",
+        "config": {"data_dir": "/tfds", "image_size": 9},
+        "info": {"source": "image folder /photos"},
+    }
+    moved = {**data, "config": {"data_dir": None, "image_size": 9}, "info": {"source": "/copy"}}
+    assert fixed(data, "data") == fixed(moved, "data")
+    assert fixed({**data, "sha256": "b"}, "data") != fixed(data, "data")
+    assert fixed({**data, "config": {"image_size": 8}}, "data") != fixed(data, "data")
+
+
 def test_other_parts_are_compared_whole() -> None:
     models = {"strategy": None, "workers": None}  # a model may have any name
     assert fixed(models, "models") == models
-    assert fixed("damaged", "config") == "damaged"
+    assert fixed("damaged", "config") == fixed("damaged", "data") == "damaged"
+    assert fixed({"config": "damaged"}, "data") == {"config": "damaged"}

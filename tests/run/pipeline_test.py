@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import warnings
 
+import numpy as np
 import pytest
 
 import ncap_jax as ncap
 from ncap_jax import errors
-from ncap_jax.finetune import trajectory_files
+from ncap_jax.finetune import loop, trajectory_files
 from ncap_jax.finetune.checkpoints import Checkpoints
-from ncap_jax.options import DataConfig
+from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run import pipeline, worker
+from ncap_jax.run.folder import ModelFiles
 from tests.support import fake_training, toy_runs
+from tests.support.photos import write_class
 from tests.support.small import small_config
 from tests.support.toy_runs import CONFIG, POOL, digits, interrupted, rank, timeless
 from tests.support.two_processes import TwoProcesses
+
+# For training that is fake.
+STREAMED = RankConfig(epochs=3, weights="random", trial_rates=())
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +95,86 @@ def test_another_run_is_refused_and_the_field_is_named(tmp_path, changes, named)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+def stream(photos, folder):
+    """Rank two toys on image files that are decoded when they are needed."""
+    return ncap.rank_models(
+        POOL[:2],
+        photos,
+        STREAMED,
+        folder,
+        data_config=DataConfig(stream=True),
+        show_progress=False,
+    )
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Image files of equal size; training is fake, but looks at them in every epoch."""
+    for name in ("a", "b"):
+        write_class(tmp_path / "photos" / name, 5, suffix="bmp")
+    fake_training.install(monkeypatch)
+
+    def looking(tuning, state, epoch):
+        tuning.feed.subset(np.arange(len(tuning.feed.labels)))
+        return fake_training.advance(tuning, state, epoch)
+
+    monkeypatch.setattr(loop, "advance", looking)
+    return tmp_path / "photos"
+
+
+def repaint(path):
+    """Other pixels under the same name, of the same size and time."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[-30] ^= 255
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_streamed_run_resumes_on_the_same_pixels_alone(photos, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    whole = timeless(stream(photos, None))
+    with monkeypatch.context() as patch:
+        toy_runs.stop_after(patch, 2, "append")
+        with pytest.raises(toy_runs.Stop):
+            stream(photos, folder)
+    image = photos / "a" / "002.bmp"
+    before = image.read_bytes()
+    repaint(image)
+    with pytest.raises(errors.OutputError) as error:
+        stream(photos, folder)
+    assert error.value.cause.startswith(f"{folder} holds another run; different: data.sha256 was ")
+    assert error.value.remedy == "Choose another folder, or repeat the same run to resume it"
+    image.write_bytes(before)
+    moved = shutil.copytree(photos, tmp_path / "copy" / "photos")
+    assert timeless(stream(moved, folder)) == whole
+
+
+def test_an_image_that_changes_ends_a_streamed_run_which_loses_nothing(
+    photos, tmp_path, monkeypatch
+):
+    folder, image = tmp_path / "run", photos / "b" / "003.bmp"
+    whole, before = timeless(stream(photos, None)), image.read_bytes()
+    append = ModelFiles.append
+
+    def changing(self, model, record):
+        append(self, model, record)
+        if (model, record.epoch) == ("toy_2", 1):
+            repaint(image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelFiles, "append", changing)
+        with pytest.raises(errors.ChangedDataError) as error:
+            stream(photos, folder)
+    assert error.value.cause == f"{image} has changed since the run began"
+    assert error.value.remedy == (
+        "Restore it and repeat the run, which resumes in its folder, or start another run"
+    )
+    lines = (folder / "trajectories" / "toy_2.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
+    image.write_bytes(before)
+    assert timeless(stream(photos, folder)) == whole
+
+
 def test_failed_models_are_tried_again(whole, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         toy_runs.instead(
@@ -112,6 +200,20 @@ def test_what_a_model_leaves_out_is_found_once_for_the_whole_run():
     bare = dataclasses.replace(POOL[0], feature_width=None, parameters=None)
     job, _ = pipeline.prepare(pipeline.Request([bare], digits(), CONFIG, DataConfig()))
     assert job.specs == (dataclasses.replace(bare, feature_width=12, parameters=600),)
+
+
+def test_a_run_says_first_that_its_validation_part_is_small(monkeypatch):
+    fake_training.install(monkeypatch)
+    few = dataclasses.replace(
+        digits(),
+        validation_images=digits().validation_images[:1],
+        validation_labels=digits().validation_labels[:1],
+    )
+    with pytest.warns(UserWarning, match=r"^1 validation image only: .* up to 50 points\. Give "):
+        ranking = ncap.rank_models(POOL[:1], few, STREAMED, show_progress=False)
+    assert ranking.best.message.endswith(
+        "1 validation image only: the standard error of an accuracy is up to 50 points"
+    )
 
 
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):

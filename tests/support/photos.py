@@ -10,14 +10,19 @@ from PIL import Image
 
 
 def write_class(
-    folder: pathlib.Path, count: int, *, size: tuple[int, int] = (12, 10), start: int = 0
+    folder: pathlib.Path,
+    count: int,
+    *,
+    size: tuple[int, int] = (12, 10),
+    start: int = 0,
+    suffix: str = "png",
 ) -> None:
-    """PNG files of (width, height) whose first pixel is (start + number, 0, 0)."""
+    """Image files of (width, height) whose first pixel is (start + number, 0, 0)."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(start, start + count):
         image = Image.new("RGB", size, (0, 0, 200))
         image.putpixel((0, 0), (number, 0, 0))
-        image.save(folder / f"{number:03}.png")
+        image.save(folder / f"{number:03}.{suffix}")
 
 
 def first_pixels(images: Any) -> list[int]:
