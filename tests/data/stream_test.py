@@ -100,6 +100,19 @@ def test_a_file_that_vanishes_is_named(tmp_path):
     assert caught.value.remedy.endswith("Restore it, or start the run again")
 
 
+def test_a_file_that_changes_is_named(tmp_path):
+    """Through grain's threads, as an error of its own kind, which ends the run."""
+    for name in ("a", "b"):
+        write_class(tmp_path / name, 3)
+    loaded = load_dataset(tmp_path, stream=True)
+    assert len(list(epoch(loaded, batch_size=2))) == 2
+    write_class(tmp_path / "a", 3, size=(10, 12))
+    with pytest.raises(errors.ChangedDataError) as caught:
+        list(epoch(loaded, batch_size=2))
+    assert caught.value.cause.startswith(str(tmp_path / "a"))
+    assert caught.value.cause.endswith(".png has changed since the run began")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     jax.default_backend() != "cpu", reason="accelerators reorder the sums of a gradient"
