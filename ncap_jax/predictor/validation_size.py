@@ -20,6 +20,7 @@ from ncap_jax.types import Prediction
 # With fewer images the standard error of an accuracy exceeds 7 points (at 50 %), more than lies
 # between most models of a pool.
 FEW = 50
+_CHANGED = "the prediction is drawn towards 50 %"
 
 
 def doubt(images: int | None) -> str:
@@ -55,7 +56,7 @@ def drawn_in(prediction: Prediction, images: int | None) -> Prediction:
         mean=mean,
         std=_added(prediction.std, error),
         own_std=_added(prediction.spread, error),
-        flag="; ".join(filter(None, (prediction.flag, reason))),
+        flag="; ".join(filter(None, (prediction.flag, f"{reason}, so {_CHANGED}"))),
     )
 
 

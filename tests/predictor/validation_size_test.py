@@ -26,7 +26,7 @@ def test_uncertainties_add_and_flags_too():
     error = 0.25 / 16
     np.testing.assert_allclose(found.std**2, 0.3**2 + error)
     np.testing.assert_allclose(found.spread**2, 0.1**2 + error)
-    assert found.flag == f"why; {doubt(13)}"
+    assert found.flag == f"why; {doubt(13)}, so the prediction is drawn towards 50 %"
 
 
 def test_the_order_stays():

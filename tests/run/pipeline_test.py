@@ -212,7 +212,8 @@ def test_a_run_says_first_that_its_validation_part_is_small(monkeypatch):
     with pytest.warns(UserWarning, match=r"^1 validation image only: .* up to 50 points\. Give "):
         ranking = ncap.rank_models(POOL[:1], few, STREAMED, show_progress=False)
     assert ranking.best.message.endswith(
-        "1 validation image only: the standard error of an accuracy is up to 50 points"
+        "1 validation image only: the standard error of an accuracy is up to 50 points, "
+        "so the prediction is drawn towards 50 %"
     )
 
 
