@@ -59,8 +59,9 @@ REPORT ?= runs/digits/report.html
 pictures: $(VENV)/.installed
 	$(BIN)/python docs/pictures.py $(REPORT) docs
 
-# Where the notebooks install from, and which GitHub repository the README's badge opens in Colab;
-# once per publication: URL, else the remote `origin`.
+# Where the notebooks install from if the package index has no ncap_jax, and which GitHub repository
+# the README's badge and the notebooks' pages open in Colab; once per publication: URL, else the
+# remote `origin`.
 URL ?= $(shell git remote get-url origin)
 GITHUB = $(patsubst %.git,%,$(patsubst git@github.com:%,%,$(patsubst https://github.com/%,%,$(URL))))
 COLAB = https://colab.research.google.com/github/$(GITHUB)/blob/main
@@ -70,7 +71,8 @@ address:
 	rm colab/*.bak
 	case "$(URL)" in *github.com[:/]*) \
 		sed -i.bak -E 's|(colab-badge\.svg\)\]\()[^)]*|\1$(COLAB)/colab/quickstart.ipynb|' README.md && \
-		rm README.md.bak ;; esac
+		sed -i.bak -E 's|(github: ")[^"]*|\1$(GITHUB)|' mkdocs.yml && \
+		rm README.md.bak mkdocs.yml.bak ;; esac
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info runs

@@ -24,13 +24,16 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = "https://github.com/OWNER/ncap_jax"  # @param {type:"string"}
-if importlib.util.find_spec("ncap_jax") is None:  # on Colab; takes about a minute
-    if "/OWNER/" in REPOSITORY:
-        raise SystemExit("Write the address of this repository into REPOSITORY and run this again")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", f"git+{REPOSITORY}"], check=True
-    )
+REPOSITORY = ""  # @param {type:"string"}
+if importlib.util.find_spec("ncap_jax") is None:  # as on Colab; takes about a minute
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    if subprocess.run([*pip, "ncap_jax"]).returncode != 0:
+        if not REPOSITORY:
+            raise SystemExit(
+                "pip cannot install ncap_jax by its name. Write the Git address of the project "
+                "into REPOSITORY and run this cell again."
+            )
+        subprocess.run([*pip, f"git+{REPOSITORY}"], check=True)
 
 # %% [markdown]
 # What to rank. `tiny_*` are 13 convolutional networks that come with the package, pretrained on
@@ -64,6 +67,7 @@ ranking
 
 # %% [markdown]
 # **How to read the table.**
+#
 # - *predicted*: accuracy at the end of full fine-tuning, with a standard deviation where the
 #   method has one. The method is named in the title.
 # - *P(best)*: how often this model comes out on top when accuracies are drawn from the

@@ -7,6 +7,7 @@ import inspect
 import pathlib
 import shutil
 import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -74,28 +75,49 @@ def first_cell(folder: pathlib.Path, name: str) -> str:
     return next(cell.source for cell in notebook.cells if cell.cell_type == "code")
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_the_first_cell_installs_from_the_address_that_was_published(name, tmp_path, monkeypatch):
-    """`make address` writes it; before that, a runtime without the package is told what to do."""
-    commands: list[list[str]] = []
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
-    with pytest.raises(SystemExit, match="address of this repository"):
-        exec(first_cell(COLAB, name), {})
-    assert not commands
+def installed_by(cell: str, monkeypatch: pytest.MonkeyPatch, known: tuple[str, ...]) -> list[str]:
+    """What a first cell gives to pip in a runtime without the package; pip installs `known`."""
+    given: list[str] = []
 
+    def run(command: list[str], check: bool = False) -> subprocess.CompletedProcess:
+        assert command[:-1] == [sys.executable, "-m", "pip", "install", "--quiet"]
+        given.append(command[-1])
+        return subprocess.CompletedProcess(command, 0 if command[-1] in known else 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("importlib.util.find_spec", lambda name: None)
+        patched.setattr("subprocess.run", run)
+        exec(cell, {})
+    return given
+
+
+def test_the_first_cell_installs_by_name(monkeypatch):
+    """One cell, the same in every notebook."""
+    (cell,) = {first_cell(COLAB, name) for name in SMALL}
+    assert installed_by(cell, monkeypatch, known=("ncap_jax",)) == ["ncap_jax"]
+
+
+def test_the_first_cell_says_what_is_missing_where_the_name_is_unknown(monkeypatch):
+    with pytest.raises(SystemExit) as raised:
+        installed_by(first_cell(COLAB, "quickstart"), monkeypatch, ())
+    assert str(raised.value) == (
+        "pip cannot install ncap_jax by its name. "
+        "Write the Git address of the project into REPOSITORY and run this cell again."
+    )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_first_cell_falls_back_on_the_address_that_was_published(name, tmp_path, monkeypatch):
+    """`make address` writes it into notebook and script."""
     shutil.copytree(COLAB, tmp_path / "colab")
     shutil.copy(COLAB.parent / "Makefile", tmp_path)
-    monkeypatch.undo()
-    url = "https://example.org/us/ncap_jax.git"
-    subprocess.run(["make", "address", f"URL={url}"], cwd=tmp_path, check=True)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
-    exec(first_cell(tmp_path / "colab", name), {})
-    assert commands[0][1:4] == ["-m", "pip", "install"]
-    assert commands[0][-1] == f"git+{url}"
+    address = "https://example.org/us/ncap_jax.git"
+    subprocess.run(["make", "address", f"URL={address}"], cwd=tmp_path, check=True)
+    cell = first_cell(tmp_path / "colab", name)
+    known = (f"git+{address}",)
+    assert installed_by(cell, monkeypatch, known) == ["ncap_jax", f"git+{address}"]
     script = jupytext.read(tmp_path / "colab" / f"{name}.py")
-    assert first_cell(tmp_path / "colab", name) in [cell.source for cell in script.cells]
+    assert cell in [cell.source for cell in script.cells]
 
 
 def code_of(name: str) -> str:

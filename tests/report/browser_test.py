@@ -1,20 +1,13 @@
-"""The report in a real browser: no console message, no request, sorting works, accessible.
-
-Chromium runs headless behind a proxy that records what is asked of it; whatever the page tried
-to fetch would show up there.
-"""
+"""The report in a real browser: no console message, no request, sorting works, accessible."""
 
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
 import shutil
-import socketserver
 import subprocess
 import sys
-import threading
 from html import unescape
 
 import pytest
@@ -22,79 +15,17 @@ from PIL import Image
 
 from ncap_jax.report import html
 from ncap_jax.selection.ranking import rank_trajectories
+from tests.support.browser import CHROMIUM, browse
 from tests.support.page import whole_info
 from tests.support.pool import make_pool
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 # One transparent pixel: a PNG that decodes.
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d4944415478da6364f8"
     "cf500f0003860180345968000000000049454e44ae426082"
 )
 
-# What Chromium asks for on its own account (time, updates, sign-in, search), whatever page is open.
-# That the page names no address at all is tested on its text (`html_test.py`).
-BROWSERS_OWN = re.compile(
-    r"\b(clients\d|accounts|www)\.google\.com|\bupdate\.googleapis\.com|\bgvt1\.com"
-)
-
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-
-
-class Recorder(socketserver.ThreadingTCPServer):
-    """A proxy that notes the first line of every request and answers nothing."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        self.requests: list[str] = []
-        super().__init__(("127.0.0.1", 0), self.Handler)
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self):
-            self.server.requests.append(self.rfile.readline().decode("latin-1").strip())
-            self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-
-
-def browse(path, profile, *options: str) -> tuple[str, list[str], list[str]]:
-    """The page's DOM after its scripts ran, its console messages, and its requests."""
-    with Recorder() as recorder:
-        threading.Thread(target=recorder.serve_forever, daemon=True).start()
-        command = [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--disable-default-apps",
-            "--no-first-run",
-            "--no-pings",
-            f"--user-data-dir={profile}",
-            f"--proxy-server=127.0.0.1:{recorder.server_address[1]}",
-            "--proxy-bypass-list=<-loopback>",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=20000",
-            *options,
-            "--dump-dom",
-            path.as_uri(),
-        ]
-        result = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            env={**os.environ, "HOME": str(profile)},
-        )
-        recorder.shutdown()
-    assert result.returncode == 0, result.stderr[-2000:]
-    messages = [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
-    requests = [r for r in recorder.requests if not BROWSERS_OWN.search(r)]
-    return result.stdout, messages, requests
 
 
 @pytest.fixture(scope="module")
