@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import configparser
 import importlib.metadata
 import json
+import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 import zipfile
 
 import pytest
+
+from tests.support import syntax
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ncap_jax"
@@ -54,19 +60,27 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     assert {"html", "css", "js"} <= {name.rsplit(".", 1)[-1] for name in delivered}
 
 
-def test_the_wheel_says_what_it_needs(wheel):
+def metadata(wheel: pathlib.Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
-        metadata = archive.read(name).decode()
-        (entry,) = (n for n in archive.namelist() if n.endswith("entry_points.txt"))
-        assert "ncap_jax = ncap_jax.__main__:console" in archive.read(entry).decode()
-    lines = metadata.splitlines()
-    assert "Requires-Python: >=3.11" in lines
-    needed = {
-        re.match(r"Requires-Dist: ([\w.-]+)", line)[1].lower()
-        for line in lines
+        return archive.read(name).decode().splitlines()
+
+
+def required(wheel: pathlib.Path) -> set[str]:
+    """The packages that a plain installation needs, normalised."""
+    return {
+        re.match(r"Requires-Dist: ([\w.-]+)", line)[1].lower().replace("_", "-")
+        for line in metadata(wheel)
         if line.startswith("Requires-Dist:") and "extra ==" not in line
     }
+
+
+def test_the_wheel_says_what_it_needs(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (entry,) = (n for n in archive.namelist() if n.endswith("entry_points.txt"))
+        assert "ncap_jax = ncap_jax.__main__:console" in archive.read(entry).decode()
+    assert "Requires-Python: >=3.11" in metadata(wheel)
+    needed = required(wheel)
     assert {"jax", "flax", "optax", "numpy"} <= needed
     # What a plain installation must not pull in.
     assert not needed & {"tensorflow", "torch", "keras", "ray", "huggingface-hub", "mkdocs"}
@@ -77,12 +91,44 @@ def test_version_and_citation_agree():
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+def extra(name: str) -> set[str]:
+    """The packages that an extra names, those of the extras in it included, normalised."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    found: set[str] = set()
+    for line in setup["options.extras_require"][name].splitlines():
+        if inner := re.match(r"ncap_jax\[([\w,]+)\]", line):
+            found = found.union(*map(extra, inner[1].split(",")))
+        elif package := re.match(r"[\w.-]+", line):
+            found.add(package[0].lower().replace("_", "-"))
+    return found
+
+
+def test_the_notebooks_extra_brings_jupyter_and_what_the_notebooks_import(wheel):
+    """`pip install 'ncap_jax[notebooks]'`, then `jupyter lab colab/quickstart.ipynb`."""
+    code = "\n".join(path.read_text() for path in (ROOT / "colab").glob("*.py"))
+    imported = {name.split(".")[0] for name in syntax.imported(ast.parse(code))}
+    owners = importlib.metadata.packages_distributions()
+    outside = imported - sys.stdlib_module_names - {"ncap_jax"}
+    needed = {owners[name][0].lower().replace("_", "-") for name in outside}
+    assert {"keras", "networkx", "matplotlib"} <= needed
+    assert needed | {"jupyterlab", "ipykernel"} <= extra("notebooks") | required(wheel)
+
+
+def installed(requirement: str, folder: pathlib.Path) -> pathlib.Path:
+    """The interpreter of a new environment with that alone."""
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    command = [str(python), "-m", "pip", "install", "--quiet", requirement]
+    # A checkout on the path would pass for an installation.
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": ""}, check=True)
+    return python
+
+
 @pytest.mark.slow
 def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
     """Dependencies from the package index, no checkout in sight, as a user has it."""
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", str(wheel)], check=True)
+    python = installed(str(wheel), tmp_path)
     arguments = ["--models=tiny_depthwise", "--epochs=1", "--max_validation=100"]
     for command in ([str(python), "-m", "ncap_jax"], [str(python.parent / "ncap_jax")]):
         result = subprocess.run(
@@ -99,3 +145,36 @@ def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
         ranking = json.loads((tmp_path / "runs" / folder / "ranking.json").read_text())
         assert [model["status"] for model in ranking["models"]] == ["ok"]
         assert (tmp_path / "runs" / folder / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_notebooks_extra_opens_and_runs_a_notebook(wheel, tmp_path):
+    """JupyterLab serves the notebook, and its kernel runs it, in an environment of its own."""
+    binaries = installed(f"{wheel}[notebooks]", tmp_path).parent
+    environment = {"PATH": f"{binaries}:/usr/bin:/bin", "HOME": str(tmp_path), "NCAP_OFFLINE": "1"}
+    notebook = json.loads((ROOT / "colab" / "quickstart.ipynb").read_text())
+    (parameters,) = (c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", ()))
+    parameters["source"] += ['\nMODELS, EPOCHS = ["tiny_depthwise"], 1']
+    (tmp_path / "quickstart.ipynb").write_text(json.dumps(notebook))
+    convert = ["jupyter", "nbconvert", "--to", "markdown", "--execute", "quickstart.ipynb"]
+    subprocess.run(convert, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert "Fine-tune tiny_depthwise" in (tmp_path / "quickstart.md").read_text()
+
+    options = ["--no-browser", "--allow-root", "--ServerApp.port=0", "--IdentityProvider.token=a"]
+    lab = subprocess.Popen(
+        ["jupyter", "lab", *options, "quickstart.ipynb"],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in lab.stderr)
+        address = next(filter(None, said))[0]
+        page = urllib.request.urlopen(f"{address}/lab/tree/quickstart.ipynb?token=a").read()
+        assert b"JupyterLab" in page
+        contents = f"{address}/api/contents/quickstart.ipynb?token=a"
+        assert json.load(urllib.request.urlopen(contents))["type"] == "notebook"
+    finally:
+        lab.terminate()
+        lab.communicate()
