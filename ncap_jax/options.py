@@ -251,22 +251,24 @@ class Recipe:
     )
     seed: int = option(0, "Seed of the batches' order, of the splits and of a trained head.", SEED)
     probe_seed: int = option(
-        0, "Seed of the probe's weights: equal feature widths get equal probes.", SEED
+        0, "Seed of the probe's weights; models of equal feature width get the same probe.", SEED
     )
     batch_size: int = option(32, "Samples in a training step.", at_least(1))
     optimizer: str = option("adam", "adam, or sgd (momentum 0.9).", one_of(*OPTIMIZERS))
     learning_rate: float = option(1e-3, "Constant learning rate.", RATE)
     trial_rates: tuple[float, ...] | None = option(
         None,
-        "Other learning rates: every model trains its first epoch at each and continues at the one "
-        "of the lowest validation loss. By default 3e-4, where the optimizer and the learning rate "
-        "are left as they are and the model is not an embedded one; none with an empty list.",
+        "Learning rates to try beside learning_rate: every model trains its first epoch at each "
+        "and continues at the one with the lowest validation loss. An empty list tries none. By "
+        "default 3e-4 is tried, except for embedded models and where you set the optimizer or the "
+        "learning rate.",
         RATES,
     )
     measure_size: int = option(
         2048,
-        "At most this many training samples measure the training loss and the probe's beta_eff; a "
-        "whole network's takes a fortieth of the training part.",
+        "Training samples, at most, on which the training loss and a probe's beta_eff are "
+        "measured. The beta_eff of a whole network takes a fortieth of the training part, at least "
+        "32 samples.",
         at_least(1),
     )
     probe_widths: tuple[int, ...] = option(
@@ -312,11 +314,11 @@ class Limits:
         one_of(*STRATEGIES),
     )
     halving_top: int = option(
-        3, "Halving keeps a model while it may be among this many best.", at_least(1)
+        3, "Halving keeps the models that may be among this many best.", at_least(1)
     )
     halving_threshold: float = option(
         0.1,
-        "Halving stops a model whose chance of being among the best halving_top is smaller.",
+        "Halving stops a model whose chance of being among the halving_top best is below this.",
         fraction("0.1"),
     )
     time_budget: float | None = option(
@@ -328,7 +330,7 @@ class Limits:
         None, "Seconds that one model may take in this call (default: unlimited).", SECONDS
     )
     epochs_budget: int | None = option(
-        None, "Epochs of all models together (default: epochs for each).", at_least(1)
+        None, "Epochs for all models together (default: as many as epochs gives each).", at_least(1)
     )
 
 
@@ -396,7 +398,7 @@ class DataConfig:
     )
     validation_fraction: float = option(
         0.2,
-        "Share of the training part split off where a set has no validation part.",
+        "Share of the training part that becomes the validation part where a set has none.",
         fraction("0.2"),
     )
     max_train: int | None = option(

@@ -12,6 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 import zipfile
 
@@ -159,7 +161,6 @@ def test_the_notebooks_extra_opens_and_runs_a_notebook(wheel, tmp_path):
     convert = ["jupyter", "nbconvert", "--to", "markdown", "--execute", "quickstart.ipynb"]
     subprocess.run(convert, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert "Fine-tune tiny_depthwise" in (tmp_path / "quickstart.md").read_text()
-
     options = ["--no-browser", "--allow-root", "--ServerApp.port=0", "--IdentityProvider.token=a"]
     lab = subprocess.Popen(
         ["jupyter", "lab", *options, "quickstart.ipynb"],
@@ -171,10 +172,21 @@ def test_the_notebooks_extra_opens_and_runs_a_notebook(wheel, tmp_path):
     try:
         said = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in lab.stderr)
         address = next(filter(None, said))[0]
-        page = urllib.request.urlopen(f"{address}/lab/tree/quickstart.ipynb?token=a").read()
-        assert b"JupyterLab" in page
-        contents = f"{address}/api/contents/quickstart.ipynb?token=a"
-        assert json.load(urllib.request.urlopen(contents))["type"] == "notebook"
+        assert b"JupyterLab" in answer(f"{address}/lab/tree/quickstart.ipynb?token=a")
+        contents = answer(f"{address}/api/contents/quickstart.ipynb?token=a")
+        assert json.loads(contents)["type"] == "notebook"
     finally:
         lab.terminate()
         lab.communicate()
+
+
+def answer(address: str, seconds: float = 30) -> bytes:
+    """What a server answers, which says where it listens a moment before it does."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return urllib.request.urlopen(address).read()
+        except urllib.error.URLError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
