@@ -37,7 +37,7 @@ _ALL = (
     Predictor(
         "last_validation_accuracy",
         last_seen.predict,
-        "validation accuracy of the last epoch, as a score to which the expected growth is added",
+        "validation accuracy of the last epoch, plus the growth expected until the end",
         scores_only=True,
         link=last_seen.logit_link,
     ),
