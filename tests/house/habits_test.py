@@ -14,7 +14,7 @@ TESTS = syntax.ROOT / "tests"
 PHRASES = re.compile(
     r"\b(?:is|are|was|were) no (?!longer|more|less|different|better|worse|effect|need)\w+"
     r"|\bgo(?:es)? on with\b|\bgone on with\b|\bat all\b(?=[.;)])|\bso many\b|\b[Mm]end(?:ed)?\b"
-    r"|\bcannot be had\b|\bto be had\b|\bis said\b"
+    r"|\bcannot be had\b|\bto be had\b|\bis said\b|\b(?:growth|epochs?) (?:still )?to come\b"
 )
 DOCUMENTS = (
     *syntax.MODULES,

@@ -150,6 +150,7 @@ def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # mostly the installation of 160 packages
 def test_the_notebooks_extra_opens_and_runs_a_notebook(wheel, tmp_path):
     """JupyterLab serves the notebook, and its kernel runs it, in an environment of its own."""
     binaries = installed(f"{wheel}[notebooks]", tmp_path).parent
