@@ -35,7 +35,7 @@ _PUBLIC = {
 # What `Ranking` prints itself with: found by name, so that records need not know the report.
 _PRESENTATION = {
     "format_ranking": "ncap_jax.report.console",
-    "notebook_ranking": "ncap_jax.report.console",
+    "notebook_ranking": "ncap_jax.report.notebook",
 }
 _HOMES = {**_PUBLIC, **_PRESENTATION}
 

@@ -66,6 +66,14 @@ class Dataset:
             return len(self.class_names)
         return int(np.max(self.labels)) + 1
 
+    def __repr__(self) -> str:
+        # Never the arrays, and never an error: also what has not been checked is printed.
+        shape = " × ".join(map(str, np.shape(self.images)[1:]))
+        count = str(np.size(self.labels))
+        if self.validation_labels is not None:
+            count += f" + {np.size(self.validation_labels)}"
+        return f"Dataset({self.name!r}: {count} images of {shape or 'unknown shape'})"
+
 
 @dataclass(frozen=True)
 class WeightsLayout:
@@ -277,7 +285,7 @@ class RunInfo:
     majority_accuracy: float | None = None
     num_validation: int | None = None
     class_names: tuple[str, ...] = ()
-    contact_sheet_png: bytes | None = None
+    contact_sheet_png: bytes | None = field(default=None, repr=False)
     seconds: float | None = None
     command: str | None = None
     full_epochs: int | None = None
@@ -327,6 +335,14 @@ class Ranking:
                 "no model could be ranked", "See the status and message of each model"
             )
         return self.models[0]
+
+    def __repr__(self) -> str:
+        best = "no model ranked"
+        if self.models and self.models[0].rank is not None:
+            best = f"best {self.models[0].name}"
+        count = f"{len(self.models)} model{'s' if len(self.models) != 1 else ''}"
+        epochs = f"{self.config.epochs} epoch{'s' if self.config.epochs != 1 else ''}"
+        return f"Ranking({self.dataset!r}: {best}, {count}, {epochs})"
 
     def __str__(self) -> str:
         # By its public name: records know nothing of the report, and printing alone needs it.

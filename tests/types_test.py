@@ -11,7 +11,15 @@ import pytest
 
 from ncap_jax import errors
 from ncap_jax.options import RankConfig
-from ncap_jax.types import Dataset, EpochRecord, Prediction, RankedModel, Ranking, Trajectory
+from ncap_jax.types import (
+    Dataset,
+    EpochRecord,
+    Prediction,
+    RankedModel,
+    Ranking,
+    RunInfo,
+    Trajectory,
+)
 
 
 def record(epoch: int, accuracy: float = 0.5, **changes: object) -> EpochRecord:
@@ -76,6 +84,25 @@ def test_a_ranking_prints_its_table_though_records_know_no_report() -> None:
     ranking = Ranking("digits", RankConfig(), (row(1),), predictor="last_seen")
     assert "digits, ranked by last_seen" in str(ranking)
     assert "digits, ranked by last_seen" in ranking._repr_html_()
+
+
+def test_a_ranking_is_one_line() -> None:
+    models = (row(1), row(2))
+    ranking = Ranking("digits", RankConfig(epochs=3), models, (Trajectory("a", "linear", ()),))
+    assert repr(ranking) == "Ranking('digits': best a, 2 models, 3 epochs)"
+    failed = Ranking("digits", RankConfig(epochs=1), (row(None, status="failed"),))
+    assert repr(failed) == "Ranking('digits': no model ranked, 1 model, 1 epoch)"
+
+
+def test_a_dataset_is_one_line_without_pixels() -> None:
+    images, labels = np.zeros((3, 8, 9, 1), np.uint8), np.array([0, 2, 1])
+    assert repr(Dataset(images, labels, name="x")) == "Dataset('x': 3 images of 8 × 9 × 1)"
+    both = Dataset(images, labels, images[:2], labels[:2])
+    assert repr(both) == "Dataset('arrays': 3 + 2 images of 8 × 9 × 1)"
+    # Also before it is checked, when an error may have to name it.
+    wrong = Dataset(np.zeros(()), np.zeros(0))
+    assert repr(wrong) == "Dataset('arrays': 0 images of unknown shape)"
+    assert "PNG" not in repr(RunInfo(contact_sheet_png=b"PNG"))
 
 
 def test_records_and_options_import_nothing_heavy() -> None:

@@ -79,13 +79,6 @@ def format_models(specs: Sequence[ModelSpec], width: int | None = None) -> str:
     return _lines(buffer)
 
 
-def notebook_ranking(ranking: Ranking) -> str:
-    """The same table as HTML, for a notebook's output cell."""
-    import html
-
-    return f"<pre>{html.escape(format_ranking(ranking, width=110, color=False))}</pre>"
-
-
 def _console(width: int | None, *, color: bool | None) -> tuple[Console, io.StringIO]:
     """A console that writes into a buffer; standard output decides what is None."""
     # Imported here: `import ncap_jax` alone needs no table.
@@ -119,7 +112,7 @@ def _table(ranking: Ranking, columns: Sequence[str]) -> Table:
     from rich.table import Table
 
     table = Table(
-        title=f"{ranking.dataset}, ranked by {ranking.predictor}",
+        title=f"{text.visible(ranking.dataset)}, ranked by {ranking.predictor}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -132,7 +125,9 @@ def _table(ranking: Ranking, columns: Sequence[str]) -> Table:
     for row in ranking.models:
         cells = _cells(row)
         rank = "–" if row.rank is None else str(row.rank)
-        table.add_row(rank, row.name, *(cells[column] for column in columns), _status(row))
+        status = text.status(row) + (" !" if row.flag else "")
+        shown = (cells[column] for column in columns)
+        table.add_row(rank, text.visible(row.name), *shown, status)
     return table
 
 
@@ -146,10 +141,3 @@ def _cells(row: RankedModel) -> dict[str, str]:
         "β_eff": text.number(text.beta_eff_now(row)),
         "time": text.duration(row.seconds),
     }
-
-
-def _status(row: RankedModel) -> str:
-    status = row.status.replace("_", " ")
-    if row.tied_with_best:
-        status += ", tied with 1"
-    return status + (" !" if row.flag else "")

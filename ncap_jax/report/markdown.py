@@ -11,8 +11,8 @@ from ncap_jax.types import Ranking
 
 
 def escape(words: str) -> str:
-    """Words from outside as plain Markdown text: no markup, no HTML, no table breaks."""
-    one_line = " ".join(words.split())
+    """Words from outside as plain Markdown text: visible, no markup, no HTML, no table breaks."""
+    one_line = " ".join(text.visible(words).split())
     return re.sub(r"([\\`*_{}\[\]<>#|~!])", r"\\\1", one_line)
 
 
@@ -38,7 +38,7 @@ def render(ranking: Ranking) -> str:
             text.percent(row.last_seen),
             str(row.epochs),
             text.duration(row.seconds),
-            row.status.replace("_", " ") + (", tied with 1" if row.tied_with_best else ""),
+            text.status(row),
         ]
         for row in ranking.models
     ]
@@ -59,7 +59,7 @@ def render(ranking: Ranking) -> str:
     if warnings:
         lines += ["", "Before you trust this:", "", *(f"- {escape(line)}" for line in warnings)]
     if ranking.info.command:
-        lines += ["", "Reproduce:", "", *_code_block(ranking.info.command)]
+        lines += ["", "Reproduce:", "", *_code_block(text.shell(ranking.info.command))]
     return "\n".join(lines) + "\n"
 
 

@@ -3,12 +3,58 @@
 from __future__ import annotations
 
 import math
+import shlex
+import unicodedata
 from collections.abc import Sequence
 
 from ncap_jax.types import RankedModel, Ranking
 
 # A sentence names at most this many models.
 _NAMED = 4
+
+
+# Format characters that scripts need within words (Persian, Indic) and emoji are joined by.
+_JOINERS = "\u200c\u200d"
+
+
+def visible(words: str) -> str:
+    r"""Words from outside with what no reader sees written out: ESC as `\x1b`.
+
+    Control and format characters (ESC, NUL, marks that turn the direction of writing) can move a
+    terminal's cursor, hide text or end a file. Tabs and line ends become spaces, for one line.
+    """
+    return "".join(" " if char in "\t\n\r" else _visible(char) for char in words)
+
+
+def shell(command: str) -> str:
+    """A shell command that does the same, in visible characters; quoted as bash and zsh read it."""
+    if _all_visible(command):
+        return command
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return visible(command)
+    return " ".join(shlex.quote(w) if _all_visible(w) else _ansi_quoted(w) for w in words)
+
+
+def _all_visible(words: str) -> bool:
+    return all(_visible(char) == char for char in words)
+
+
+def _visible(char: str) -> str:
+    if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or char in _JOINERS:
+        return char
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        code -= 0xDC00
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _ansi_quoted(word: str) -> str:
+    inside = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{''.join(map(_visible, inside))}'"
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -53,11 +99,13 @@ def answer(ranking: Ranking) -> str:
     if not ranked:
         return "No model could be ranked: see the status of each."
     best = ranked[0]
-    text = f"Fine-tune {best.name}: predicted {with_std(best.predicted_accuracy, best.std)}"
+    text = (
+        f"Fine-tune {visible(best.name)}: predicted {with_std(best.predicted_accuracy, best.std)}"
+    )
     if math.isfinite(best.p_best) and len(ranked) > 1:
         text += f", best with probability {percent(best.p_best, 0)}"
     text += "."
-    tied = [row.name for row in ranked if row.tied_with_best]
+    tied = [visible(row.name) for row in ranked if row.tied_with_best]
     if len(tied) > _NAMED:
         tied = [*tied[: _NAMED - 1], f"{len(tied) - _NAMED + 1} more"]
     if tied:
@@ -79,6 +127,7 @@ def warnings(ranking: Ranking) -> list[str]:
     for flag, names in flagged.items():
         everyone = len(names) == len(ranking.models) and len(names) > 1
         lines.append(f"{'all models' if everyone else listed(names)}: {flag}")
+    lines = [visible(line) for line in lines]
     return lines + _no_better_than_the_largest_class(ranking)
 
 
@@ -102,9 +151,14 @@ def learning_rates(ranking: Ranking) -> str:
     by_rate: dict[float, list[str]] = {}
     for row in ranking.models:
         if row.learning_rate is not None:
-            by_rate.setdefault(row.learning_rate, []).append(row.name)
+            by_rate.setdefault(row.learning_rate, []).append(visible(row.name))
     parts = [f"{rate:g} for {listed(names)}" for rate, names in sorted(by_rate.items())]
     return f"Learning rate, the better of those tried: {'; '.join(parts)}." if parts else ""
+
+
+def status(row: RankedModel) -> str:
+    """How a model ended, and whether it ties with the first."""
+    return row.status.replace("_", " ") + (", tied with 1" if row.tied_with_best else "")
 
 
 def beta_eff_now(row: RankedModel) -> float:

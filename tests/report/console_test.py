@@ -12,6 +12,7 @@ from ncap_jax.report import console, format_ranking
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Trajectory
 from ncap_jax.zoo import MODELS
+from tests.support import hidden
 from tests.support.pool import make_pool, with_last
 
 
@@ -75,11 +76,12 @@ def test_predictor_without_uncertainty():
     assert "nan" not in format_ranking(ranking).lower()
 
 
-def test_a_notebook_shows_the_table_escaped():
-    pool = [dataclasses.replace(t, model=f"{t.model}<b>") for t in make_pool(2)]
-    shown = rank_trajectories(pool, "digits")._repr_html_()
-    assert "model_0&lt;b&gt;" in shown
-    assert "<b>" not in shown
+def test_control_characters_are_written_out():
+    ranking = hidden.ranking()
+    shown = format_ranking(ranking, width=200)
+    assert hidden.found(shown) == []
+    for name in hidden.WRITTEN:
+        assert name in shown
 
 
 def test_the_registry_is_readable_at_any_width():

@@ -7,6 +7,7 @@ import dataclasses
 from ncap_jax.report import text
 from ncap_jax.report.markdown import escape, render
 from ncap_jax.selection.ranking import rank_trajectories
+from tests.support import hidden
 from tests.support.pool import make_pool
 
 
@@ -35,3 +36,11 @@ def test_failures_are_listed():
     pool[0] = dataclasses.replace(pool[0], status="diverged", message="loss became NaN")
     page = render(rank_trajectories(pool, "digits"))
     assert r"- model\_0: diverged – loss became NaN" in page
+
+
+def test_control_characters_are_written_out():
+    page = render(hidden.ranking())
+    assert hidden.found(page) == []
+    for name in hidden.WRITTEN:
+        assert escape(name) in page
+    assert r"$'--dataset=a\x1bb'" in page

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import os
+import shlex
+import subprocess
 
 import pytest
 
@@ -40,6 +43,35 @@ def test_numbers():
     assert text.with_std(0.9123, math.nan) == "91.2 %"
     assert text.with_std(math.nan, 0.1) == "–"
     assert text.number(-1.23456e-5) == "-1.23e-05"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("plain – β_eff, naïve, 猫", "plain – β_eff, naïve, 猫"),
+        ("\x1b[2J\x00\x7f\x9b", r"\x1b[2J\x00\x7f\x9b"),
+        ("a\u202eb\u2066c\ufeff\u200b\u2028", r"a\u202eb\u2066c\ufeff\u200b\u2028"),
+        ("\U000e0041 \udce9 \ud800", r"\U000e0041 \xe9 \ud800"),
+        ("two\r\nlines\tand", "two  lines and"),
+        ("می\u200cخواهم 👩\u200d🔬", "می\u200cخواهم 👩\u200d🔬"),
+    ],
+)
+def test_what_nobody_sees_is_written_out(words, shown):
+    assert text.visible(words) == shown
+
+
+def test_a_command_stays_the_same_command():
+    plain = "python -m ncap_jax --dataset='my photos'"
+    assert text.shell(plain) == plain
+    words = ["echo", "it's\x1b[31m\\red\nnew", "two words", "\u202e"]
+    shown = text.shell(shlex.join(words))
+    assert text.visible(shown) == shown
+    bash = subprocess.run(
+        ["bash", "-c", f"printf '%s|' {shown}"], capture_output=True, check=True, text=True,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    assert bash.stdout.split("|")[:-1] == words
+    assert text.shell("echo '\x1b") == r"echo '\x1b"  # no command: shown as it is
 
 
 def test_lists():

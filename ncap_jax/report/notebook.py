@@ -1,0 +1,74 @@
+"""The ranking as an HTML table, for a notebook's output cell."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from ncap_jax.report import text
+from ncap_jax.types import RankedModel, Ranking
+
+_COLUMNS = ("#", "model", "predicted", "P(best)", "last seen", "epochs", "β_eff", "time", "status")
+_WORDS = ("model", "status")  # columns that are read, not compared: aligned to the left
+# Only places and a line that is transparent: the colours are the notebook's, light or dark.
+_CELL = "padding: .3em .6em; white-space: nowrap; text-align: "
+_RULE = "; border-bottom: 1px solid rgba(128, 128, 128, .5)"
+
+
+def notebook_ranking(ranking: Ranking) -> str:
+    """The table with the answer as its caption and the warnings below; names are escaped."""
+    caption = "text-align: left; caption-side: top; color: inherit; padding: .3em 0"
+    title = f"{_escaped(ranking.dataset)}, ranked by {_escaped(ranking.predictor)}"
+    lines = [
+        "<div>",
+        '<table style="border-collapse: collapse">',
+        f'<caption style="{caption}">{title}<br><strong>{_escaped(text.answer(ranking))}</strong>'
+        "</caption>",
+        f"<thead><tr>{_header()}</tr></thead>",
+        "<tbody>",
+        *(_row(row) for row in ranking.models),
+        "</tbody>",
+        "</table>",
+    ]
+    if rates := text.learning_rates(ranking):
+        lines.append(f"<p>{_escaped(rates)}</p>")
+    if warnings := text.warnings(ranking):
+        items = "".join(f"<li>{_escaped(line)}</li>" for line in warnings)
+        lines.append(f"<p>Before you trust this:</p><ul>{items}</ul>")
+    return "\n".join([*lines, "</div>"])
+
+
+def _header() -> str:
+    return "".join(
+        f'<th scope="col" style="{_CELL}{_side(name)}{_RULE}">{name}</th>' for name in _COLUMNS
+    )
+
+
+def _row(row: RankedModel) -> str:
+    cells: Sequence[str] = (
+        "–" if row.rank is None else str(row.rank),
+        row.name,
+        text.with_std(row.predicted_accuracy, row.std),
+        text.percent(row.p_best, 0),
+        text.percent(row.last_seen),
+        str(row.epochs),
+        text.number(text.beta_eff_now(row)),
+        text.duration(row.seconds),
+        text.status(row),
+    )
+    return f"<tr>{''.join(map(_cell, _COLUMNS, cells))}</tr>"
+
+
+def _cell(column: str, words: str) -> str:
+    style = f'style="{_CELL}{_side(column)}"'
+    if column == "model":
+        return f'<th scope="row" {style}>{_escaped(words)}</th>'
+    return f"<td {style}>{_escaped(words)}</td>"
+
+
+def _side(column: str) -> str:
+    return "left" if column in _WORDS else "right"
+
+
+def _escaped(words: str) -> str:
+    return html.escape(text.visible(words))

@@ -1,0 +1,51 @@
+"""The ranking in a notebook's cell: a table that a screen reader can read, escaped, any colours."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ncap_jax.report import text
+from ncap_jax.report.notebook import notebook_ranking
+from ncap_jax.selection.ranking import rank_trajectories
+from tests.support import hidden
+from tests.support.page import Page
+from tests.support.pool import make_pool, with_last
+
+
+def test_a_table_with_caption_and_headings():
+    pool = make_pool(3)
+    pool[1] = dataclasses.replace(pool[1], status="failed", message="broken")
+    pool[2] = with_last(pool[2], validation_loss=float("nan"))
+    ranking = rank_trajectories(pool, "digits")
+    shown = ranking._repr_html_()
+    page = Page(shown)
+    tags = [tag for tag, _ in page.elements]
+    assert (tags.count("table"), tags.count("caption"), tags.count("pre")) == (1, 1, 0)
+    scopes = [attributes["scope"] for tag, attributes in page.elements if tag == "th"]
+    assert scopes == ["col"] * 9 + ["row"] * 3
+    assert tags.count("tr") == 4
+    assert f"digits, ranked by {ranking.predictor}{text.answer(ranking)}" in page.text
+    best = ranking.best
+    assert f"1{best.name}{text.with_std(best.predicted_accuracy, best.std)}" in page.text
+    assert "model_1: failed – broken" in page.text
+
+
+def test_names_are_escaped_and_nothing_is_active():
+    pool = [dataclasses.replace(t, model=f"{t.model}<script>&") for t in make_pool(2)]
+    shown = notebook_ranking(rank_trajectories(pool, "<b>"))
+    assert "model_0&lt;script&gt;&amp;" in shown
+    tags = {tag for tag, _ in Page(shown).elements}
+    assert not tags & {"script", "b", "style", "link"}
+    assert hidden.found(notebook_ranking(hidden.ranking())) == []
+    for name in hidden.WRITTEN:
+        assert name in notebook_ranking(hidden.ranking())
+
+
+def test_colours_are_the_notebooks():
+    """Light or dark: neither text nor background has one of its own."""
+    page = Page(notebook_ranking(rank_trajectories(make_pool(2), "digits")))
+    styles = [attributes["style"] or "" for _, attributes in page.elements if "style" in attributes]
+    assert len(styles) > 20
+    rules = {rule.split(":")[0].strip(): rule for style in styles for rule in style.split(";")}
+    assert not any("background" in name for name in rules)
+    assert rules["color"].strip() == "color: inherit"
