@@ -18,6 +18,7 @@ import numpy as np
 
 from ncap_jax.predictor import PREDICTORS
 from ncap_jax.predictor.ridge import fit_line, points
+from ncap_jax.report import text
 from ncap_jax.types import STRENGTHS, RankedModel, Ranking, Strength, Trajectory
 
 # Placeholder -> CSS variable. The hues are defined in report.css.
@@ -28,6 +29,8 @@ _VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)", OTHER: "var(--other)"} | {
 }
 # SVG dash arrays; "" is solid. Used by the figures and by the legend in the page.
 DASHES = ("", "6 2", "2 2", "8 2 2 2", "4 1", "1 2", "6 2 1 2 1 2")
+# Ends of an axis of accuracies in percent: room for a marker at 0 and at 100, not more.
+ACCURACY_AXIS = (-4.0, 104.0)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _STYLE: dict[str, Any] = {
@@ -80,7 +83,7 @@ def _svg(figure: Any, name: str, alt: str) -> str:
     svg = re.sub(r"(font: [\d.]+px) [^;\"]+", r"\1 var(--font)", svg)
     svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", svg, count=1)
     svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", svg, count=1)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(text.visible(alt))}" ', 1)
 
 
 def _dash(pattern: str) -> Any:
@@ -140,7 +143,7 @@ def accuracy_curves(ranking: Ranking) -> str:
         axes.set_xlabel("epoch")
         axes.set_ylabel("validation accuracy (%)")
         # A wild extrapolation must not flatten the curves that were measured.
-        axes.set_ylim(*np.clip(axes.get_ylim(), -5.0, 110.0))
+        axes.set_ylim(*np.clip(axes.get_ylim(), *ACCURACY_AXIS))
         alt = (
             f"Validation accuracy of {len(pairs)} models over {last} epochs, with predicted "
             "accuracy and two standard deviations at the right; the table has the numbers."
@@ -206,14 +209,14 @@ def accuracy_against_beta(
             x = np.linspace(min(0.0, beta.min()), max(0.0, beta.max()), 60)
             line = fit.intercept + fit.slope * x
             band = 2 * fit.line_std(x)
-            axes.plot(x, 100 * line, color=style["color"], linewidth=1.2)
-            axes.fill_between(
-                x, 100 * (line - band), 100 * (line + band), color=style["color"], alpha=0.2, lw=0
-            )
+            # No accuracy lies beyond 0 or 1: there the line ends; its band may still reach in.
+            inside = np.where((line >= 0) & (line <= 1), line, np.nan)
+            axes.plot(x, 100 * inside, color=style["color"], linewidth=1.2)
+            low, high = np.clip([line - band, line + band], 0, 1)
+            axes.fill_between(x, 100 * low, 100 * high, color=style["color"], alpha=0.2, lw=0)
             value = f"{100 * fit.intercept:.1f} % at 0"
         axes.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -5.0), min(high, 125.0))
+        axes.set_ylim(*np.clip(axes.get_ylim(), *ACCURACY_AXIS))
         axes.locator_params(axis="x", nbins=4)
         axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
         axes.set_xlabel(f"β_eff ({strength})")

@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import functools
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from ncap_jax import predictor as predictors
@@ -19,9 +20,12 @@ from ncap_jax.types import RankedModel, Ranking
 
 if TYPE_CHECKING:
     import jinja2
+    from markupsafe import Markup
 
 # At most this many models' accuracy against beta_eff are in sight; the others are a click away.
 OPEN_FITS = 8
+# The methods that draw such a line; where none of them ranks, all models' are a click away.
+LINES = ("published_ridge", "scaled_ridge")
 
 
 @functools.cache
@@ -34,12 +38,30 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
     )
     environment.filters.update(
-        percent=text.percent, number=text.number, duration=text.duration, listed=text.listed
+        percent=text.percent,
+        number=text.number,
+        duration=text.duration,
+        shell=text.shell,
+        breakable=_breakable,
     )
     environment.globals["with_std"] = text.with_std
     return environment.get_template("report.html")
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may wrap after its parts: `tiny_` `resnet_` `random`."""
+    from markupsafe import Markup, escape
+
+    parts = re.split(r"(?<=[_/.:-])(?=\w)", text.visible(name))
+    return Markup("<wbr>").join(map(escape, parts))
+
+
+def _visible(value: Any) -> Any:
+    """What the template is given to print; figures are markup, their words were made visible."""
+    return text.visible(value) if type(value) is str else value
 
 
 def render(ranking: Ranking) -> str:
@@ -61,6 +83,8 @@ def render(ranking: Ranking) -> str:
         description=_description(ranking),
         cost=cost(ranking),
         tie_probability=TIE_PROBABILITY,
+        tied=any(row.tied_with_best for row in ranking.models),
+        fits_rank=ranking.predictor in LINES,
         open_fits=OPEN_FITS,
         config={k: _plain(v) for k, v in dataclasses.asdict(ranking.config).items()},
         info=ranking.info,
@@ -121,14 +145,15 @@ def _methods(ranking: Ranking) -> dict[str, Any]:
 
 
 def _cell(name: str, row: RankedModel, notes: list[str]) -> dict[str, Any]:
-    """The prediction as text, and the numbers of the notes that hold its flags."""
+    """The prediction as text that may wrap between its parts, and the numbers of its notes."""
     prediction = row.predictions[name]
     flags = prediction.flag.split("; ") if prediction.flag else []
     notes.extend(flag for flag in flags if flag not in notes)
     numbers = [notes.index(flag) + 1 for flag in flags]
     if predictors.PREDICTORS[name].scores_only:
-        return {"text": text.number(prediction.mean), "notes": numbers}
-    return {"text": text.with_std(prediction.mean, prediction.std), "notes": numbers}
+        return {"parts": [text.number(prediction.mean)], "notes": numbers}
+    mean, plus_minus, std = text.with_std(prediction.mean, prediction.std).partition("± ")
+    return {"parts": [mean.strip(), *filter(None, [plus_minus + std])], "notes": numbers}
 
 
 def _figures(ranking: Ranking) -> dict[str, Any]:

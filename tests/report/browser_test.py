@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -77,6 +78,43 @@ def test_columns_sort_both_ways(page, tmp_path):
     names = [f"model_{i}" for i in range(9)]
     assert order_after(page, tmp_path, clicks=1, column=1) == names
     assert order_after(page, tmp_path, clicks=2, column=1) == names[::-1]
+
+
+# Reports, beside their file, in frames of these widths: what each page and table needs, and has.
+MEASURE = """<body>{frames}<script>onload = () => {{
+  const widths = [...document.querySelectorAll("iframe")].map(frame => {{
+    const page = frame.contentDocument;
+    return [page.documentElement, ...page.querySelectorAll(".scroll")].map(
+      part => [part.scrollWidth, part.clientWidth]);
+  }});
+  document.title = JSON.stringify(widths);
+}};</script></body>"""
+
+
+def test_nothing_runs_over_the_side(tmp_path):
+    """Neither page nor tables on a laptop's screen; on a phone the tables scroll, the page not."""
+    pool = make_pool(models=13)
+    for number, name in enumerate(
+        ("timm:convnextv2_atto.fcmae_ft_in1k", "hf://google/mobilenet_v2_1.0_224", "x" * 40)
+    ):
+        pool[number] = dataclasses.replace(pool[number], model=name)
+    broken = "ModelError: cannot read /home/somebody/.cache/ncap_jax/weights/model.safetensors"
+    pool[5] = dataclasses.replace(pool[5], status="out_of_memory", message=broken)
+    report = saved(tmp_path, html.render(rank_trajectories(pool, "digits", info=whole_info())))
+    frames = "".join(
+        f'<iframe src="{report.as_uri()}" style="width:{width}px;height:900px;border:0"></iframe>'
+        for width in (1180, 1280, 400)
+    )
+    (tmp_path / "frames.html").write_text(MEASURE.format(frames=frames), encoding="utf-8")
+    dom, _, _ = browse(
+        tmp_path / "frames.html", tmp_path / "profile", "--allow-file-access-from-files"
+    )
+    found = re.search(r"<title>(.*?)</title>", dom)
+    assert found is not None
+    *laptops, (phone, *_) = json.loads(unescape(found[1]))
+    assert [len(parts) for parts in laptops] == [3, 3]
+    for needed, had in (*laptops[0], *laptops[1], phone):
+        assert needed <= had
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from ncap_jax.predictor.ridge import fit_line, points
 from ncap_jax.report import figures
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import EpochRecord, Ranking, Trajectory
-from tests.support.pool import make_pool
+from tests.support.pool import make_pool, with_accuracies
 
 
 def ranked(models: int = 3, **changes: str) -> Ranking:
@@ -113,6 +113,26 @@ def test_the_fit_states_its_value_at_zero():
     short = dataclasses.replace(trajectory, records=trajectory.records[:2])
     svg = figures.accuracy_against_beta(row, short, "absolute", position=0)
     assert ET.fromstring(svg).get("aria-label", "").endswith("1 epochs, line: no fit")
+
+
+@pytest.mark.parametrize("accuracies", [(0.3, 0.6, 0.9), (0.9, 0.5, 0.1)])
+def test_no_line_leaves_the_range_of_accuracies(monkeypatch, accuracies):
+    """A line to beta_eff = 0 that would reach 120 % or -30 % ends at 100 % or 0 %."""
+    (trajectory,) = make_pool(1, epochs=2)
+    falling = with_beta(with_accuracies(trajectory, accuracies), [3.0, 2.0, 1.0])
+    (row,) = rank_trajectories([falling], "digits").models
+    drawn = []
+    monkeypatch.setattr(figures, "_svg", lambda figure, *_: drawn.append(figure) or "")
+    figures.accuracy_against_beta(row, falling, "absolute", position=0)
+    beta, accuracy, _ = points(falling, "absolute")
+    at_zero = fit_line(beta, accuracy, scaled=True).intercept
+    assert at_zero > 1 or at_zero < 0
+    (axes,) = drawn[0].axes
+    heights = [*axes.lines[0].get_ydata(), *axes.collections[1].get_paths()[0].vertices[:, 1]]
+    assert np.nanmin(heights) >= 0
+    assert np.nanmax(heights) <= 100
+    low, high = axes.get_ylim()
+    assert -5 < low < high < 105
 
 
 def test_values_that_are_not_finite_are_not_drawn():

@@ -12,6 +12,7 @@ from ncap_jax.options import RankConfig
 from ncap_jax.report.html import render
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Ranking, RunInfo, Trajectory
+from tests.support import hidden
 from tests.support.page import Page, whole_info
 from tests.support.pool import make_pool, with_last
 
@@ -109,6 +110,41 @@ def test_names_are_escaped(evil):
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     assert all(dict(a).get("src", "data:").startswith("data:") for _, a in page.elements)
     assert "alert(1)" in page.text
+
+
+def test_control_characters_are_written_out():
+    """In the text, in attributes and in the figures' descriptions."""
+    page = render(hidden.ranking())
+    assert hidden.found(page) == []
+    for name in (*hidden.WRITTEN, r"nul\x00", r"iso\u2066late", r"esc\x1b", r"c1\x9b", r"cpu\x1b"):
+        assert name in page
+    assert r"$'--dataset=a\x1bb'" in Page(page).text
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_tie_is_explained_where_there_is_one(tied):
+    ranking = rank_trajectories(make_pool(2), "digits")
+    first, second = (dataclasses.replace(row, tied_with_best=False) for row in ranking.models)
+    second = dataclasses.replace(second, tied_with_best=tied)
+    page = Page(render(dataclasses.replace(ranking, models=(first, second))))
+    assert ("Tied with 1: the chance" in page.text) == tied
+    assert ("ok, tied with 1" in page.text) == tied
+
+
+@pytest.mark.parametrize(
+    ("predictor", "shown"),
+    [("published_ridge", 8), ("scaled_ridge", 8), ("last_validation_accuracy", 0)],
+)
+def test_accuracy_against_beta_eff_is_folded_unless_it_ranks(predictor, shown):
+    """Then it stands before the other methods, else below them and a click away."""
+    pool = make_pool(models=9)
+    text = render(rank_trajectories(pool, "digits", RankConfig(predictor=predictor)))
+    open_part = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert open_part.count('aria-label="model_') == shown
+    assert text.count('aria-label="model_') == 9
+    assert (text.index('id="fits"') < text.index('id="methods"')) == (shown > 0)
+    assert ("The ranking does not use it." in text) == (shown == 0)
+    assert (f"<summary>Show {len(pool)} models</summary>" in text) == (shown == 0)
 
 
 def test_parts_without_facts_are_left_out():

@@ -7,7 +7,7 @@ from typing import Any
 
 from ncap_jax.types import RunInfo
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 
 
 class Page(html.parser.HTMLParser):
