@@ -16,19 +16,27 @@ repeats a run and compares the results. Exit codes: 0, they are the same; 1, the
 
 from __future__ import annotations
 
+import sys
+
+from ncap_jax import interrupts
+
+if interrupts.is_command(__name__, sys.argv[0]):
+    interrupts.install()  # before all imports that take a while
+
 import dataclasses
 import pathlib
 import shlex
-import sys
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import app, flags, logging
 
-from ncap_jax import errors, options
+from ncap_jax import errors, options, output
 from ncap_jax.options import DataConfig, Option, RankConfig
 
+if TYPE_CHECKING:
+    from ncap_jax.types import Ranking
+
 FLAGS = flags.FLAGS
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 Record = TypeVar("Record", RankConfig, DataConfig)
 
 
@@ -104,8 +112,16 @@ def main(argv: list[str]) -> int:
             return list_models()
         return rank() if FLAGS.rerun is None else rerun()
     except errors.NcapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(str(error))
+
+
+def refuse(why: str) -> int:
+    """Print what cannot be done, in visible characters; returns the exit code."""
+    from ncap_jax.report import text
+
+    lines = map(text.visible, why.splitlines())
+    print("error: " + "\n".join(lines), file=sys.stderr)
+    return 2
 
 
 def rank() -> int:
@@ -117,33 +133,45 @@ def rank() -> int:
     name = pathlib.Path(FLAGS.dataset).name or "data"
     folder = pathlib.Path(FLAGS.output_dir or free_folder(pathlib.Path("runs") / name))
     scalars = folder / "tensorboard" if FLAGS.tensorboard else None
+
+    def hint() -> str:
+        resume = f"; with --output_dir={shlex.quote(str(folder))} the same command resumes"
+        return resume if folder.exists() else ""
+
     try:
-        ranking = api.rank_models(
-            FLAGS.models,
-            FLAGS.dataset,
-            record_from_flags(RankConfig),
-            folder,
-            data_config=record_from_flags(DataConfig),
-            tensorboard=scalars,
-        )
+        with interrupts.job(hint):
+            ranking = api.rank_models(
+                FLAGS.models,
+                FLAGS.dataset,
+                record_from_flags(RankConfig),
+                folder,
+                data_config=record_from_flags(DataConfig),
+                tensorboard=scalars,
+            )
     except KeyboardInterrupt:
-        hint = f"; with --output_dir={shlex.quote(str(folder))} the same command resumes"
-        print(f"\ninterrupted{hint if folder.exists() else ''}", file=sys.stderr)
-        return INTERRUPTED
+        interrupts.announce(f"interrupted{hint()}")
+        return interrupts.EXIT_CODE
     if not distributed.is_primary():
         return 0
+    show(ranking, folder, scalars)
+    return 3 if all(model.rank is None for model in ranking.models) else 0
+
+
+def show(ranking: Ranking, folder: pathlib.Path, scalars: pathlib.Path | None) -> None:
+    """Print the table, where the files are, and on standard error what could not be ranked."""
+    from ncap_jax.report import text
+
     print(ranking)
-    print(f"\nReport: {folder / 'report.html'}")
+    print(f"\nReport: {text.visible(str(folder / 'report.html'))}")
     if scalars is not None:
-        print(f"Scalars: tensorboard --logdir={shlex.quote(str(scalars))}")
+        print(f"Scalars: {text.shell('tensorboard --logdir=' + shlex.quote(str(scalars)))}")
     failed = [model for model in ranking.models if model.rank is None]
     if failed:
+        names = "; ".join(f"{text.visible(m.name)} ({m.status})" for m in failed)
         print(
-            f"warning: {len(failed)} of {len(ranking.models)} models could not be ranked: "
-            + "; ".join(f"{m.name} ({m.status})" for m in failed),
+            f"warning: {len(failed)} of {len(ranking.models)} models could not be ranked: {names}",
             file=sys.stderr,
         )
-    return 3 if len(failed) == len(ranking.models) else 0
 
 
 def rerun() -> int:
@@ -161,7 +189,12 @@ def rerun() -> int:
         )
     original = reruns.read_saved_run(FLAGS.rerun).folder.resolve()
     folder = FLAGS.output_dir or free_folder(original.with_name(f"{original.name}-rerun"))
-    comparison = reruns.rerun(FLAGS.rerun, folder)
+    try:
+        with interrupts.job(str):
+            comparison = reruns.rerun(FLAGS.rerun, folder)
+    except KeyboardInterrupt:
+        interrupts.announce("interrupted")
+        return interrupts.EXIT_CODE
     print(f"{comparison}\n\nRerun: {folder}")
     return 0 if comparison.equal else 1
 
@@ -180,13 +213,13 @@ def parse(arguments: list[str]) -> list[str]:
     try:
         return FLAGS(arguments)
     except flags.Error as error:
-        print(f"error: {error}\n--help lists the flags.", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(refuse(f"{error}\n--help lists the flags."))
 
 
 def console() -> None:
     """Entry point of the installed command."""
-    app.run(main, flags_parser=parse)
+    with output.protected():
+        app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":

@@ -72,8 +72,51 @@ def test_ctrl_c_says_how_to_resume(tmp_path):
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
     assert process.returncode == 130
-    assert "\ninterrupted; with --output_dir=runs/digits the same command resumes\n" in said
+    assert said.endswith("interrupted; with --output_dir=runs/digits the same command resumes\n")
     assert "Traceback" not in said
+
+
+FAKE = [sys.executable, "-m", "tests.support.fake_command", MODEL, *SMALL, "--epochs=2"]
+
+
+def redirected(redirection: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    """A whole run without compilation, its streams as a shell is told; ASCII has to do."""
+    return subprocess.run(
+        ["bash", "-c", f'"$@" --output_dir=mine {redirection}', "bash", *FAKE],
+        cwd=cwd,
+        env={**environment(), "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirection", "lines", "last_error"),
+    [
+        ("2>/dev/full", 10, ""),
+        (">/dev/full", 0, "warning: standard output cannot be written: No space left on device"),
+        ("| head -1; exit ${PIPESTATUS[0]}", 1, "tiny_plain_wide: ok after 2 epochs"),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_the_streams_do_not_decide_a_run(tmp_path, redirection, lines, last_error):
+    result = redirected(redirection, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == lines
+    assert ("beta_eff" in result.stdout) == (lines > 1)
+    assert result.stdout.isascii()
+    assert "Traceback" not in result.stderr
+    assert (result.stderr.splitlines() or [""])[-1].startswith(last_error)
+    content = json.loads((tmp_path / "mine" / "ranking.json").read_text())
+    assert [model["status"] for model in content["models"]] == ["ok"]
+
+
+def test_control_characters_in_an_error_are_written_out(tmp_path):
+    said = here("--dataset=no\x1b[31m\u202eset", cwd=tmp_path)
+    assert said.code == 2
+    assert r"\x1b[31m" in said.err
+    assert not {"\x1b", "\u202e"} & set(said.err)
 
 
 def test_a_refusal_of_a_process(tmp_path):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ncap_jax import output
 from ncap_jax.report import text
 from ncap_jax.types import ModelSpec, RankedModel, Ranking
 
@@ -42,11 +43,11 @@ def format_ranking(ranking: Ranking, width: int | None = None, *, color: bool | 
     wide = console.options.update(width=10_000)
     fitting = (t for t in tables if console.measure(t, options=wide).maximum <= width)
     console.print(next(fitting, tables[-1]))
-    console.print(text.answer(ranking), style="bold" if color else None)
+    console.print(_spelled(text.answer(ranking)), style="bold" if color else None)
     if rates := text.learning_rates(ranking):
-        console.print(rates)
+        console.print(_spelled(rates))
     for line in text.warnings(ranking):
-        console.print(f"! {line}", style="yellow" if color else None)
+        console.print(_spelled(f"! {line}"), style="yellow" if color else None)
     return _lines(buffer)
 
 
@@ -73,7 +74,7 @@ def format_models(specs: Sequence[ModelSpec], width: int | None = None) -> str:
         parameters = "–" if spec.parameters is None else f"{spec.parameters:,}"
         sizes = f"{spec.input_size} px", str(spec.feature_width), parameters
         weights = "random only" if spec.weights is None else spec.licence or "yes"
-        table.add_row(spec.name, *sizes, weights, spec.description)
+        table.add_row(*map(_spelled, (spec.name, *sizes, weights, spec.description)))
     console, buffer = _console(width, color=False)
     console.print(table)
     return _lines(buffer)
@@ -84,7 +85,7 @@ def _console(width: int | None, *, color: bool | None) -> tuple[Console, io.Stri
     # Imported here: `import ncap_jax` alone needs no table.
     from rich.console import Console
 
-    terminal = sys.stdout.isatty()
+    terminal = sys.stdout is not None and sys.stdout.isatty()
     color = terminal if color is None else color
     if width is None:
         width = shutil.get_terminal_size((100, 24)).columns if terminal else 100
@@ -102,8 +103,13 @@ def _console(width: int | None, *, color: bool | None) -> tuple[Console, io.Stri
     ), buffer
 
 
+def _spelled(words: str) -> str:
+    """Words in the characters of standard output, before they are laid out in columns."""
+    return output.spelled(words, getattr(sys.stdout, "encoding", None))
+
+
 def _lines(buffer: io.StringIO) -> str:
-    lines = buffer.getvalue().rstrip("\n").split("\n")
+    lines = _spelled(buffer.getvalue()).rstrip("\n").split("\n")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -112,7 +118,7 @@ def _table(ranking: Ranking, columns: Sequence[str]) -> Table:
     from rich.table import Table
 
     table = Table(
-        title=f"{text.visible(ranking.dataset)}, ranked by {ranking.predictor}",
+        title=_spelled(f"{text.visible(ranking.dataset)}, ranked by {ranking.predictor}"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -120,14 +126,14 @@ def _table(ranking: Ranking, columns: Sequence[str]) -> Table:
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("model", overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(_spelled(column), justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
     for row in ranking.models:
         cells = _cells(row)
         rank = "–" if row.rank is None else str(row.rank)
         status = text.status(row) + (" !" if row.flag else "")
-        shown = (cells[column] for column in columns)
-        table.add_row(rank, text.visible(row.name), *shown, status)
+        shown = [rank, text.visible(row.name), *(cells[column] for column in columns), status]
+        table.add_row(*map(_spelled, shown))
     return table
 
 

@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
+from ncap_jax.output import SafeStream
 from ncap_jax.report import text
 from ncap_jax.report.pace import Pace
 from ncap_jax.types import EpochRecord, Trajectory, Watcher
@@ -63,7 +64,8 @@ class Progress:
         self._pace = Pace()
         self._start = time.monotonic()
         self._console = Console(
-            file=sys.stderr if file is None else file,
+            # What cannot be shown must not end what is shown.
+            file=cast(TextIO, SafeStream(sys.stderr if file is None else file)),
             # A given file is written to in a notebook, too.
             force_jupyter=None if file is None else False,
             highlight=False,

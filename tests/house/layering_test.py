@@ -21,6 +21,8 @@ GROUND = {
     "files": ("errors",),
     "distributed": ("errors",),
     "_version": (),
+    "interrupts": (),
+    "output": (),
 }
 CALLERS = ("api", "__main__")  # of `run`, the only room that knows all stages
 FLAX = ("zoo", "finetune", "measure")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import sys
 
 import pytest
 from rich.cells import cell_len
@@ -45,6 +47,21 @@ def test_color_only_where_asked():
     assert "\x1b[" not in format_ranking(ranking)
     assert "\x1b[" not in str(ranking)
     assert "\x1b[" in format_ranking(ranking, color=True)
+
+
+def test_a_table_for_a_terminal_without_unicode(monkeypatch):
+    """The columns stand in line, though some words are longer."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    shown = format_ranking(rank_trajectories(make_pool(3), "digits"), width=120).splitlines()
+    models = console.format_models(list(MODELS.values()), width=100)
+    assert "\n".join(shown).isascii()
+    assert models.isascii()
+    assert shown[2].split()[:3] == ["#", "model", "predicted"]
+    assert "beta_eff" in shown[2]
+    assert set(shown[3].strip()) == {"-"}
+    ends = {line.index("ok") for line in shown[4:7]}
+    assert ends == {shown[2].index("status")}
+    assert "+-" in shown[4]
 
 
 def test_markup_in_names_is_text():
