@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
+import re
 from typing import Any
 
 import platformdirs
@@ -55,3 +56,25 @@ def forget_compiled_programs() -> None:
 
     jax.clear_caches()
     gc.collect()
+
+
+def describe_programs(kept: pathlib.Path | None) -> str:
+    """A sentence on where a run's compiled programs come from.
+
+    Args:
+        kept: the folder, as `keep_compiled_programs` returns it.
+    """
+    if kept is None:
+        return "Compiled programs: the cache is switched off, so all are compiled in this run."
+    taken = f"Compiled programs: taken from {kept} where it has them."
+    if re.match(r"\w{2,}:/", str(kept)):  # a bucket, which is not listed for this
+        return taken
+    try:
+        count = sum(name.endswith("-cache") for name in os.listdir(kept))
+    except FileNotFoundError:
+        count = 0
+    except OSError:
+        return taken
+    if not count:
+        return f"Compiled programs: {kept} has none yet, so all are compiled in this run, and kept."
+    return f"{taken[:-1]} ({count:,} in all)."

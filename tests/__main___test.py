@@ -39,6 +39,10 @@ def test_a_whole_run(tmp_path):
     assert f"Scalars: tensorboard --logdir={folder / 'tensorboard'}" in result.out
     assert "Learning rate, the better of those tried" in result.out
     assert "tiny_plain_wide: epoch 2/2, validation accuracy" in result.err
+    said = [line for line in result.err.splitlines() if not line.startswith("import time:")]
+    assert said[0].startswith("Plan: 1 model, 2 epochs. ")
+    assert said[1].startswith("Compiled programs: ")
+    assert said[2].startswith("Time left, compilation included: not known yet")
     content = json.loads((tmp_path / folder / "ranking.json").read_text())
     assert content["config"]["probe_widths"] == [8, 8, 8]
     assert content["config"]["trial_rates"] == [3e-4]

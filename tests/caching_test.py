@@ -70,3 +70,19 @@ def test_forgotten_programs_are_traced_again():
     caching.forget_compiled_programs()
     assert double(one) == 2
     assert len(traced) == 2
+
+
+def test_where_compiled_programs_come_from_is_told(tmp_path):
+    """As a person reads it before a run: from nowhere, an empty folder, a full one, a bucket."""
+    tell, folder = caching.describe_programs, tmp_path / "xla"
+    assert tell(None).endswith("the cache is switched off, so all are compiled in this run.")
+    empty = f"Compiled programs: {folder} has none yet, so all are compiled in this run, and kept."
+    assert tell(folder) == empty
+    folder.mkdir()
+    assert tell(folder) == empty
+    for name in ("jit_a-cache", "jit_a-atime", "jit_b-cache"):
+        (folder / name).touch()
+    assert tell(folder) == f"Compiled programs: taken from {folder} where it has them (2 in all)."
+    bucket = pathlib.Path("gs://bucket/xla")
+    assert tell(bucket) == f"Compiled programs: taken from {bucket} where it has them."
+    assert "where it has them." in tell(folder / "jit_a-cache")  # not a folder

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rich import progress
 
 
+UNKNOWN = "not known yet"
+
+
 class Watchers:
     """Several watchers as one."""
 
@@ -49,14 +52,23 @@ class Progress:
         models: names, in any order; they may run in parallel.
         epochs: epochs of training per model.
         file: where it is written; None: standard error, so that standard output has only the table.
+        programs: where compiled programs come from, a sentence for the plan; None: not said.
     """
 
-    def __init__(self, models: Sequence[str], epochs: int, file: TextIO | None = None):
+    def __init__(
+        self,
+        models: Sequence[str],
+        epochs: int,
+        file: TextIO | None = None,
+        *,
+        programs: str | None = None,
+    ):
         from rich.console import Console
 
         self._total = len(models) * epochs
         self._epochs = epochs
         self._models = len(models)
+        self._programs = programs
         self._done: dict[str, int] = dict.fromkeys(models, 0)
         self._finished = 0
         self._best: tuple[float, str] | None = None
@@ -87,6 +99,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
+        for line in self._plan():
+            self._line(line)
         if self._live:
             from rich import progress
 
@@ -98,7 +112,7 @@ class Progress:
                 progress.TextColumn("left {task.fields[left]}"),
                 console=self._console,
             )
-            self._task = bar.add_task(self._headline(), total=self._total, left="–")
+            self._task = bar.add_task(self._headline(), total=self._total, left=UNKNOWN)
             bar.start()
         return self
 
@@ -126,7 +140,7 @@ class Progress:
             f"{model}: epoch {record.epoch}/{self._epochs}, "
             f"validation accuracy {text.percent(accuracy)}, "
             f"loss {text.number(record.validation_loss)} ({text.duration(record.seconds)}); "
-            f"time left {text.duration(self.seconds_left())}"
+            f"time left {self._left()}"
         )
 
     def finished(self, trajectory: Trajectory) -> None:
@@ -145,17 +159,34 @@ class Progress:
         self._line(line)
 
     def seconds_left(self) -> float:
-        """An estimate from the epochs and starts so far; NaN before the first trained epoch."""
+        """An estimate from epochs and starts (compilation) so far; NaN before the first epoch."""
         return self._pace.left(
             time.monotonic() - self._start,
             epochs_left=self._total - sum(self._done.values()),
             models_left=self._models - len(self._begun),
         )
 
+    def _plan(self) -> list[str]:
+        """What will be done, before any of it is."""
+        models = f"{self._models} model{'s' if self._models != 1 else ''}"
+        epochs = f"{self._epochs} epoch{'s' if self._epochs != 1 else ''}"
+        each = " each" if self._models != 1 else ""
+        lines = [
+            f"Plan: {models}, {epochs}{each}. Every model is compiled first, which on small data "
+            "takes longer than its epochs."
+        ]
+        if self._programs is not None:
+            lines.append(self._programs)
+        return [*lines, f"Time left, compilation included: {UNKNOWN}, until an epoch is trained."]
+
+    def _left(self) -> str:
+        seconds = self.seconds_left()
+        return UNKNOWN if math.isnan(seconds) else text.duration(seconds)
+
     def _headline(self) -> str:
         best = ""
         if self._best is not None:
-            best = f", best {self._best[1]} {text.percent(self._best[0])}"
+            best = f", best {text.visible(self._best[1])} {text.percent(self._best[0])}"
         return f"{self._finished}/{self._models} models{best}"
 
     def _update(self) -> None:
@@ -164,9 +195,9 @@ class Progress:
             self._task,
             completed=sum(self._done.values()),
             description=self._headline(),
-            left=text.duration(self.seconds_left()),
+            left=self._left(),
         )
 
     def _line(self, line: str) -> None:
         # soft_wrap: a log line stays one line, whatever width the file is assumed to have.
-        self._console.print(line, soft_wrap=True)
+        self._console.print(text.visible(line), soft_wrap=True)

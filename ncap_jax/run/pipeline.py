@@ -51,7 +51,7 @@ def rank(request: Request) -> Ranking:
     """Do the main job; see `ncap_jax.rank_models` for arguments, result and errors."""
     call_start = time.monotonic()
     board = None if request.tensorboard is None else TensorBoard(request.tensorboard)
-    caching.keep_compiled_programs()
+    programs = caching.describe_programs(caching.keep_compiled_programs())
     job, about = prepare(request)
     run_start = time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -61,7 +61,8 @@ def rank(request: Request) -> Ranking:
         watchers: list[Watcher] = []
         if distributed.is_primary():
             file = None if request.show_progress else io.StringIO()
-            watchers.append(stack.enter_context(Progress(job.names, job.config.epochs, file)))
+            view = Progress(job.names, job.config.epochs, file, programs=programs)
+            watchers.append(stack.enter_context(view))
             if board is not None:
                 watchers.append(stack.enter_context(board))
         trajectories = finetune_all(job, folder, Watchers(watchers), call_start)

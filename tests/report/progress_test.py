@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import sys
@@ -9,10 +10,13 @@ import types
 
 import pytest
 
-from ncap_jax.report import Progress
+from ncap_jax.report import Progress, text
+from ncap_jax.report import progress as progress_module
 from ncap_jax.report.progress import Watchers
 from ncap_jax.types import EpochRecord, Trajectory
 from tests.support.pool import make_pool
+
+PLAN = 2  # lines before the first epoch
 
 
 class Terminal(io.StringIO):
@@ -35,7 +39,8 @@ def test_one_plain_line_an_epoch():
     file = io.StringIO()
     pool, left = drive(file)
     lines = file.getvalue().splitlines()
-    assert len(lines) == 2 * (4 + 1)
+    assert len(lines) == PLAN + 2 * (4 + 1)
+    lines = lines[PLAN:]
     assert "\x1b" not in file.getvalue()
     accuracy = pool[0].records[1].validation_accuracy
     assert lines[1].startswith(f"model_0: epoch 1/3, validation accuracy {100 * accuracy:.1f} %")
@@ -48,14 +53,104 @@ def test_a_bar_in_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     file = Terminal()
     drive(file)
-    text = file.getvalue()
-    assert "\x1b[" in text
-    assert "6/6 epochs" in text
-    assert "best model_0" in text
+    shown = file.getvalue()
+    assert "\x1b[" in shown
+    assert "6/6 epochs" in shown
+    assert "best model_0" in shown
+    assert shown.startswith("Plan: 2 models, 3 epochs each.")
+    assert "left not known yet" in shown
 
 
 def test_time_left_is_unknown_before_the_first_epoch():
     assert math.isnan(Progress(["a"], 5, file=io.StringIO()).seconds_left())
+
+
+SLOW, QUICK = 20.0, 3.0  # seconds to compile a model, and of an epoch
+
+
+def simulated(monkeypatch, models: int, epochs: int) -> list[str]:
+    """What is written while every model compiles before epoch 0, on a clock of its own."""
+    now = [100.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    file = io.StringIO()
+    pool = make_pool(models, epochs)
+    with Progress([t.model for t in pool], epochs, file, programs="Programs: none.") as progress:
+        for trajectory in pool:
+            for record in trajectory.records:
+                seconds = QUICK if record.epoch else SLOW
+                now[0] += seconds
+                progress.epoch(trajectory.model, dataclasses.replace(record, seconds=seconds))
+            progress.finished(trajectory)
+    return file.getvalue().splitlines()
+
+
+def test_the_plan_stands_first_and_nothing_is_invented(monkeypatch):
+    lines = simulated(monkeypatch, models=3, epochs=2)
+    assert lines[:3] == [
+        "Plan: 3 models, 2 epochs each. Every model is compiled first, which on small data takes "
+        "longer than its epochs.",
+        "Programs: none.",
+        "Time left, compilation included: not known yet, until an epoch is trained.",
+    ]
+    assert lines[3].endswith("time left not known yet")
+    (one, *_) = simulated(monkeypatch, models=1, epochs=1)
+    assert one.startswith("Plan: 1 model, 1 epoch. ")
+
+
+def test_the_time_left_includes_compiling_the_models_to_come(monkeypatch):
+    lines = [line for line in simulated(monkeypatch, 3, 2) if "time left" in line]
+    start, truth = SLOW + 2 * QUICK, []
+    for model in (2, 1, 0):
+        truth += [model * start + left * QUICK for left in (2, 1, 0)]
+    said = [line.rpartition("time left ")[2] for line in lines]
+    assert said[1:3] == [text.duration(seconds) for seconds in truth[1:3]]
+    # Right after a model's start, only half of it is taken as done.
+    assert [said[i] for i in (4, 5, 7, 8)] == [text.duration(truth[i]) for i in (4, 5, 7, 8)]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "full"), UnicodeEncodeError("ascii", "x", 0, 1, "no"), ValueError("closed")],
+)
+def test_a_view_that_cannot_be_written_is_silent(monkeypatch, terminal, error):
+    """Nothing is raised, and after the first failure nothing is tried."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    class Broken(io.StringIO):
+        tried = 0
+
+        def isatty(self) -> bool:
+            return terminal
+
+        def write(self, words: str) -> int:
+            self.tried += 1
+            raise error
+
+    file = Broken()
+    _, left = drive(file)
+    assert left == 0.0
+    assert file.tried == 1
+
+
+def test_a_closed_standard_error_is_no_obstacle(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    drive(None)
+    assert capsys.readouterr().out == ""
+
+
+def test_control_characters_are_written_out():
+    file = Terminal()
+    for stream in (io.StringIO(), file):
+        with Progress(["a\x00\u202eb"], 1, file=stream) as progress:
+            (trajectory,) = make_pool(1, epochs=1)
+            for record in trajectory.records:
+                progress.epoch("a\x00\u202eb", record)
+            progress.finished(
+                dataclasses.replace(trajectory, model="a\x00\u202eb", message="x\x07\ny")
+            )
+        assert not {"\x00", "\u202e", "\x07"} & set(stream.getvalue())
+        assert r"a\x00\u202eb" in stream.getvalue()
 
 
 def test_an_early_end_counts_as_done():
@@ -85,11 +180,11 @@ def test_in_a_notebook(monkeypatch, widgets):
     assert Progress(["a"], 3)._live == widgets
     file = io.StringIO()
     drive(file, models=1)
-    assert len(file.getvalue().splitlines()) == 5
+    assert len(file.getvalue().splitlines()) == PLAN + 5
     assert shown == []
     if not widgets:
         drive(None, models=1)
-        assert [text.count("\n") for text in shown] == [1] * 5
+        assert [text.count("\n") for text in shown] == [1] * (PLAN + 5)
 
 
 def test_watchers_are_all_told():
