@@ -101,7 +101,7 @@ def redirected(redirection: str, cwd: pathlib.Path) -> subprocess.CompletedProce
         ("2>/dev/full", 10, ""),
         (">/dev/full", 0, "warning: standard output cannot be written: No space left on device"),
         ("| head -1; exit ${PIPESTATUS[0]}", 1, "tiny_plain_wide: ok after 2 epochs"),
-        (">&- 2>&-", 0, ""),
+        ("2>&-", 10, ""),
     ],
 )
 def test_the_streams_do_not_decide_a_run(tmp_path, redirection, lines, last_error):
@@ -117,10 +117,9 @@ def test_the_streams_do_not_decide_a_run(tmp_path, redirection, lines, last_erro
 
 
 def test_control_characters_in_an_error_are_written_out(tmp_path):
-    said = here("--dataset=no\x1b[31m\u202eset", cwd=tmp_path)
+    said = here("--output_dir=/proc/a\x1b[31m\u202eb", cwd=tmp_path)
     assert said.code == 2
-    assert r"\x1b[31m" in said.err
-    assert not {"\x1b", "\u202e"} & set(said.err)
+    assert r"error: cannot write to /proc/a\x1b[31m\u202eb: " in said.err
 
 
 def test_a_refusal_of_a_process(tmp_path):
