@@ -6,10 +6,14 @@ deleted at any time; what was in it is downloaded or made again when it is neede
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import pathlib
 import re
+import shutil
+import tempfile
+import warnings
 from typing import Any
 
 import platformdirs
@@ -17,9 +21,36 @@ import platformdirs
 
 def folder() -> pathlib.Path:
     """The cache folder; it need not exist yet."""
-    return pathlib.Path(
-        os.environ.get("NCAP_CACHE") or platformdirs.user_cache_dir("ncap_jax")
-    ).expanduser()
+    wanted = os.environ.get("NCAP_CACHE")
+    if not wanted and not os.environ.get("XDG_CACHE_HOME"):
+        ensure_home()
+    return expanded(wanted or platformdirs.user_cache_dir("ncap_jax"))
+
+
+def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path in which `~` stands for the user's home folder."""
+    if os.fspath(path).startswith("~"):
+        ensure_home()
+    return pathlib.Path(os.path.expanduser(path))
+
+
+def ensure_home() -> None:
+    """Give a user who has no home folder, as in some containers, one for the time of the process.
+
+    Other packages keep their files there too. Workers that this process starts share it.
+    """
+    try:
+        pathlib.Path.home()
+    except RuntimeError:  # HOME is not set, and the system does not know the user
+        # No fixed name: whoever made it first could put programs into it.
+        home = tempfile.mkdtemp(prefix="ncap_jax-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = home
+        warnings.warn(
+            "this user has no home folder: weights and compiled programs are kept in a temporary "
+            "one and removed at the end. Set HOME or NCAP_CACHE to a folder to keep them",
+            stacklevel=2,
+        )
 
 
 def offline() -> bool:

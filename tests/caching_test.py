@@ -1,8 +1,15 @@
-"""The cache folder of compiled programs: on by default, the user's own choice respected."""
+"""The cache folder: the user's own choice respected, and what becomes of one without a home."""
 
 from __future__ import annotations
 
+import atexit
+import json
+import os
 import pathlib
+import shutil
+import subprocess
+import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +61,85 @@ def test_the_folder_is_the_users_choice_or_their_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("NCAP_CACHE", "")
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: f"/cache/{name}")
     assert caching.folder() == pathlib.Path("/cache/ncap_jax")
+
+
+NO_HOME = (
+    "this user has no home folder: weights and compiled programs are kept in a temporary one and "
+    "removed at the end. Set HOME or NCAP_CACHE to a folder to keep them"
+)
+
+
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    """A user whom the system does not know, and without HOME."""
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    ends: list[tuple] = []
+    monkeypatch.setenv("HOME", "")  # what is set in its place is to be undone as well
+    for name in ("HOME", "NCAP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", no_home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(atexit, "register", lambda *call, **options: ends.append(call))
+    return ends
+
+
+def test_a_user_without_a_home_gets_one_for_the_time_of_the_process(homeless, tmp_path):
+    with pytest.warns(UserWarning) as warned:
+        folder = caching.folder()
+    assert [str(warning.message) for warning in warned] == [NO_HOME]
+    (home,) = tmp_path.iterdir()
+    assert os.environ["HOME"] == str(home)  # workers and other packages find it
+    assert folder.is_relative_to(home)
+    assert homeless == [(shutil.rmtree, str(home))]
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cache_outside_the_home_needs_no_home(homeless, monkeypatch, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert caching.folder() == tmp_path / "ncap_jax"
+        monkeypatch.setenv("NCAP_CACHE", "/elsewhere")
+        assert caching.folder() == pathlib.Path("/elsewhere")
+
+
+UNKNOWN_USER = """
+import json, pwd
+from ncap_jax import caching
+try:
+    pwd.getpwuid(54321)
+except KeyError:
+    print(json.dumps([str(caching.folder()), str(caching.expanded("~/mine"))]))
+"""
+
+
+def test_the_cache_of_a_user_whom_the_system_does_not_know(tmp_path):
+    """Really another user, as in a container that runs under a number."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or os.getuid() != 0:
+        pytest.skip("only root, with setpriv, can become somebody else")
+    # This interpreter may lie where only root reads.
+    reads = [f"--{kind}-caps=+dac_override" for kind in ("inh", "ambient")]
+    user = ["--reuid=54321", "--regid=54321", "--clear-groups", *reads]
+    root = str(pathlib.Path(caching.__file__).parents[1])
+    result = subprocess.run(
+        [setpriv, *user, sys.executable, "-c", UNKNOWN_USER],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert NO_HOME in result.stderr
+    folder, mine = map(pathlib.Path, json.loads(result.stdout))
+    home = mine.parent
+    assert folder == home / ".cache" / "ncap_jax"
+    assert home.name.startswith("ncap_jax-home-")
+    assert not home.exists()  # it went with the process
 
 
 def test_forgotten_programs_are_traced_again():

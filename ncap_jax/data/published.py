@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ncap_jax import errors
+from ncap_jax import caching, errors
 from ncap_jax.data.encoded import printable
 from ncap_jax.data.listing import Listing
 
@@ -136,10 +136,10 @@ def _may_hold_images(name: str) -> bool:
 
 def _root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     if data_dir is not None:
-        return pathlib.Path(data_dir).expanduser()
+        return caching.expanded(data_dir)
     from tensorflow_datasets.core import constants
 
-    return pathlib.Path(constants.DATA_DIR).expanduser()
+    return caching.expanded(constants.DATA_DIR)
 
 
 def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:

@@ -65,6 +65,7 @@ def fetch(name: str, file: str | None = None) -> pathlib.Path:
     """
     repository, revision, named = parse(name)
     file = file or named or WEIGHTS
+    caching.ensure_home()  # the Hub's library looks for it when it is imported
     try:
         import huggingface_hub
     except ImportError as error:

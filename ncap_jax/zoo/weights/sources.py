@@ -207,4 +207,4 @@ def _described(weights_dir: str | os.PathLike | None) -> str:
 
 def _folders(weights_dir: str | os.PathLike | None) -> list[pathlib.Path]:
     given = weights_dir or os.environ.get("NCAP_WEIGHTS_DIR")
-    return [pathlib.Path(given).expanduser()] if given else []
+    return [caching.expanded(given)] if given else []
