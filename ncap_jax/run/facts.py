@@ -23,6 +23,7 @@ from ncap_jax.data.labels import is_text
 from ncap_jax.data.split import stratified_subset
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run.job import Job
+from ncap_jax.run.processes import thread_count
 from ncap_jax.types import Dataset, ModelSpec, RunInfo
 from ncap_jax.zoo import MODELS, preprocess
 from ncap_jax.zoo.weights import sources
@@ -42,6 +43,7 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})",
         "cores": os.cpu_count(),
+        "threads": thread_count(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -20,7 +20,7 @@ import json
 import os
 import pathlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -37,6 +37,8 @@ from ncap_jax.types import EpochRecord, Trajectory
 
 # These are the model's own doing and come again; the causes of others may be gone by now.
 FINAL = ("ok", "diverged")
+# Facts of run.json on which rounding depends.
+ROUNDING = ("versions", "device", "threads")
 
 
 class ModelFiles:
@@ -189,6 +191,19 @@ class RunFolder:
                 f"{self.path} holds another run; different: {'; '.join(changed[:5])}",
                 "Choose another folder, or repeat the same run to resume it",
             )
+        self._warn_of_rounding(existing)
+
+    def _warn_of_rounding(self, existing: Mapping[str, Any]) -> None:
+        """Say so if the run resumes where arithmetic rounds differently: its models will mix."""
+        known = [name for name in ROUNDING if name in existing]
+        moved = differences(_rounding(existing, known), _rounding(self._facts, known), "run")
+        if moved:
+            warnings.warn(
+                f"{self.path} was begun in another way ({'; '.join(moved[:5])}): from here on "
+                "numbers may round differently. For a ranking made in one way, choose another "
+                "folder",
+                stacklevel=2,
+            )
 
     def finish(self, trajectory: Trajectory) -> None:
         """Enter a model's end into the ledger; its checkpoint is no longer needed."""
@@ -236,3 +251,10 @@ class RunFolder:
                 continue
             found[model] = [files.strict(end), list(map(trajectory_files.to_json, seen))]
         return found
+
+
+def _rounding(facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Facts with these names, and whether nodes of a cluster train: they may be other machines."""
+    on_cluster = facts["config"].get("executor") == "ray"
+    where = "ray" if on_cluster else "this machine"
+    return {**{name: facts.get(name) for name in names}, "executor": where}

@@ -1,5 +1,9 @@
 """Worker processes on this machine: each with its device, its share of memory and of the cores.
 
+A worker computes with as many threads as this process would, though it has fewer cores: on a CPU
+XLA divides some sums, such as a convolution's gradient, over its threads, and other parts of a sum
+round differently. So a worker's numbers are those of one process.
+
 Workers are spawned, never forked: JAX's threads do not survive a fork. What they are given must
 therefore be picklable, and a script that starts them needs the guard `if __name__ == "__main__":`.
 A worker ends by itself when the process that started it is gone, however that ended.
@@ -22,6 +26,8 @@ from ncap_jax.run.executors import Event, Maker, Pool
 
 # Of a device's memory; the rest is for the process that hands out the work.
 MEMORY_SHARE = 0.9
+# The variable from which XLA takes the number of its threads (xla/pjrt/utils.cc).
+THREADS = "NPROC"
 # Seconds in which a worker may end by itself.
 _GRACE = 5.0
 
@@ -171,22 +177,34 @@ def check_picklable(things: Mapping[str, Any]) -> None:
 
 
 def environments(workers: int, devices: Sequence[str]) -> list[dict[str, str]]:
-    """Environment variables of each worker: one CUDA device each, and a share of its memory.
+    """Environment variables of each worker: threads, a CUDA device, and a share of its memory.
 
     Args:
         workers: how many.
         devices: names of the CUDA devices, as `CUDA_VISIBLE_DEVICES` has them; empty: CPU.
     """
+    threads = {THREADS: str(thread_count())}
     if not devices:
-        return [{} for _ in range(workers)]
+        return [threads for _ in range(workers)]
     share = MEMORY_SHARE / math.ceil(workers / len(devices))
     return [
         {
+            **threads,
             "CUDA_VISIBLE_DEVICES": devices[slot % len(devices)],
             "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.3f}",
         }
         for slot in range(workers)
     ]
+
+
+def thread_count() -> int:
+    """With how many threads XLA computes on this process's CPU; numbers depend on it."""
+    for name in (f"PJRT_{THREADS}", THREADS):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def core_shares(workers: int) -> list[frozenset[int]]:

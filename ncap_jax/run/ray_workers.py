@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ncap_jax import errors
 from ncap_jax.run.executors import Event, Maker, Pool
-from ncap_jax.run.processes import MEMORY_SHARE, portable
+from ncap_jax.run.processes import MEMORY_SHARE, THREADS, portable, thread_count
 
 
 class Resources(NamedTuple):
@@ -156,10 +156,14 @@ def resources(workers: int, cpus: float, gpus: float) -> Resources:
 
 
 def environment(share: Resources) -> Mapping[str, str]:
-    """A worker's environment variables: its share of the memory of a GPU that it does not own."""
-    if not 0 < share.num_gpus < 1:
-        return {}
-    return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{MEMORY_SHARE * share.num_gpus:.3f}"}
+    """A worker's environment variables: this process's threads (see `ncap_jax.run.processes`).
+
+    And its share of the memory of a GPU that it does not own.
+    """
+    variables = {THREADS: str(thread_count())}
+    if 0 < share.num_gpus < 1:
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE * share.num_gpus:.3f}"
+    return variables
 
 
 def import_ray() -> Any:

@@ -26,7 +26,7 @@ from ncap_jax.run.fingerprint import FINGERPRINT, RUN_FILE, differences
 from ncap_jax.types import RankedModel, Ranking, Trajectory
 
 # What may explain another rounding.
-ENVIRONMENT = ("versions", "platform", "device", "cores")
+ENVIRONMENT = ("versions", "platform", "device", "cores", "threads")
 # What holds wall times.
 TIMES = ("seconds", "measure_seconds")
 STANDARD_ERRORS = 3.0

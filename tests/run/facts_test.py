@@ -14,7 +14,7 @@ from PIL import Image
 
 from ncap_jax.data import load_dataset
 from ncap_jax.options import DataConfig, RankConfig
-from ncap_jax.run import facts
+from ncap_jax.run import facts, processes
 from ncap_jax.run.job import Job
 from ncap_jax.types import Dataset
 from ncap_jax.zoo import find_models
@@ -32,6 +32,7 @@ def test_the_environment_is_described():
     assert set(facts.PACKAGES) < set(found["versions"])
     assert found["device"].endswith(f"({jax.default_backend()})")
     assert found["cores"] == os.cpu_count()
+    assert found["threads"] == processes.thread_count()
 
 
 def test_a_run_is_described_by_what_decides_it():

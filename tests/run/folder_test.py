@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,47 @@ def test_the_same_run_resumes_whatever_does_not_decide_its_numbers(tmp_path):
     with RunFolder(tmp_path, {**FACTS, **free}):
         pass
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moved"),
+    [
+        ({"threads": 8}, {"threads": 2}, "run.threads was 8, is 2"),
+        (
+            {"versions": {"jax": "0.7.0"}, "device": "1 x cpu (cpu)"},
+            {"versions": {"jax": "0.10.2"}, "device": "1 x H100 (gpu)"},
+            'run.device was "1 x cpu (cpu)", is "1 x H100 (gpu)"; run.versions.jax was "0.7.0", is '
+            '"0.10.2"',
+        ),
+        (
+            {"config": {**FACTS["config"], "executor": "ray"}},
+            {"config": {**FACTS["config"], "executor": "processes"}},
+            'run.executor was "ray", is "this machine"',
+        ),
+    ],
+)
+def test_a_run_that_resumes_where_arithmetic_rounds_otherwise_says_so(
+    tmp_path, before, after, moved
+):
+    with RunFolder(tmp_path, {**FACTS, **before}):
+        pass
+    with pytest.warns(UserWarning, match="was begun") as warned:
+        RunFolder(tmp_path, {**FACTS, **after})
+    assert [str(warning.message) for warning in warned] == [
+        f"{tmp_path} was begun in another way ({moved}): from here on numbers may round "
+        "differently. For a ranking made in one way, choose another folder"
+    ]
+
+
+def test_worker_processes_go_on_with_what_one_process_began_without_a_word(tmp_path):
+    there = {"threads": 2, "device": "1 x cpu (cpu)"}
+    with RunFolder(tmp_path, {**FACTS, **there}):
+        pass
+    executor = {**FACTS["config"], "executor": "processes", "workers": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with RunFolder(tmp_path, {**FACTS, **there, "config": executor}):
+            pass
 
 
 def test_long_values_are_cut_in_the_message():

@@ -105,11 +105,37 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
         time.sleep(0.05)
 
 
-def test_each_worker_has_its_device_and_its_share():
-    assert processes.environments(2, []) == [{}, {}]
+def test_workers_compute_what_one_process_does():
+    """Each has a share of the cores; sums are divided over as many threads all the same."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one core to share")
+    with pool() as executor:
+        _, ends = run(executor, dict.fromkeys("ab", ("gradient", None)))
+    expected = toy_work.gradient().tobytes()
+    assert [end == expected for end in ends.values()] == [True, True]
+
+
+def test_the_threads_are_those_that_xla_takes(monkeypatch):
+    for name in ("NPROC", "PJRT_NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    assert processes.thread_count() == len(os.sched_getaffinity(0))
+    monkeypatch.setenv("NPROC", "5")
+    assert processes.thread_count() == 5
+    monkeypatch.setenv("PJRT_NPROC", "7")  # XLA looks here first
+    assert processes.thread_count() == 7
+    assert processes.environments(2, []) == [{"NPROC": "7"}] * 2
+
+
+def test_each_worker_has_its_device_and_its_share(monkeypatch):
+    monkeypatch.setattr(processes, "thread_count", lambda: 6)
+    assert processes.environments(2, []) == [{"NPROC": "6"}] * 2
     assert processes.environments(2, ["0", "1"]) == [
-        {"CUDA_VISIBLE_DEVICES": "0", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.900"},
-        {"CUDA_VISIBLE_DEVICES": "1", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.900"},
+        {
+            "NPROC": "6",
+            "CUDA_VISIBLE_DEVICES": device,
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.900",
+        }
+        for device in "01"
     ]
     shared = processes.environments(4, ["3", "5"])
     assert [e["CUDA_VISIBLE_DEVICES"] for e in shared] == ["3", "5", "3", "5"]

@@ -28,11 +28,14 @@ def test_resources_are_equal_shares():
     assert ray_workers.resources(1, 16.0, 8.0) == (16.0, 1.0)
 
 
-def test_memory_is_divided_only_where_a_gpu_is_shared():
-    assert ray_workers.environment(ray_workers.Resources(1.0, 1.0)) == {}
-    assert ray_workers.environment(ray_workers.Resources(1.0, 0.0)) == {}
+def test_workers_have_this_machines_threads_and_their_share_of_a_gpus_memory(monkeypatch):
+    """The nodes may have more cores, and would round differently."""
+    monkeypatch.setattr(ray_workers, "thread_count", lambda: 6)
+    assert ray_workers.environment(ray_workers.Resources(1.0, 1.0)) == {"NPROC": "6"}
+    assert ray_workers.environment(ray_workers.Resources(1.0, 0.0)) == {"NPROC": "6"}
     assert ray_workers.environment(ray_workers.Resources(1.0, 0.5)) == {
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.450"
+        "NPROC": "6",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.450",
     }
 
 

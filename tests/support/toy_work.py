@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from ncap_jax import errors
 from ncap_jax.run import processes
 from ncap_jax.run.executors import Emit, Executor, Maker
@@ -35,9 +37,33 @@ def make() -> Callable[[Task, Emit], Any]:
             raise ValueError("not an error of ours")
         if kind == "environment":
             return {name: os.environ.get(name) for name in argument}, os.sched_getaffinity(0)
+        if kind == "gradient":
+            return gradient().tobytes()
         return len(done)
 
     return work
+
+
+def gradient() -> np.ndarray:
+    """The gradient of a convolution's kernel: a sum over images and pixels, divided over threads.
+
+    Returns:
+        (3, 3, 8, 16) float32.
+    """
+    import jax
+
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(8, 32, 32, 8)).astype(np.float32)
+    kernel = generator.normal(size=(3, 3, 8, 16)).astype(np.float32)
+
+    def loss(kernel: jax.Array) -> jax.Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        features = jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), "SAME", dimension_numbers=numbers
+        )
+        return (features**2).sum()
+
+    return np.asarray(jax.jit(jax.grad(loss))(kernel))
 
 
 def broken() -> Any:
