@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from absl import app, flags, logging
 
 from ncap_jax import errors, options, output
-from ncap_jax.options import DataConfig, Option, RankConfig
+from ncap_jax.options import DataConfig, Execution, Option, RankConfig
 
 if TYPE_CHECKING:
     from ncap_jax.types import Ranking
 
 FLAGS = flags.FLAGS
-Record = TypeVar("Record", RankConfig, DataConfig)
+Record = TypeVar("Record", RankConfig, DataConfig, Execution)
 
 
 def define_flag(option: Option) -> None:
@@ -178,20 +178,21 @@ def rerun() -> int:
     """Repeat a run and print how the results compare; returns the exit code."""
     from ncap_jax.run import rerun as reruns
 
-    fields = {
-        field.name for record in (RankConfig, DataConfig) for field in dataclasses.fields(record)
-    }
-    given = sorted(n for n in ("models", "dataset", "tensorboard", *fields) if FLAGS[n].present)
+    execution = record_from_flags(Execution)
+    records = (RankConfig, DataConfig)
+    fields = {field.name for record in records for field in dataclasses.fields(record)}
+    others = {"models", "dataset", "tensorboard", *fields} - {*reruns.WHERE}
+    given = sorted(name for name in others if FLAGS[name].present)
     if given:
         raise errors.ConfigError(
             f"--{given[0]} with --rerun, which repeats a run as it was",
-            "Leave it out; only --output_dir goes with --rerun",
+            f"Leave it out; only --output_dir, --{', --'.join(reruns.WHERE)} go with --rerun",
         )
     original = reruns.read_saved_run(FLAGS.rerun).folder.resolve()
     folder = FLAGS.output_dir or free_folder(original.with_name(f"{original.name}-rerun"))
     try:
         with interrupts.job(str):
-            comparison = reruns.rerun(FLAGS.rerun, folder)
+            comparison = reruns.rerun(FLAGS.rerun, folder, execution=execution)
     except KeyboardInterrupt:
         interrupts.announce("interrupted")
         return interrupts.EXIT_CODE

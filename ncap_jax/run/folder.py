@@ -16,6 +16,7 @@ order. The primary one reads and writes; what it finds, and what goes wrong, all
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -128,6 +129,8 @@ class RunFolder:
         self.files = ModelFiles(path)
         self._facts = json.loads(files.to_json(dict(facts)))
         self._lock: filelock.FileLock | None = None
+        self._made: list[pathlib.Path] = []
+        self._new = False
         distributed.on_primary(self._open)
 
     def __enter__(self) -> RunFolder:
@@ -140,11 +143,27 @@ class RunFolder:
         traceback: TracebackType | None,
     ) -> None:
         # Not agreed upon: an exception may have brought this process here alone.
-        if self._lock is not None:
-            self._lock.release()
+        if self._lock is None:
+            return
+        if isinstance(error, errors.NcapError):
+            self._remove_if_empty()
+        self._lock.release()
+
+    def _remove_if_empty(self) -> None:
+        """What was refused before anything was recorded leaves nothing behind."""
+        trajectories = self.path / trajectory_files.FOLDER
+        ours = {trajectories, *(self.path / name for name in (RUN_FILE, ".lock"))}
+        if not self._new or {*trajectories.glob("*"), *self.path.glob("*")} - ours:
+            return
+        for file in ours - {trajectories}:
+            file.unlink(missing_ok=True)
+        for folder in (trajectories, *self._made):
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                folder.rmdir()
 
     def _open(self) -> None:
         trajectories = self.path / trajectory_files.FOLDER
+        self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             trajectories.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(self.path / ".lock", blocking=False)
@@ -172,6 +191,7 @@ class RunFolder:
         file = self.path / RUN_FILE
         if not file.exists():
             files.write_atomically(file, json.dumps(self._facts, indent=1) + "\n")
+            self._new = True
             return
         try:
             existing = json.loads(file.read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ set where it is streamed from files.
 
 from __future__ import annotations
 
+import os
 import queue
 import socket
 import threading
@@ -17,6 +18,12 @@ from typing import Any, NamedTuple
 from ncap_jax import errors
 from ncap_jax.run.executors import Event, Maker, Pool
 from ncap_jax.run.processes import MEMORY_SHARE, THREADS, portable, thread_count
+
+# How long a cluster at an address may take to answer.
+ANSWER_SECONDS = 10.0
+# The header of an empty frame of settings (RFC 9113, 4.1), and how a client begins (3.4).
+HTTP2_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
 
 
 class Resources(NamedTuple):
@@ -32,18 +39,19 @@ class RayWorkers(Pool):
     Args:
         make: called once in every worker.
         workers: how many; None: one per GPU of the cluster, or per two CPUs.
-        address: of an existing cluster, as `ray.init` takes it; None: this machine, or the cluster
-            that this process is connected to already.
+        address: of an existing cluster, as `ray.init` takes it; None: `RAY_ADDRESS`, else this
+            machine, or the cluster that this process is connected to already.
 
     Raises:
-        ConfigError: Ray is not installed or cannot start, or no cluster answers at the address.
+        ConfigError: Ray is not installed or cannot start, or no cluster answers at the address
+            within `ANSWER_SECONDS`.
     """
 
     def __init__(self, make: Maker, workers: int | None, address: str | None):
         self._ray = import_ray()
         self._ours = not self._ray.is_initialized()
         if self._ours:
-            self._connect(address)
+            self._connect(address or os.environ.get("RAY_ADDRESS") or None)
         total = self._ray.cluster_resources()
         cpus, gpus = total.get("CPU", 1.0), total.get("GPU", 0.0)
         super().__init__(workers or max(1, int(gpus) if gpus else int(cpus) // 2))
@@ -140,10 +148,28 @@ class _Server:
 
 
 def _knock(address: str | None) -> None:
-    """Raise OSError unless somebody listens at host:port: Ray itself would wait for minutes."""
+    """Raise OSError unless a server of Ray's kind answers: Ray itself would wait for minutes.
+
+    Ray speaks HTTP/2, in which both sides begin with their settings.
+
+    Args:
+        address: host:port; others, such as `auto`, are Ray's to look up.
+    """
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10.0).close()
+    if not (host and port.isdigit()):
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as server:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return  # what it would say is not for everybody
+        try:
+            server.sendall(HTTP2_HELLO)
+            answer = server.recv(len(HTTP2_SETTINGS))
+        except TimeoutError:
+            raise TimeoutError(
+                f"somebody listens there, but has said nothing for {ANSWER_SECONDS:g} seconds"
+            ) from None
+    if answer[3:4] != HTTP2_SETTINGS[3:4]:  # the kind of the frame
+        raise ConnectionError("what listens there is not Ray")
 
 
 def resources(workers: int, cpus: float, gpus: float) -> Resources:

@@ -5,6 +5,9 @@ Elsewhere arithmetic rounds differently, and training amplifies that much as ano
 there a rerun counts as equal when the models end with the same status after as many epochs, each
 validation accuracy differs by at most three standard errors of it, and the first model is the
 first, or tied with it, again.
+
+A `run.json` may come from somebody else: what is trained is taken from it, where that executes, and
+which host is contacted for it, is not. Only a mesh is, because the numbers depend on it.
 """
 
 from __future__ import annotations
@@ -20,13 +23,15 @@ from typing import Any
 
 from ncap_jax import errors, files, options
 from ncap_jax.finetune import trajectory_files
-from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax.options import FREE_FIELDS, DataConfig, Execution, RankConfig
 from ncap_jax.report.ranking_files import read_ranking
-from ncap_jax.run.fingerprint import FINGERPRINT, RUN_FILE, differences
+from ncap_jax.run.fingerprint import FINGERPRINT, RUN_FILE, differences, fixed
 from ncap_jax.types import RankedModel, Ranking, Trajectory
 
 # What may explain another rounding.
 ENVIRONMENT = ("versions", "platform", "device", "cores", "threads")
+# Where a run executes. Not the mesh: it is part of what is repeated.
+WHERE = tuple(f.name for f in dataclasses.fields(Execution) if f.name in FREE_FIELDS)
 # What holds wall times.
 TIMES = ("seconds", "measure_seconds")
 STANDARD_ERRORS = 3.0
@@ -112,13 +117,18 @@ def rerun(
     path: str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
     *,
+    execution: Execution | None = None,
     show_progress: bool = True,
 ) -> Comparison:
     """Make a run again in a new folder and compare it with the original.
 
+    A rerun that is refused leaves nothing behind.
+
     Args:
         path: the original's folder or its `run.json`; its results lie beside that.
         output_dir: of the rerun; must be new or hold an interrupted rerun.
+        execution: where it executes, whatever the original did; its mesh does not count, the
+            original's does. None: in this process.
         show_progress: see `rank_models`.
 
     Raises:
@@ -131,7 +141,8 @@ def rerun(
         raise errors.OutputError(
             f"{output_dir} is the folder of the original run", "Choose another output folder"
         )
-    for record in (saved.config, saved.data_config):
+    config = executed(saved.config, execution or Execution())
+    for record in (config, saved.data_config):
         options.check(record)
     # Imported here: what cannot be repeated is refused without waiting for JAX.
     from ncap_jax.run import pipeline
@@ -140,7 +151,7 @@ def rerun(
         pipeline.Request(
             saved.models,
             saved.dataset,
-            saved.config,
+            config,
             saved.data_config,
             output_dir,
             show_progress,
@@ -151,6 +162,11 @@ def rerun(
     return compare(saved.facts, facts, (before, original), (after, again))
 
 
+def executed(config: RankConfig, execution: Execution) -> RankConfig:
+    """A configuration that executes where it is asked to."""
+    return dataclasses.replace(config, **{name: getattr(execution, name) for name in WHERE})
+
+
 Results = tuple[tuple[Trajectory, ...], Ranking]
 
 
@@ -159,16 +175,18 @@ def compare(
 ) -> Comparison:
     """Compare two runs: their `run.json`, and (trajectories, ranking) of each."""
     changed = {
-        part: differences(facts.get(part), facts_again.get(part), part)
+        part: differences(fixed(facts.get(part), part), fixed(facts_again.get(part), part), part)
         for part in (*FINGERPRINT, *ENVIRONMENT)
     }
+    there, here = ({name: f["config"].get(name) for name in WHERE} for f in (facts, facts_again))
+    changed["execution"] = differences(there, here, "config")
     deviations: dict[str, float] = {}
     found = (*trajectory_deviations(first[0], second[0]), *ranking_deviations(first, second))
     for name, difference in found:
         if difference:
             deviations[name] = max(difference, deviations.get(name, 0.0))
     same_run = not any(changed[part] for part in FINGERPRINT)
-    elsewhere = any(changed[part] for part in ENVIRONMENT)
+    elsewhere = any(changed[part] for part in (*ENVIRONMENT, "execution"))
     equal = same_run and (
         not deviations
         or (elsewhere and within_tolerance(first[1], second[1], facts["data"]["num_validation"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 
@@ -143,6 +144,33 @@ def test_a_refusal_frees_the_folder(tmp_path):
         RunFolder(tmp_path, {**FACTS, "data": {}})
     with RunFolder(tmp_path, FACTS):
         pass
+
+
+def refused(path, before=lambda folder: None):
+    """A run that is refused after its folder has been opened."""
+    with contextlib.suppress(errors.ConfigError), RunFolder(path, FACTS) as folder:
+        before(folder)
+        raise errors.ConfigError("no cluster", "Start one")
+
+
+def test_a_run_that_is_refused_leaves_nothing_behind(tmp_path):
+    refused(tmp_path / "new" / "run")
+    assert list(tmp_path.iterdir()) == []
+    refused(tmp_path)  # the folder was there
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "notes.txt").write_text("somebody else's")
+    refused(tmp_path)
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_what_was_recorded_is_kept_whatever_follows(tmp_path):
+    refused(tmp_path / "a", lambda folder: folder.files.append("a", RECORDS[0]))
+    assert len(contents(tmp_path / "a")) == 3
+    with RunFolder(tmp_path / "b", FACTS):
+        pass
+    before = contents(tmp_path / "b")
+    refused(tmp_path / "b")  # it has been there from an earlier call
+    assert contents(tmp_path / "b") == before
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import socket
 import sys
 import threading
 
@@ -160,6 +161,49 @@ def test_no_cluster_at_the_address(monkeypatch):
     assert error.value.remedy == "Start one with: ray start --head, or leave ray_address out"
 
 
+@contextlib.contextmanager
+def listener(answer=None):
+    """Address of a server that accepts, and says this or nothing for as long as it lives."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with contextlib.suppress(OSError), server.accept()[0] as client:
+                client.sendall(answer)
+                client.recv(1 << 16)
+
+        if answer is not None:
+            threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("named_by", ["option", "environment"])
+@pytest.mark.timeout(60)
+def test_an_address_where_somebody_listens_and_says_nothing(monkeypatch, named_by):
+    monkeypatch.setattr(ray_workers, "import_ray", FakeRay)
+    monkeypatch.setattr(ray_workers, "ANSWER_SECONDS", 0.25)
+    with listener() as address:
+        option = address if named_by == "option" else None
+        if option is None:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(errors.ConfigError) as error:
+            ray_workers.RayWorkers(toy_work.make, 1, option)
+    assert error.value.cause == (
+        f"no Ray cluster answers at ray_address={address!r}: somebody listens there, but has said "
+        "nothing for 0.25 seconds"
+    )
+    assert error.value.remedy == "Start one with: ray start --head, or leave ray_address out"
+
+
+def test_an_address_of_another_service(monkeypatch):
+    monkeypatch.setattr(ray_workers, "import_ray", FakeRay)
+    greeting = listener(b"SSH-2.0-OpenSSH_9.6\r\n")
+    with greeting as address, pytest.raises(errors.ConfigError) as error:
+        ray_workers.RayWorkers(toy_work.make, 1, address)
+    assert error.value.cause == (
+        f"no Ray cluster answers at ray_address={address!r}: what listens there is not Ray"
+    )
+
+
 def test_a_ray_that_cannot_start(monkeypatch):
     class NoRoom(FakeRay):
         def init(self, **options):
@@ -190,6 +234,10 @@ def cluster():
 
 def pool(make=toy_work.make, workers=2):
     return ray_workers.RayWorkers(make, workers, None)
+
+
+def test_a_cluster_is_known_by_its_answer(cluster):
+    ray_workers._knock(cluster.address_info["gcs_address"])
 
 
 def test_tasks_on_ray(cluster, tmp_path):

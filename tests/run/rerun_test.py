@@ -11,9 +11,9 @@ import pytest
 
 import ncap_jax as ncap
 from ncap_jax import errors
-from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax.options import DataConfig, Execution, RankConfig
 from ncap_jax.report.ranking_files import read_ranking
-from ncap_jax.run import rerun
+from ncap_jax.run import rerun, start
 from tests.support import command_line, fake_training
 
 CONFIG = RankConfig(epochs=2, trial_rates=())
@@ -82,13 +82,15 @@ def test_what_is_no_run_is_refused(tmp_path):
     assert said.err.endswith("Give the run.json of a run that this version made.\n")
 
 
-@pytest.mark.parametrize("flag", ["--epochs=3", "--models=tiny_plain", "--max_train=9"])
+@pytest.mark.parametrize(
+    "flag", ["--epochs=3", "--models=tiny_plain", "--max_train=9", "--mesh=data:2"]
+)
 def test_a_rerun_takes_no_other_option(tmp_path, flag):
     said = command_line.here("--rerun=run.json", flag, cwd=tmp_path)
     assert said.code == 2
     assert said.err == (
         f"error: {flag.split('=')[0]} with --rerun, which repeats a run as it was. "
-        "Leave it out; only --output_dir goes with --rerun.\n"
+        "Leave it out; only --output_dir, --executor, --workers, --ray_address go with --rerun.\n"
     )
 
 
@@ -122,6 +124,58 @@ def test_an_option_that_cannot_work_is_refused(run, tmp_path):
         rerun.rerun(copy, tmp_path / "again")
     assert error.value.cause == "batch_size=0"
     assert not (tmp_path / "again").exists()
+
+
+@pytest.fixture
+def foreign(run, tmp_path):
+    """Somebody else's run.json: it wants a Ray cluster at an address of its own."""
+    copy = shutil.copytree(run, tmp_path / "foreign")
+    theirs = facts(run)
+    theirs["config"] |= {"executor": "ray", "workers": 3, "ray_address": "attacker.example:6379"}
+    (copy / "run.json").write_text(json.dumps(theirs))
+    return copy
+
+
+def test_a_file_does_not_choose_where_a_rerun_executes(foreign, monkeypatch):
+    asked = []
+    make = start.make_executor
+    monkeypatch.setattr(
+        start, "make_executor", lambda where, *rest: asked.append(where) or make(where, *rest)
+    )
+    comparison = rerun.rerun(foreign, foreign.parent / "again", show_progress=False)
+    assert [(x.executor, x.workers, x.ray_address) for x in asked] == [("local", None, None)]
+    assert comparison.equal
+    assert comparison.identical
+    assert comparison.changed == (
+        'config.executor was "ray", is "local"',
+        'config.ray_address was "attacker.example:6379", is null',
+        "config.workers was 3, is null",
+    )
+
+
+def test_who_repeats_a_run_chooses_where_and_a_refused_rerun_leaves_nothing(foreign, monkeypatch):
+    def refuse(where, *rest):
+        text = f"{where.executor} {where.workers} {where.ray_address}"
+        raise errors.ConfigError(text, "Use executor='local'")
+
+    monkeypatch.setattr(start, "make_executor", refuse)
+    place = foreign.parent
+    before = sorted(place.rglob("*"))
+    said = command_line.here(
+        f"--rerun={foreign}",
+        f"--output_dir={place / 'deep' / 'again'}",
+        "--executor=processes",
+        "--workers=2",
+        cwd=place,
+    )
+    assert said.code == 2
+    assert said.err.endswith("error: processes 2 None. Use executor='local'.\n")
+    assert sorted(place.rglob("*")) == before
+
+
+def test_the_mesh_is_part_of_what_is_repeated():
+    config = RankConfig(mesh="data:2", executor="ray", ray_address="a:1")
+    assert rerun.executed(config, Execution(mesh="data:4")) == RankConfig(mesh="data:2")
 
 
 def test_the_original_is_not_overwritten(run):
