@@ -7,7 +7,8 @@
 With no flag it ranks the embedded pretrained models on scikit-learn's handwritten digits,
 offline. Results go to --output_dir: ranking.json, ranking.csv, report.html, run.json and one
 trajectory per model. Exit codes: 0, at least one model could be ranked; 2, bad input; 3, no model
-could be ranked; 130, interrupted: the same command with the same --output_dir resumes.
+could be ranked; 4, one of several processes (--distributed) failed; 130, interrupted. After 4 and
+130 the same command with the same --output_dir resumes.
 
     python -m ncap_jax --rerun=runs/mine/run.json
 
@@ -26,6 +27,7 @@ if interrupts.is_command(__name__, sys.argv[0]):
 import dataclasses
 import pathlib
 import shlex
+import traceback
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import app, flags, logging
@@ -112,7 +114,23 @@ def main(argv: list[str]) -> int:
             return list_models()
         return rank() if FLAGS.rerun is None else rerun()
     except errors.NcapError as error:
-        return refuse(str(error))
+        refuse(str(error))
+        return 4 if isinstance(error, errors.ProcessError) else 2
+
+
+def process(argv: list[str]) -> int:
+    """`main` as a process of its own, which takes leave of the others if it is one of several."""
+    if not FLAGS.distributed:
+        return main(argv)
+    from ncap_jax import distributed
+
+    try:
+        code = main(argv)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    distributed.leave(code)
+    return code
 
 
 def refuse(why: str) -> int:
@@ -220,7 +238,7 @@ def parse(arguments: list[str]) -> list[str]:
 def console() -> None:
     """Entry point of the installed command."""
     with output.protected():
-        app.run(main, flags_parser=parse)
+        app.run(process, flags_parser=parse)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,22 @@ decisions. With a single process everything here is a plain call.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ncap_jax import errors
+from ncap_jax import errors, peers
 
 T = TypeVar("T")
 # A broadcast is compiled for every length: messages are padded to multiples of MESSAGE_BYTES, and
 # long arrays are sent in pieces, which also bounds the memory that they take on the devices.
 MESSAGE_BYTES = 1 << 10
 PIECE_BYTES = 16 << 20
+_watch: peers.Watch | None = None
 
 
 def join() -> None:
@@ -28,6 +30,8 @@ def join() -> None:
 
     `jax.distributed.initialize` recognises Slurm, Open MPI, Kubernetes and Cloud TPU by itself;
     elsewhere set `JAX_COORDINATOR_ADDRESS` (host:port), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
+    From then on this process ends, with exit code 4, when another one fails (`ncap_jax.peers`); end
+    it with `leave`.
 
     Raises:
         ConfigError: the variables are missing, or the other processes do not answer.
@@ -45,6 +49,52 @@ def join() -> None:
             f"this process cannot join the others: {error}",
             "Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in each of them",
         ) from error
+    global _watch
+    store = peers.store()
+    if store is not None and jax.process_count() > 1:
+        _watch = peers.Watch(store, jax.process_index(), jax.process_count())
+
+
+def leave(code: int) -> None:
+    """End a process that has joined others, once these know; returns if it has not.
+
+    Args:
+        code: exit code; any but 0 and 3 ends the others as well.
+    """
+    if _watch is not None:
+        _watch.leave(code)
+
+
+def failed(kind: str, what: str) -> None:
+    """Say that training has failed in this process; after it all processes have failed alike.
+
+    Args:
+        kind: the exception's; what follows depends on it.
+        what: of the model and the exception, for the message.
+
+    Raises:
+        ProcessError: the others have not failed, or in another way.
+    """
+    if _watch is not None:
+        try:
+            _watch.failed(kind, what)
+        except peers.FailedAloneError as error:
+            raise errors.ProcessError(str(error), peers.REMEDY) from error
+
+
+@contextlib.contextmanager
+def _named_failure() -> Iterator[None]:
+    """Around a collective operation: what it raises because another process is gone, by name.
+
+    Raises:
+        ProcessError: in place of the transport's errors.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        line = str(error).strip().splitlines()[0]
+        cause = f"another process of this run is gone: {line}"
+        raise errors.ProcessError(cause, peers.REMEDY) from error
 
 
 def is_distributed() -> bool:
@@ -69,7 +119,8 @@ def broadcast_json(value: Any) -> Any:
 
     text = json.dumps(value if is_primary() else None).encode()
     text = text.ljust(-(-len(text) // MESSAGE_BYTES) * MESSAGE_BYTES)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    with _named_failure():
+        size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     # Of the others' content only the size matters.
     return json.loads(broadcast_bytes(np.resize(np.frombuffer(text, np.uint8), size)).tobytes())
 
@@ -84,12 +135,13 @@ def broadcast_bytes(data: np.ndarray) -> np.ndarray:
         return data
     from jax.experimental import multihost_utils
 
-    pieces = [
-        np.asarray(
-            multihost_utils.broadcast_one_to_all(data[start : start + PIECE_BYTES]), np.uint8
-        )
-        for start in range(0, data.size, PIECE_BYTES)
-    ]
+    with _named_failure():
+        pieces = [
+            np.asarray(
+                multihost_utils.broadcast_one_to_all(data[start : start + PIECE_BYTES]), np.uint8
+            )
+            for start in range(0, data.size, PIECE_BYTES)
+        ]
     return np.concatenate([data[:0], *pieces])
 
 
@@ -100,10 +152,11 @@ def gather_json(value: Any) -> list[Any]:
     from jax.experimental import multihost_utils
 
     text = json.dumps(value).encode()
-    sizes = multihost_utils.process_allgather(np.int32(len(text)))
-    longest = -(-int(np.max(sizes)) // MESSAGE_BYTES) * MESSAGE_BYTES
-    padded = np.frombuffer(text.ljust(longest), np.uint8)
-    rows = np.asarray(multihost_utils.process_allgather(padded), np.uint8)
+    with _named_failure():
+        sizes = multihost_utils.process_allgather(np.int32(len(text)))
+        longest = -(-int(np.max(sizes)) // MESSAGE_BYTES) * MESSAGE_BYTES
+        padded = np.frombuffer(text.ljust(longest), np.uint8)
+        rows = np.asarray(multihost_utils.process_allgather(padded), np.uint8)
     return [json.loads(row.tobytes()) for row in rows]
 
 

@@ -52,6 +52,10 @@ class CheckpointError(OutputError):
     """A checkpoint that is damaged or of another model; the model can start again without it."""
 
 
+class ProcessError(NcapError):
+    """One of several processes that train together failed; the others cannot go on without it."""
+
+
 class KernelError(NcapError):
     """Arrays for which neural capacitance is not defined."""
 

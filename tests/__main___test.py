@@ -13,9 +13,10 @@ import subprocess
 import sys
 
 import pytest
+from absl.testing import flagsaver
 
 from ncap_jax import __main__ as command
-from ncap_jax import options
+from ncap_jax import errors, options
 from ncap_jax.options import DataConfig, RankConfig
 from tests.support import command_line, fake_training
 from tests.support.command_line import environment, here, in_process
@@ -274,3 +275,27 @@ def test_list_models(tmp_path):
     said = here("--list_models", cwd=tmp_path)
     assert said.code == 0
     assert "tiny_resnet_random" in said.out
+
+
+def test_a_process_that_another_one_left_alone_has_an_exit_code_of_its_own(tmp_path, monkeypatch):
+    def gone(*arguments, **options):
+        raise errors.ProcessError("another process of this run is gone", "Repeat the command")
+
+    monkeypatch.setattr("ncap_jax.api.rank_models", gone)
+    said = here(MODEL, cwd=tmp_path)
+    assert said.code == 4
+    assert said.err == "error: another process of this run is gone. Repeat the command.\n"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(lambda argv: 3, 3), (lambda argv: {}["missing"], 1)]
+)
+def test_one_of_several_processes_takes_leave_of_the_others(monkeypatch, capsys, outcome, code):
+    left = []
+    monkeypatch.setattr(command, "main", outcome)
+    monkeypatch.setattr("ncap_jax.distributed.leave", left.append)
+    with flagsaver.flagsaver():
+        command.parse(["ncap_jax", "--distributed"])
+        assert command.process(["ncap_jax"]) == code
+    assert left == [code]
+    assert ("KeyError: 'missing'" in capsys.readouterr().err) == (code == 1)

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,9 +19,10 @@ import jax
 import numpy as np
 import pytest
 
-from ncap_jax import distributed, errors
+from ncap_jax import distributed, errors, peers
 from ncap_jax.finetune import trajectory_files
 from ncap_jax.run import ledger
+from tests.support.two_processes import free_port
 
 ARGUMENTS = [
     "--models=tiny_depthwise",
@@ -39,12 +39,6 @@ LONG = ["--models=tiny_plain_wide,tiny_plain", "--epochs=12"]
 FIRST, KILLED = "tiny_plain_wide", "tiny_plain"
 # Adam's first steps have the same size for the smallest gradient, of whatever sign rounding gives.
 PLAIN_STEPS = ["--optimizer=sgd", "--learning_rate=0.001", "--trial_rates=0.01"]
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def ncap(*arguments, **environment):
@@ -224,6 +218,27 @@ def test_one_process_alone_calls_plainly():
     assert distributed.gather_json([1]) == [[1]]
     data = np.arange(3, dtype=np.uint8)
     assert distributed.broadcast_bytes(data) is data
+
+
+def test_a_broken_connection_is_an_error_of_ours():
+    with pytest.raises(errors.ProcessError) as error, distributed._named_failure():
+        raise ValueError("Gloo all-reduce failed: Connection reset by peer\nmore")
+    assert error.value.cause == (
+        "another process of this run is gone: Gloo all-reduce failed: Connection reset by peer"
+    )
+    assert error.value.remedy == peers.REMEDY
+
+
+def test_a_failure_in_this_process_alone_is_an_error_of_ours(monkeypatch):
+    class Watch:
+        def failed(self, kind, what):
+            raise peers.FailedAloneError(f"{kind} of {what}")
+
+    distributed.failed("ValueError", "a")  # the only process
+    monkeypatch.setattr(distributed, "_watch", Watch())
+    with pytest.raises(errors.ProcessError) as error:
+        distributed.failed("ValueError", "a")
+    assert (error.value.cause, error.value.remedy) == ("ValueError of a", peers.REMEDY)
 
 
 @pytest.mark.parametrize("variables", [{"JAX_NUM_PROCESSES": "two"}, {}])

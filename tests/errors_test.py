@@ -11,6 +11,7 @@ KINDS = [
     errors.WeightsError,
     errors.OutputError,
     errors.CheckpointError,
+    errors.ProcessError,
     errors.KernelError,
 ]
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from ncap_jax import caching, errors
+from ncap_jax import caching, distributed, errors
 from ncap_jax.data.augment import Augmentation, recommended
 from ncap_jax.data.feed import Feed
 from ncap_jax.data.feeding import make_feed
@@ -129,12 +129,18 @@ def finetune_one(worker: Worker, task: Task, emit: Emit) -> Trajectory:
     Raises:
         OutputError: the folder cannot be written.
         ChangedDataError: an image is not what it was: no model could be compared with another.
+        ProcessError: it failed in this process alone, of several that train together.
     """
     attempts = _Attempts(worker, task, emit)
     start = time.perf_counter()
     try:
         return memory.with_retry(attempts, task.model, worker.config, worker.files)
-    except (errors.OutputError, errors.ChangedDataError, KeyboardInterrupt):
+    except (
+        errors.OutputError,
+        errors.ChangedDataError,
+        errors.ProcessError,
+        KeyboardInterrupt,
+    ):
         raise
     except Exception as error:
         # Whatever breaks inside one candidate must not cost the others their hours.
@@ -152,6 +158,16 @@ class _Attempts:
         self.records: list[EpochRecord] = []
 
     def __call__(self, micro_batches: int) -> Trajectory:
+        try:
+            return self._repaired(micro_batches)
+        except (errors.OutputError, errors.ProcessError):
+            raise
+        except Exception as error:
+            # What follows is right only if every process that trains this model has failed alike.
+            distributed.failed(type(error).__name__, f"{self._task.model}: {error}"[:500])
+            raise
+
+    def _repaired(self, micro_batches: int) -> Trajectory:
         try:
             return self._attempt(micro_batches)
         except errors.CheckpointError as error:

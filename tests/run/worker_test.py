@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from ncap_jax import errors
+from ncap_jax import distributed, errors
 from ncap_jax.options import RankConfig
 from ncap_jax.run import worker
 from ncap_jax.run.executors import Work
@@ -87,7 +87,28 @@ def test_a_lack_of_memory_has_a_second_attempt_and_a_status(files, monkeypatch):
 
 
 @pytest.mark.usefixtures("fake")
-@pytest.mark.parametrize("error", [errors.OutputError("the disk is full"), KeyboardInterrupt()])
+def test_a_failure_in_one_of_several_processes_alone_ends_the_run(files, monkeypatch):
+    """A second attempt, or the next model, would be out of step with the others."""
+
+    def failed(kind, what):
+        raise errors.ProcessError(f"{kind} of {what}", "Repeat the command")
+
+    monkeypatch.setattr(distributed, "failed", failed)
+    toy_runs.instead(monkeypatch, worker.training, "start", {1}, exhausted)
+    with pytest.raises(errors.ProcessError) as error:
+        do(make(files), Task("toy_1", 3))
+    assert error.value.cause.startswith("JaxRuntimeError of toy_1: RESOURCE_EXHAUSTED: ")
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.OutputError("the disk is full"),
+        errors.ProcessError("another process is gone"),
+        KeyboardInterrupt(),
+    ],
+)
 def test_what_concerns_the_run_ends_it(files, monkeypatch, error):
     toy_runs.after(monkeypatch, ModelFiles, "append", 2, lambda: error)
     with pytest.raises(type(error)) as caught:

@@ -1,11 +1,12 @@
 """Two processes of one run (`ncap_jax.distributed`), simulated: threads that meet at a barrier.
 
 That real processes broadcast what these tell one another is tested in
-tests/finetune/distributed_test.py.
+tests/distributed_test.py.
 """
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,13 @@ import pytest
 from ncap_jax import distributed
 
 TIMEOUT = 120.0
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 class TwoProcesses:
