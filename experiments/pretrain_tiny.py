@@ -62,9 +62,9 @@ def pretrain(spec: ModelSpec, feed: Feed, *, epochs: int, seed: int, output: pat
     for epoch in range(-(-total // per_epoch)):
         (chunk,) = feed.train(seed, epoch, BATCH)
         batches = chunk.indices[: total - done]
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), epoch), len(batches))
+        key = jax.random.fold_in(jax.random.key(seed), epoch)
         train_state, losses = steps.train_steps(
-            candidate.program, train_state, chunk._replace(indices=batches), keys
+            candidate.program, train_state, chunk._replace(indices=batches), key
         )
         done += len(batches)
         logging.info("%s epoch %d loss %.3f", spec.name, epoch + 1, float(jnp.mean(losses)))

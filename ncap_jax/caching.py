@@ -74,6 +74,10 @@ def keep_compiled_programs() -> pathlib.Path | None:
         return None
     if options.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder() / "xla"))
+        # JAX keeps only what took a second to compile. Most of a run's programs take less, and
+        # reading them back takes less still. A choice of the user's own stays.
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return pathlib.Path(options.jax_compilation_cache_dir)
 
 

@@ -32,6 +32,7 @@ from jax import Array
 from ncap_jax.capacitance import checks, line_graph
 from ncap_jax.capacitance.line_graph import Layer, Sums
 from ncap_jax.ops.dtypes import accumulator
+from ncap_jax.ops.effort import Jitted
 from ncap_jax.types import STRENGTHS, Strength
 
 STATUSES: tuple[str, ...] = ("ok", "ill_conditioned", "converged", "non_finite")
@@ -110,7 +111,7 @@ def quotient(sums: Sums) -> BetaEff:
     return BetaEff(value, code, jnp.where(converged, 0, condition))
 
 
-@jax.jit
+@Jitted
 def from_state(state: line_graph.State) -> dict[str, BetaEff]:
     """beta_eff of every strength in a `line_graph` accumulator, for alpha = 1."""
     return {name: quotient(sums) for name, sums in line_graph.finalise(state).items()}

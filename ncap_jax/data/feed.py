@@ -22,14 +22,14 @@ class Chunk(NamedTuple):
     Attributes:
         images: (m, h, w, c) uint8.
         labels: (m,) int32.
-        indices: (steps, batch) int32 into `images` and `labels`.
-        mask: (steps, batch) bool, False where an evaluation batch is padded.
+        indices: (steps, batch) int32 into `images` and `labels`, on the host.
+        mask: (steps, batch) bool, False where an evaluation batch is padded; on the host.
     """
 
     images: jax.Array
     labels: jax.Array
-    indices: jax.Array
-    mask: jax.Array
+    indices: np.ndarray
+    mask: np.ndarray
 
 
 class Feed(Protocol):

@@ -33,24 +33,26 @@ class _Resident:
     def __init__(self, dataset: Dataset) -> None:
         self.labels = dataset.labels
         self.num_classes = dataset.num_classes
-        self._train = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+        self._images = np.asarray(dataset.images)
+        self._train = jax.device_put((self._images, dataset.labels))
         self._validation = (
-            jnp.asarray(dataset.validation_images),
-            jnp.asarray(dataset.validation_labels),
+            jax.device_put(np.asarray(dataset.validation_images)),
+            jax.device_put(np.asarray(dataset.validation_labels)),
         )
 
     def train(self, seed: int, epoch: int, batch_size: int, start_step: int = 0) -> Iterator[Chunk]:
         indices = batching.epoch_batches(seed, epoch, len(self.labels), batch_size, start_step)
         if len(indices):
-            yield Chunk(*self._train, jnp.asarray(indices), jnp.ones(indices.shape, bool))
+            images, labels = self._train
+            yield Chunk(images, labels, indices, np.ones(indices.shape, bool))
 
     def validation(self, batch_size: int) -> Iterator[Chunk]:
         indices, mask = batching.padded_batches(len(self._validation[1]), batch_size)
-        yield Chunk(*self._validation, jnp.asarray(indices), jnp.asarray(mask))
+        yield Chunk(*self._validation, indices, mask)
 
     def subset(self, indices: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        images, labels = self._train
-        return images[indices], labels[indices]
+        # Taken on the host: on the device it would compile a program for every number of samples.
+        return jax.device_put((self._images[indices], self.labels[indices]))
 
 
 class _Streamed:
@@ -84,5 +86,5 @@ class _Streamed:
 
 def _single_step(batch: stream.Batch) -> Chunk:
     """A batch as the chunk of one step."""
-    indices = jnp.arange(len(batch.labels), dtype=jnp.int32)
-    return Chunk(batch.images, batch.labels, indices[None], batch.mask[None])
+    indices = np.arange(len(batch.labels), dtype=np.int32)
+    return Chunk(batch.images, batch.labels, indices[None], np.asarray(batch.mask)[None])

@@ -16,6 +16,8 @@ from ncap_jax.data.feed import Feed
 from ncap_jax.data.split import measurement_subset
 from ncap_jax.finetune import batch_norm, learning_rates, mesh, steps
 from ncap_jax.finetune.optimizers import optimizer_of
+from ncap_jax.ops.dtypes import is_key
+from ncap_jax.ops.effort import Effort, effort_for
 from ncap_jax.options import RankConfig
 from ncap_jax.types import ModelSpec, Statuses, Values
 from ncap_jax.zoo import functional, load_model, probe, shapes
@@ -59,7 +61,7 @@ class Measure(Protocol):
     """Measures beta_eff of a candidate in its present state (`ncap_jax.measure.training`)."""
 
     def __call__(
-        self, train_state: steps.TrainState, features: jax.Array, labels: jax.Array
+        self, train_state: steps.TrainState, features: np.ndarray, labels: np.ndarray
     ) -> tuple[Values, Statuses]:
         """Values and statuses.
 
@@ -68,6 +70,14 @@ class Measure(Protocol):
             features: (n, width) float32 of the candidate's `measurement` samples.
             labels: (n,) int32.
         """
+
+    def compile(
+        self,
+        train_state: steps.TrainState,
+        features: jax.ShapeDtypeStruct,
+        labels: jax.ShapeDtypeStruct,
+    ) -> None:
+        """Compile what a call with arrays of these shapes runs."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +121,37 @@ def prepare(
     """
     network, params, state = _build(spec, feed, config)
     optimizer = optimizer_of(config)
-    moments = optimizer().init({part: params[part] for part in network.trained})
-    # Donation frees the caller's buffers, and equal leaves may share one: give each its own.
-    train_state = jax.tree.map(jnp.array, steps.TrainState(params, state, moments))
+    moments = optimizer.start({part: params[part] for part in network.trained})
+    # Donation frees the caller's buffers, and equal leaves may share one: each gets its own, by way
+    # of the host, because a copy on the device is a program for every shape.
+    train_state = jax.tree.map(_placed, steps.TrainState(params, state, moments))
     devices = mesh.make_mesh(config.mesh)
     return Candidate(
         name=spec.name,
-        program=steps.Program(network, optimizer, augment, micro_batches, devices),
+        program=steps.Program(
+            network, optimizer, augment, micro_batches, devices, _effort(feed, config)
+        ),
         train_state=mesh.replicate(devices, train_state),
         measurement=measurement_subset(feed.labels, config.measure_size, config.seed),
         rates=learning_rates.rates_to_try(spec, config),
     )
+
+
+def _placed(leaf: Any) -> jax.Array:
+    """A copy of an array, or of random keys, in a buffer of its own."""
+    if is_key(leaf):
+        return jax.random.clone(leaf)
+    # Without aliasing: the memory that NumPy owns cannot be donated.
+    return jax.device_put(np.asarray(leaf), may_alias=False)
+
+
+def _effort(feed: Feed, config: RankConfig) -> Effort:
+    """For the training step, by its runs, and for evaluation, which runs less but takes longer.
+
+    Never the least: a handful of steps is not worth another program than a longer run has.
+    """
+    runs = config.epochs * batching.steps_per_epoch(len(feed.labels), config.batch_size)
+    return "full" if effort_for(runs) == "full" else "some"
 
 
 def _build(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,16 @@ from ncap_jax.types import EpochRecord, FeatureFlaw, ModelSpec, Statuses, Values
 # roundings of float32 (docs/numerics.md).
 CONSTANT = 1e-6
 
+# Features, labels and mask (False where a sample only pads the batch).
+Batch = tuple[jax.Array, jax.Array, np.ndarray]
+
 
 def observe(tuning: FineTuning, train_state: steps.TrainState) -> EpochRecord:
     """Losses, accuracies and beta_eff of the model in its present state, as a record of epoch 0."""
-    features, labels = measurement_features(tuning, train_state)
-    train = _sums(tuning, train_state, features, labels, jnp.ones(len(labels)))
+    measured = list(_measured(tuning, train_state))
+    train = _total([_sums(tuning, train_state, *part) for part in measured])
     validation = evaluate(tuning, train_state)
-    # Dispatch is asynchronous: the evaluation's time must not count as the measurement's.
-    jax.block_until_ready((train, validation, features))
+    features, labels = _joined(tuning, measured)
     flaw = feature_flaw(features)
     start = time.perf_counter()
     beta_eff: Values = {}
@@ -50,43 +52,56 @@ def observe(tuning: FineTuning, train_state: steps.TrainState) -> EpochRecord:
 
 def evaluate(tuning: FineTuning, train_state: steps.TrainState) -> steps.Sums:
     """Summed loss and hits over the validation part, every sample counted once."""
-    total: Any = None
+    parts: list[steps.Sums] = []
     for chunk in tuning.feed.validation(tuning.candidate.evaluation_batch):
         for indices, mask in zip(chunk.indices, chunk.mask):
             features = _features(tuning, train_state, jnp.take(chunk.images, indices, axis=0))
             labels = jnp.take(chunk.labels, indices)
-            part = _sums(tuning, train_state, features, labels, mask)
-            total = part if total is None else jax.tree.map(jnp.add, total, part)
+            parts.append(_sums(tuning, train_state, features, labels, mask))
             if tuning.deadline is not None:
-                jax.block_until_ready(total)
+                jax.block_until_ready(parts[-1])
                 tuning.deadline()
-    return total
+    return _total(parts)
 
 
 def measurement_features(
     tuning: FineTuning, train_state: steps.TrainState
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Features (n, width) float32 and labels (n,) of the measurement subset, inference mode."""
+    return _joined(tuning, list(_measured(tuning, train_state)))
+
+
+def _measured(tuning: FineTuning, train_state: steps.TrainState) -> Iterator[Batch]:
+    """The measurement subset in batches as large as the validation part's, the last one padded."""
     candidate = tuning.candidate
-    size = len(candidate.measurement)
-    batches, _ = batching.padded_batches(size, candidate.evaluation_batch)
-    images, labels = tuning.feed.subset(candidate.measurement)
-    parts = [
-        _features(tuning, train_state, jnp.take(images, jnp.asarray(indices), axis=0))
-        for indices in batches
-    ]
-    return jnp.concatenate(parts)[:size], labels
+    samples, size = candidate.measurement, candidate.evaluation_batch
+    for indices, mask in zip(*batching.padded_batches(len(samples), size)):
+        images, labels = tuning.feed.subset(samples[indices])
+        yield _features(tuning, train_state, images), labels, mask
+
+
+def _joined(tuning: FineTuning, parts: Sequence[Batch]) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of batches without padding; on the host, which compiles nothing."""
+    size = len(tuning.candidate.measurement)
+    features, labels, _ = zip(*parts)
+    return np.concatenate(features)[:size], np.concatenate(labels)[:size]
+
+
+def _total(parts: Sequence[steps.Sums]) -> steps.Sums:
+    """The sums of all batches, added in float64 on the host."""
+    columns = (np.stack(column) for column in zip(*parts))
+    return steps.Sums(*(column.sum(axis=0, dtype=np.float64) for column in columns))
 
 
 def untouched_features(
     spec: ModelSpec, feed: Feed, config: RankConfig
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[np.ndarray, np.ndarray]:
     """`measurement_features` of a model before any training, for transferability scores."""
     candidate = prepare(spec, feed, config)
     return measurement_features(FineTuning(candidate, feed, config), candidate.train_state)
 
 
-def feature_flaw(features: jax.Array) -> FeatureFlaw:
+def feature_flaw(features: np.ndarray) -> FeatureFlaw:
     """What is wrong with a model's features on the data, whatever its losses are.
 
     A damaged network need not show it in its losses: behind `max(0, NaN)` stands a number, and the
@@ -95,12 +110,11 @@ def feature_flaw(features: jax.Array) -> FeatureFlaw:
     Args:
         features: (n, width) float32 of n images.
     """
-    values = np.asarray(features)
-    if not np.isfinite(values).all():
+    if not np.isfinite(features).all():
         return "not finite"
-    spread = np.ptp(values, axis=0).max(initial=0.0)
+    spread = np.ptp(features, axis=0).max(initial=0.0)
     # No single sample can vary. A tolerance, for sums are rounded by their place in the batch.
-    if len(values) > 1 and spread <= CONSTANT * np.abs(values).max(initial=0.0):
+    if len(features) > 1 and spread <= CONSTANT * np.abs(features).max(initial=0.0):
         return "constant"
     return ""
 
@@ -120,7 +134,8 @@ def is_finite(record: EpochRecord) -> bool:
 
 def _features(tuning: FineTuning, train_state: steps.TrainState, images: jax.Array) -> jax.Array:
     program = tuning.candidate.program
-    return steps.features(program.network, *train_state[:2], images, program.mesh)
+    compute = steps.features.at(program.effort)
+    return compute(program.network, *train_state[:2], images, program.mesh)
 
 
 def _sums(
@@ -128,12 +143,13 @@ def _sums(
     train_state: steps.TrainState,
     features: jax.Array,
     labels: jax.Array,
-    mask: jax.Array,
+    mask: np.ndarray,
 ) -> steps.Sums:
     head = train_state.params["head"], train_state.state["head"]
-    return steps.head_sums(tuning.candidate.network.head, *head, features, labels, mask)
+    compute = steps.head_sums.at(tuning.candidate.program.effort)
+    return compute(tuning.candidate.network.head, *head, features, labels, mask)
 
 
-def _mean(total: jax.Array, count: jax.Array) -> float:
+def _mean(total: np.ndarray, count: np.ndarray) -> float:
     """Mean over samples and probes as a Python float."""
-    return float(np.mean(np.asarray(total, np.float64)) / float(count))
+    return float(np.mean(total) / count)

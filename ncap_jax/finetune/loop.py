@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ncap_jax.finetune import learning_rates, mesh, steps
 from ncap_jax.finetune.candidate import FineTuning
@@ -125,15 +125,12 @@ def train_epoch(
     key = jax.random.fold_in(jax.random.key(config.seed), epoch)
     losses, step = [], 0
     for chunk in tuning.feed.train(config.seed, epoch, config.batch_size):
-        # A step's number decides its key: the keys do not depend on how the epoch is cut in chunks.
-        numbers = jnp.arange(step, step + len(chunk.indices))
-        keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
         train_state, part = steps.train_steps(
-            tuning.candidate.program, train_state, chunk, keys, deadline=tuning.deadline
+            tuning.candidate.program, train_state, chunk, key, step, deadline=tuning.deadline
         )
         losses.append(part)
         step += len(chunk.indices)
-    return train_state, float(jnp.mean(jnp.concatenate(losses)))
+    return train_state, float(np.mean(np.concatenate(losses)))
 
 
 def finetune(

@@ -149,4 +149,4 @@ class _MeshFeed:
         if placed is None or source is not chunk.images:
             placed = replicate(self._mesh, (chunk.images, chunk.labels))
             self._sent[part] = (chunk.images, placed)
-        return Chunk(*placed, *replicate(self._mesh, (chunk.indices, chunk.mask)))
+        return chunk._replace(images=placed[0], labels=placed[1])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from ncap_jax.options import Recipe
 
 SGD_MOMENTUM = 0.9
+
 
 # Hashable, compared by value; makes the transformation that a step applies.
 Optimizer = Callable[[], optax.GradientTransformation]
@@ -40,6 +43,22 @@ class ConstantRate:
             return optax.sgd(learning_rate, momentum=SGD_MOMENTUM)
 
         return optax.inject_hyperparams(make)(learning_rate=self.learning_rate)
+
+    def start(self, params: Any) -> Any:
+        """The transformation's state before the first step, made on the host.
+
+        It holds zeros beside the learning rate: `init` would compile a program for every shape.
+
+        Args:
+            params: what will be trained.
+
+        Returns:
+            What `self().init(params)` returns.
+        """
+        shapes = jax.eval_shape(self().init, params)
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        rate = zeros.hyperparams["learning_rate"] + np.float32(self.learning_rate)
+        return zeros._replace(hyperparams={"learning_rate": rate})
 
 
 def optimizer_of(recipe: Recipe) -> ConstantRate:

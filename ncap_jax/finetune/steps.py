@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from ncap_jax.data.feed import Chunk
 from ncap_jax.finetune.mesh import divide, keep_whole
 from ncap_jax.finetune.optimizers import Optimizer
+from ncap_jax.ops.effort import Effort, Jitted
 from ncap_jax.options import Head
 from ncap_jax.zoo import functional
 
@@ -62,6 +64,7 @@ class Program:
         augment: (key, uint8 batch) -> uint8 batch, hashable, or None.
         micro_batches: parts in which a batch is taken, one after the other (`accumulated`).
         mesh: devices over which a batch is divided; None: one device.
+        effort: of its compilation.
     """
 
     network: Network
@@ -69,6 +72,7 @@ class Program:
     augment: Augment | None = None
     micro_batches: int = 1
     mesh: Mesh | None = None
+    effort: Effort = "full"
 
 
 class TrainState(NamedTuple):
@@ -89,14 +93,14 @@ class Sums(NamedTuple):
     """Sums over samples, exact under any batching; leading axis: probes.
 
     Attributes:
-        loss: summed cross-entropy in nats, (probes,) float32.
-        correct: number of right answers, (probes,) float32.
-        samples: how many there were, () float32.
+        loss: summed cross-entropy in nats, (probes,) float32 of a batch, float64 of several.
+        correct: number of right answers, (probes,), likewise.
+        samples: how many there were, (), likewise.
     """
 
-    loss: jax.Array
-    correct: jax.Array
-    samples: jax.Array
+    loss: Any
+    correct: Any
+    samples: Any
 
 
 def trained_parts(head: Head) -> tuple[str, ...]:
@@ -157,6 +161,7 @@ def train_step(
     labels: jax.Array,
     indices: jax.Array,
     key: jax.Array,
+    number: jax.Array,
 ) -> tuple[TrainState, jax.Array]:
     """One update, not jitted.
 
@@ -166,7 +171,8 @@ def train_step(
         images: (n, height, width, channels) uint8, the whole set.
         labels: (n,) int32.
         indices: (batch,) int32, the batch's samples.
-        key: of this step's augmentation.
+        key: of the epoch's augmentation.
+        number: of the step in its epoch, () integer; decides its own key.
 
     Returns:
         The state after the step, and the batch's mean loss in nats, () float32.
@@ -174,7 +180,7 @@ def train_step(
     network = program.network
     batch = divide(program.mesh, jnp.take(images, indices, axis=0))
     if program.augment is not None:
-        batch = program.augment(key, batch)
+        batch = program.augment(jax.random.fold_in(key, number), batch)
     trained = {part: train_state.params[part] for part in network.trained}
     frozen = {k: v for k, v in train_state.params.items() if k not in trained}
 
@@ -226,29 +232,32 @@ def accumulated(
     return (loss, state), gradients
 
 
-_step = jax.jit(train_step, static_argnames="program", donate_argnames="train_state")
+_step = Jitted(train_step, static_argnames="program", donate_argnames="train_state")
 
 
-@partial(jax.jit, static_argnames="program", donate_argnames="train_state")
+@partial(Jitted, static_argnames="program", donate_argnames="train_state")
 def _scanned_steps(
     program: Program,
     train_state: TrainState,
     images: jax.Array,
     labels: jax.Array,
     batches: jax.Array,
-    keys: jax.Array,
+    key: jax.Array,
+    numbers: jax.Array,
 ) -> tuple[TrainState, jax.Array]:
     def body(carry: TrainState, xs: tuple[jax.Array, jax.Array]) -> tuple[TrainState, jax.Array]:
-        return train_step(program, carry, images, labels, *xs)
+        indices, number = xs
+        return train_step(program, carry, images, labels, indices, key, number)
 
-    return jax.lax.scan(body, train_state, (batches, keys))
+    return jax.lax.scan(body, train_state, (batches, numbers))
 
 
 def train_steps(
     program: Program,
     train_state: TrainState,
     chunk: Chunk,
-    keys: jax.Array,
+    key: jax.Array,
+    start: int = 0,
     *,
     deadline: Deadline | None = None,
     scan: bool | None = None,
@@ -259,7 +268,9 @@ def train_steps(
         program: static.
         train_state: donated.
         chunk: images on the device and the batches to take of them.
-        keys: (steps,) random keys.
+        key: random key of the epoch. A step's number in the epoch decides its own key, so that
+            the keys do not depend on how the epoch is cut into chunks.
+        start: number of the chunk's first step in the epoch.
         deadline: called before every step, once the previous one has been computed (with `scan`,
             every `SCANNED_STEPS` steps); an exception that it raises ends the training.
         scan: one jitted `lax.scan` over the steps (no host round trip: right on accelerators), or
@@ -269,33 +280,71 @@ def train_steps(
     Returns:
         The state, and the losses (steps,) float32 on the device.
     """
-    if scan is None:
-        scan = jax.default_backend() != "cpu"
-    if scan:
-        return _scanned_pieces(program, train_state, chunk, keys, deadline)
+    # On the host: an array on the device would be cut into steps by programs of its own.
+    batches = np.asarray(chunk.indices)
+    numbers = np.arange(start, start + len(batches), dtype=np.uint32)
+    if _scans(scan):
+        work = chunk.images, chunk.labels, batches, key, numbers
+        return _scanned_pieces(program, train_state, work, deadline)
     losses: list[jax.Array] = []
-    for indices, key in zip(chunk.indices, keys):
+    step = _step.at(program.effort)
+    for indices, number in zip(batches, numbers):
         _meet(deadline, losses)
-        train_state, loss = _step(program, train_state, chunk.images, chunk.labels, indices, key)
+        train_state, loss = step(
+            program, train_state, chunk.images, chunk.labels, indices, key, number
+        )
         losses.append(loss)
     return train_state, jnp.stack(losses)
+
+
+def compile_steps(
+    program: Program,
+    train_state: TrainState,
+    chunk: Chunk,
+    *,
+    in_pieces: bool = False,
+    scan: bool | None = None,
+) -> None:
+    """Compile what `train_steps` will run, which then compiles nothing.
+
+    Args:
+        program: static.
+        train_state: of which shapes and dtypes are looked at.
+        chunk: as it will be trained on.
+        in_pieces: whether there will be a deadline.
+        scan: as for `train_steps`.
+    """
+    key, batches = jax.random.key(0), np.asarray(chunk.indices)
+    numbers = np.zeros(len(batches), np.uint32)
+    arrays = program, train_state, chunk.images, chunk.labels
+    if _scans(scan):
+        size = SCANNED_STEPS if in_pieces else len(batches)
+        scanned = _scanned_steps.at(program.effort)
+        scanned.lower(*arrays, batches[:size], key, numbers[:size]).compile()
+    else:
+        _step.at(program.effort).lower(*arrays, batches[0], key, numbers[0]).compile()
+
+
+def _scans(scan: bool | None) -> bool:
+    return jax.default_backend() != "cpu" if scan is None else scan
 
 
 def _scanned_pieces(
     program: Program,
     train_state: TrainState,
-    chunk: Chunk,
-    keys: jax.Array,
+    work: tuple[Any, Any, np.ndarray, Any, np.ndarray],
     deadline: Deadline | None,
 ) -> tuple[TrainState, jax.Array]:
     """`train_steps` in one scan, or, with a deadline, in scans of `SCANNED_STEPS` steps."""
     losses: list[jax.Array] = []
-    size = len(keys) if deadline is None else SCANNED_STEPS
-    for start in range(0, len(keys), size):
+    steps = _scanned_steps.at(program.effort)
+    images, labels, batches, key, numbers = work
+    size = len(batches) if deadline is None else SCANNED_STEPS
+    for start in range(0, len(batches), size):
         _meet(deadline, losses)
         piece = slice(start, start + size)
-        train_state, part = _scanned_steps(
-            program, train_state, chunk.images, chunk.labels, chunk.indices[piece], keys[piece]
+        train_state, part = steps(
+            program, train_state, images, labels, batches[piece], key, numbers[piece]
         )
         losses.append(part)
     return train_state, losses[0] if len(losses) == 1 else jnp.concatenate(losses)
@@ -308,7 +357,7 @@ def _meet(deadline: Deadline | None, losses: list[jax.Array]) -> None:
         deadline()
 
 
-@partial(jax.jit, static_argnames=("network", "mesh"))
+@partial(Jitted, static_argnames=("network", "mesh"))
 def features(
     network: Network, params: Arrays, state: Arrays, batch: jax.Array, mesh: Mesh | None = None
 ) -> jax.Array:
@@ -327,7 +376,7 @@ def features(
     return keep_whole(mesh, y.astype(jnp.float32))
 
 
-@partial(jax.jit, static_argnames="head")
+@partial(Jitted, static_argnames="head")
 def head_sums(
     head: functional.Functional,
     params: Arrays,

@@ -82,7 +82,11 @@ def batches_of(inputs: Any, labels: Any, batch_size: int) -> Iterator[Batch]:
 
 
 def accumulate(
-    empty: line_graph.State, model: Model, batches: Iterable[Batch], *, every_edge: bool = False
+    empty: line_graph.State,
+    model: Model,
+    batches: Iterable[Batch],
+    *,
+    every_edge: bool = False,
 ) -> line_graph.State:
     """The sums over all batches, from which beta_eff and the degrees are taken.
 

@@ -10,11 +10,14 @@ import jax
 import numpy as np
 
 from ncap_jax.capacitance import beta_eff
+from ncap_jax.ops.effort import Effort, Jitted
 from ncap_jax.types import STRENGTHS, Statuses, Values
 from ncap_jax.zoo import probe
 
 
-def measure_probes(params: Any, features: jax.Array, labels: jax.Array) -> tuple[Values, Statuses]:
+def measure_probes(
+    params: Any, features: Any, labels: Any, *, effort: Effort = "full"
+) -> tuple[Values, Statuses]:
     """beta_eff of every probe in every strength.
 
     The probe's batch-norm statistics are taken over the measurement set itself.
@@ -23,8 +26,14 @@ def measure_probes(params: Any, features: jax.Array, labels: jax.Array) -> tuple
         params: the stacked probes' params.
         features: (n, width) float32 of the measurement subset.
         labels: (n,) int32.
+        effort: of the program's compilation.
     """
-    return as_records(_probes(probe.probe_arrays(params), features, labels))
+    return as_records(_probes.at(effort)(probe.probe_arrays(params), features, labels))
+
+
+def compile_probes(params: Any, features: Any, labels: Any, *, effort: Effort) -> None:
+    """Compile what `measure_probes` runs for features and labels of these shapes."""
+    _probes.at(effort).lower(probe.probe_arrays(params), features, labels).compile()
 
 
 def as_records(results: Mapping[str, beta_eff.BetaEff]) -> tuple[Values, Statuses]:
@@ -37,7 +46,7 @@ def as_records(results: Mapping[str, beta_eff.BetaEff]) -> tuple[Values, Statuse
     return values, statuses
 
 
-@jax.jit
+@Jitted
 def _probes(
     arrays: probe.ProbeArrays, features: jax.Array, labels: jax.Array
 ) -> dict[str, beta_eff.BetaEff]:

@@ -14,12 +14,14 @@ import numpy as np
 from ncap_jax import errors
 from ncap_jax.capacitance import beta_eff, line_graph
 from ncap_jax.capacitance import network as kernel
+from ncap_jax.data import batching
 from ncap_jax.data.feed import Feed
 from ncap_jax.data.split import measurement_subset
 from ncap_jax.finetune import steps
 from ncap_jax.finetune.candidate import Candidate, FineTuning, Measure, prepare
-from ncap_jax.measure.network import Model, accumulate, batches_of
-from ncap_jax.measure.probe import as_records, measure_probes
+from ncap_jax.measure.network import Batch, Model
+from ncap_jax.measure.probe import as_records, compile_probes, measure_probes
+from ncap_jax.ops.effort import Effort, Jitted, effort_for
 from ncap_jax.options import RankConfig, Recipe
 from ncap_jax.types import NETWORK_STRENGTHS, ModelSpec, Statuses, Values
 from ncap_jax.zoo import functional
@@ -60,17 +62,23 @@ def make_measure(candidate: Candidate, feed: Feed, recipe: Recipe) -> Measure | 
         A function of train state, features and labels; None, with a warning that says why, where
         the kernel cannot treat the network: the fine-tuning itself does not need beta_eff.
     """
+    runs = recipe.epochs + 1
     if recipe.head != "linear":
-        return _measure_head
+        return HeadMeasure(effort_for(runs))
     size = network_samples(len(feed.labels), recipe.measure_size)
     samples = measurement_subset(feed.labels, size, recipe.seed)
-    image_shape = feed.subset(samples[:1])[0].shape[1:]
+    size = min(NETWORK_BATCH, len(samples))
+    batches = tuple(
+        Batch(*feed.subset(samples[indices]), mask)
+        for indices, mask in zip(*batching.padded_batches(len(samples), size))
+    )
+    measure = NetworkMeasure(candidate.network, batches, effort_for(runs * len(batches)))
     try:
-        empty = empty_sums(candidate.network, candidate.train_state, image_shape)
+        measure.sums_of_one(candidate.train_state)
     except errors.KernelError as error:
         warnings.warn(f"{candidate.name}: no whole-network beta_eff: {error}", stacklevel=2)
         return None
-    return NetworkMeasure(candidate.network, feed, samples, empty)
+    return measure
 
 
 def network_samples(num_train: int, measure_size: int) -> int:
@@ -78,10 +86,30 @@ def network_samples(num_train: int, measure_size: int) -> int:
     return min(num_train, measure_size, max(NETWORK_MINIMUM, num_train // NETWORK_SHARE))
 
 
-def _measure_head(
-    train_state: steps.TrainState, features: jax.Array, labels: jax.Array
-) -> tuple[Values, Statuses]:
-    return measure_probes(train_state.params["head"], features, labels)
+@dataclass(frozen=True)
+class HeadMeasure:
+    """Measures the probes; a `Measure`.
+
+    Attributes:
+        effort: of the program's compilation.
+    """
+
+    effort: Effort
+
+    def __call__(
+        self, train_state: steps.TrainState, features: np.ndarray, labels: np.ndarray
+    ) -> tuple[Values, Statuses]:
+        """See `Measure`."""
+        return measure_probes(train_state.params["head"], features, labels, effort=self.effort)
+
+    def compile(
+        self,
+        train_state: steps.TrainState,
+        features: jax.ShapeDtypeStruct,
+        labels: jax.ShapeDtypeStruct,
+    ) -> None:
+        """See `Measure`."""
+        compile_probes(train_state.params["head"], features, labels, effort=self.effort)
 
 
 @dataclass(frozen=True)
@@ -103,48 +131,64 @@ class NetworkMeasure:
 
     Attributes:
         network: static parts of the candidate.
-        feed: the data.
-        samples: indices of the training samples.
-        empty: from `empty_sums`.
+        batches: of the training samples that measure; their inputs are uint8 images.
+        effort: of the program's compilation.
     """
 
     network: steps.Network
-    feed: Feed
-    samples: np.ndarray
-    empty: line_graph.State
+    batches: tuple[Batch, ...]
+    effort: Effort
 
     def __call__(
-        self, train_state: steps.TrainState, features: jax.Array, labels: jax.Array
+        self, train_state: steps.TrainState, features: np.ndarray, labels: np.ndarray
     ) -> tuple[Values, Statuses]:
         """See `Measure`; features and labels are not needed."""
-        images, targets = self.feed.subset(self.samples)
-        size = min(NETWORK_BATCH, len(targets))
-        batches = (
-            batch._replace(inputs=_inputs(self.network, batch.inputs))
-            for batch in batches_of(images, targets, size)
-        )
-        model = as_model(self.network, train_state)
-        return as_records(beta_eff.from_state(accumulate(self.empty, model, batches)))
+        add, total = _add_batch.at(self.effort), None
+        if len(self.batches) > 1:  # one program for all batches: it starts with zeros
+            total = jax.tree.map(jnp.zeros_like, self.sums_of_one(train_state))
+        for batch in self.batches:
+            total = add(total, self.network, train_state.params, train_state.state, batch)
+        return as_records(beta_eff.from_state.at(self.effort)(total))
+
+    def compile(
+        self,
+        train_state: steps.TrainState,
+        features: jax.ShapeDtypeStruct,
+        labels: jax.ShapeDtypeStruct,
+    ) -> None:
+        """See `Measure`."""
+        sums = self.sums_of_one(train_state)
+        total = sums if len(self.batches) > 1 else None
+        arrays = self.network, train_state.params, train_state.state, self.batches[0]
+        _add_batch.at(self.effort).lower(total, *arrays).compile()
+        beta_eff.from_state.at(self.effort).lower(sums).compile()
+
+    def sums_of_one(self, train_state: steps.TrainState) -> line_graph.State:
+        """Shapes of the sums over one batch; traces the program of the first, compiles nothing.
+
+        Raises:
+            KernelError: the kernel cannot treat the network.
+        """
+        shape_of = _add_batch.at(self.effort).eval_shape
+        return shape_of(None, self.network, train_state.params, train_state.state, self.batches[0])
 
 
-def empty_sums(
-    network: steps.Network, train_state: steps.TrainState, image_shape: tuple[int, ...]
+@partial(Jitted, static_argnames="network")
+def _add_batch(
+    total: line_graph.State | None, network: steps.Network, params: Any, state: Any, batch: Batch
 ) -> line_graph.State:
-    """The empty accumulator of a whole network's measurement.
-
-    Raises:
-        KernelError: the kernel cannot treat the network.
-    """
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-    inputs = jax.eval_shape(partial(_inputs, network), images)
-    return kernel.init(*as_model(network, train_state), inputs, NETWORK_STRENGTHS)
+    """Sums over one batch, added to those of the batches before it."""
+    inputs = _inputs(network, batch.inputs)
+    model = as_model(network, params, state)
+    sums = kernel.measure(*model, inputs, batch.labels, batch.mask, NETWORK_STRENGTHS)
+    return sums if total is None else jax.tree.map(jnp.add, total, sums)
 
 
-def as_model(network: steps.Network, train_state: steps.TrainState) -> Model:
+def as_model(network: steps.Network, params: Any, state: Any) -> Model:
     """The function and its arrays; a linear head is alone on its leading axis of heads."""
     params, state = (
         {**tree, "head": jax.tree.map(lambda leaf: leaf[0], tree["head"])}
-        for tree in (train_state.params, train_state.state)
+        for tree in (params, state)
     )
     backbone = functional.Inference(network.backbone, "features")
     return Model(Classifier(backbone, functional.Inference(network.head)), params, state)

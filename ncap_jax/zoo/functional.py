@@ -18,12 +18,15 @@ import weakref
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from ncap_jax.ops.effort import Jitted
 
 Params = Any
 State = Any
@@ -230,10 +233,29 @@ def apply(
     return y, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.Param)))
 
 
-def stack(modules: Sequence[nnx.Module]) -> tuple[Functional, Params, State]:
-    """Split modules of one architecture and stack their arrays along a new leading axis."""
-    definitions, params, states = zip(*map(split, modules))
-    stacked = (
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (params, states)
-    )
-    return definitions[0], *stacked
+def draw(
+    build: Callable[..., nnx.Module], keys: Sequence[jax.Array]
+) -> tuple[Functional, Params, State]:
+    """Modules of one architecture with random parameters, stacked along a new leading axis.
+
+    All numbers of a module are drawn by one program, compiled cheaply: one for each operation and
+    shape takes longer than anything else about a small module.
+
+    Args:
+        build: called with `rngs`; hashable, because equal builders share the program. The module
+            must have no random stream of its own, such as dropout's.
+        keys: of each module.
+
+    Returns:
+        The definition, and params and state, NumPy arrays.
+    """
+    definition, *_ = split(build_abstractly(build))
+    drawn = [jax.device_get(_draw.at("least")(build, key)) for key in keys]
+    params, state = (jax.tree.map(lambda *leaves: np.stack(leaves), *part) for part in zip(*drawn))
+    return definition, params, state
+
+
+@partial(Jitted, static_argnames="build")
+def _draw(build: Callable[..., nnx.Module], key: jax.Array) -> tuple[Params, State]:
+    _, params, state = split(build(rngs=nnx.Rngs(key)))
+    return params, state

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -102,6 +103,18 @@ def check_widths(hidden: Sequence[int]) -> None:
         raise options.HIDDEN_WIDTHS.refuse("probe_widths", tuple(hidden))
 
 
+@dataclass(frozen=True)
+class _Builder:
+    """Makes a head; compared by value, so that equal heads are drawn by one program."""
+
+    kind: Callable[..., nnx.Module]
+    arguments: tuple[Any, ...]
+    dtype: DTypeLike | None
+
+    def __call__(self, rngs: nnx.Rngs) -> nnx.Module:
+        return self.kind(*self.arguments, dtype=self.dtype, rngs=rngs)
+
+
 Stacked = tuple[functional.Functional, functional.Params, functional.State]
 
 
@@ -131,9 +144,7 @@ def make_probes(
         Definition, params and state with leaves of shape (num_probes, ...).
     """
     keys = [jax.random.fold_in(jax.random.key(seed), number) for number in range(num_probes)]
-    return functional.stack(
-        [Probe(width, num_classes, hidden, rngs=nnx.Rngs(params=key), dtype=dtype) for key in keys]
-    )
+    return functional.draw(_Builder(Probe, (width, num_classes, tuple(hidden)), dtype), keys)
 
 
 def make_linear_head(
@@ -143,7 +154,8 @@ def make_linear_head(
 
     Arguments and result as for `make_probes`.
     """
-    return functional.stack([LinearHead(width, num_classes, rngs=nnx.Rngs(seed), dtype=dtype)])
+    build = _Builder(LinearHead, (width, num_classes), dtype)
+    return functional.draw(build, [jax.random.key(seed)])
 
 
 class ProbeArrays(NamedTuple):

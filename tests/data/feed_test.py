@@ -19,7 +19,11 @@ def samples(chunks):
     images, labels, steps = [], [], 0
     for chunk in chunks:
         assert isinstance(chunk, Chunk)
-        assert all(isinstance(array, jax.Array) for array in chunk)
+        assert isinstance(chunk.images, jax.Array)
+        assert isinstance(chunk.labels, jax.Array)
+        # On the host: on the device they would be cut into steps by programs of their own.
+        assert isinstance(chunk.indices, np.ndarray)
+        assert isinstance(chunk.mask, np.ndarray)
         assert chunk.images.dtype == np.uint8
         assert chunk.labels.dtype == chunk.indices.dtype == np.int32
         assert chunk.mask.dtype == bool

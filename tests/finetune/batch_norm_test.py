@@ -62,8 +62,8 @@ def test_a_run_does_not_keep_the_statistics_of_pretraining():
     batch = np.asarray(jnp.mean(convolved, axis=(0, 1, 2)))
     before = np.array(train_state.state["backbone"]["norm"]["mean"])
     one = chunk._replace(indices=chunk.indices[:1])
-    keys = jax.random.split(jax.random.key(0), 1)
-    after, _ = steps.train_steps(tuning.candidate.program, train_state, one, keys, scan=False)
+    key = jax.random.key(0)
+    after, _ = steps.train_steps(tuning.candidate.program, train_state, one, key, scan=False)
     moved = np.asarray(after.state["backbone"]["norm"]["mean"])
     np.testing.assert_allclose(moved, 0.9 * before + 0.1 * batch, rtol=1e-4, atol=1e-6)
 

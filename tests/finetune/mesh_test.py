@@ -30,9 +30,9 @@ def facts(config):
     records = list(loop.run(tuning))
     chunk = next(feed.train(0, 1, 32))
     one = chunk._replace(indices=chunk.indices[:1])
-    keys = jax.random.split(jax.random.key(0), 1)
+    key = jax.random.key(0)
     program = fresh.candidate.program
-    state, _ = steps.train_steps(program, fresh.candidate.train_state, one, keys, scan=False)
+    state, _ = steps.train_steps(program, fresh.candidate.train_state, one, key, scan=False)
     leaves = jax.tree.leaves(state)
     found = {
         "curve": [[r.train_loss, r.validation_loss, r.running_loss or 0.0] for r in records],
@@ -52,7 +52,7 @@ def on_eight(folder):
     batch = jax.jit(lambda x: mesh.divide(program.mesh, x))(jnp.zeros((32, 4)))
     found["parts"] = [list(shard.data.shape) for shard in batch.addressable_shards]
     images = jnp.zeros((32, 8, 8, 3), jnp.uint8)
-    features = steps.features.lower(program.network, *state[:2], images, program.mesh)
+    features = steps.features.at("full").lower(program.network, *state[:2], images, program.mesh)
     found["gathered"] = "all-gather" in features.compile().as_text()
     digits, spec = small_digits(), small_spec()
     ranking = ncap_jax.rank_models([spec], digits, config, folder, show_progress=False)

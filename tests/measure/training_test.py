@@ -105,7 +105,8 @@ def deep():
 def test_ordinary_fine_tuning_records_the_whole_network(deep):
     """The recorded values are those of the module put together by hand, on the same samples."""
     candidate = deep.candidate
-    assert len(deep.measure.samples) == 32
+    (batch,) = deep.measure.batches
+    assert len(batch.labels) == 32
     record = evaluation.observe(deep, candidate.train_state)
     params, state = candidate.train_state[:2]
     first = jax.tree.map(lambda leaf: leaf[0], params["head"])
@@ -113,8 +114,7 @@ def test_ordinary_fine_tuning_records_the_whole_network(deep):
         functional.merge(candidate.network.backbone, params["backbone"], state["backbone"]),
         functional.merge(candidate.network.head, first, {}),
     )
-    images, labels = deep.feed.subset(deep.measure.samples)
-    inputs = candidate.network.preprocess(images)
+    inputs, labels = candidate.network.preprocess(batch.inputs), batch.labels
     assert set(record.beta_eff) == set(NETWORK_STRENGTHS)
     split = split_model(model)
     empty = network.init(*split, inputs, NETWORK_STRENGTHS)
@@ -128,9 +128,20 @@ def test_ordinary_fine_tuning_records_the_whole_network(deep):
 def test_a_network_is_measured_in_float32_whatever_it_is_trained_in(deep):
     config = dataclasses.replace(deep.config, dtype="bfloat16")
     narrow = training.start(DEEP, deep.feed, config)
-    assert {leaf.dtype for leaf in jax.tree.leaves(narrow.measure.empty.sums)} == {
-        np.dtype(np.float32)
-    }
+    sums = narrow.measure.sums_of_one(narrow.candidate.train_state).sums
+    assert {leaf.dtype for leaf in jax.tree.leaves(sums)} == {np.dtype(np.float32)}
+
+
+def test_several_batches_are_measured_as_one_is(deep, monkeypatch):
+    monkeypatch.setattr(training, "NETWORK_BATCH", 12)
+    parts = training.make_measure(deep.candidate, deep.feed, deep.config)
+    assert [len(batch.labels) for batch in parts.batches] == [12, 12, 12]
+    state = deep.candidate.train_state
+    values, _ = parts(state, np.zeros(()), np.zeros(()))
+    whole, _ = deep.measure(state, np.zeros(()), np.zeros(()))
+    for strength in NETWORK_STRENGTHS:
+        # Sums of float32 in another order, see docs/numerics.md.
+        assert values[strength][0] == pytest.approx(whole[strength][0], rel=1e-4)
 
 
 def test_one_architecture_is_measured_by_one_program(deep):

@@ -18,6 +18,7 @@ import pytest
 from flax import nnx
 
 from ncap_jax.zoo import functional
+from tests.support.compilations import compilations
 
 
 class Net(nnx.Module):
@@ -85,12 +86,32 @@ def test_merge_copies(x: jax.Array):
     assert np.any(params["dense"]["kernel"])
 
 
-def test_stack_equals_each_alone(x: jax.Array):
-    nets = [Net(nnx.Rngs(seed)) for seed in range(3)]
-    f, params, state = functional.stack(nets)
+class Plain(nnx.Module):
+    """No random stream of its own."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(3, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+
+    def features(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.dense(x))
+
+
+def test_drawn_modules_are_those_that_are_built_one_by_one(x: jax.Array):
+    keys = [jax.random.key(seed) for seed in range(3)]
+    f, params, state = functional.draw(Plain, keys)
     stacked, _ = jax.vmap(lambda p, s: functional.apply(f, p, s, x, train=False))(params, state)
-    for net, y in zip(nets, stacked):
+    for key, y in zip(keys, stacked):
+        net = Plain(nnx.Rngs(key))
+        net.eval()
         np.testing.assert_allclose(net.features(x), y, rtol=1e-6, atol=1e-6)
+
+
+def test_equal_builders_draw_by_one_program():
+    functional.draw(Plain, [jax.random.key(0)])
+    with compilations() as programs:
+        functional.draw(Plain, [jax.random.key(1), jax.random.key(2)])
+    assert "jit(_draw)" not in programs
 
 
 def test_a_module_to_fill_has_real_streams_and_no_weights(x: jax.Array):

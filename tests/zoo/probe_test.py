@@ -60,8 +60,8 @@ def test_probes_without_capacitance_are_refused(hidden: tuple[int, ...], cause: 
 
 
 def test_default_widths():
-    shapes = jax.eval_shape(lambda: probe.make_probes(32, 7)[1])
-    kernels = [kernel.shape for kernel in probe.probe_arrays(shapes).kernels]
+    _, params, _ = probe.make_probes(32, 7)
+    kernels = [kernel.shape for kernel in probe.probe_arrays(params).kernels]
     assert kernels == [(1, 32, 256), (1, 256, 128), (1, 128, 64), (1, 64, 7)]
 
 

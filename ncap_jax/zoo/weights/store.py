@@ -11,6 +11,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -47,9 +48,10 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) ->
             n: np.asarray(arrays[n]).astype(leaf.dtype, copy=False) for n, leaf in leaves.items()
         }
     check_finite(cast, source)
+    placed = jax.device_put(cast)
     for name, leaf in leaves.items():
         # Not `leaf[...] =`: the module may be abstract, holding shapes only until now.
-        leaf.set_value(jnp.asarray(cast[name]))
+        leaf.set_value(placed[name])
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
