@@ -237,8 +237,13 @@ def parse(arguments: list[str]) -> list[str]:
 
 def console() -> None:
     """Entry point of the installed command."""
-    with output.protected():
-        app.run(process, flags_parser=parse)
+    try:
+        with output.protected():
+            app.run(process, flags_parser=parse)
+    except SystemExit as end:
+        if "ncap_jax.run.ahead" in sys.modules and isinstance(end.code, int | None):
+            sys.modules["ncap_jax.run.ahead"].leave(end.code or 0)
+        raise
 
 
 if __name__ == "__main__":

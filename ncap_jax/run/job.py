@@ -34,12 +34,14 @@ class Task(NamedTuple):
     """What is asked of a worker: train this model up to this epoch within this share of time.
 
     `alive`: the models that are still in the run; of others nothing needs to be kept.
+    `following`: the models that come next for the first time, in order.
     """
 
     model: str
     until: int
     share: TimeShare = TimeShare()
     alive: frozenset[str] = frozenset()
+    following: tuple[str, ...] = ()
 
 
 class EpochDone(NamedTuple):

@@ -127,7 +127,8 @@ def makers(job: Job, folder: RunFolder | None) -> start.Makers:
     """What makes the work of a worker in this process, and in another."""
     if folder is None:
         here = partial(worker.make_work, job, None)
-        return start.Makers(here, here)
+        # Other processes have their share of the cores, and compile what they train themselves.
+        return start.Makers(here, partial(here, threads=0))
     path = folder.path.absolute()
     return start.Makers(
         partial(worker.make_work, job, folder.files),

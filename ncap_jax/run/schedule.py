@@ -85,11 +85,13 @@ class Scheduler:
     def _advance(self, executor: Executor, names: Sequence[str], goal: int) -> list[str]:
         """Train models up to an epoch; returns those that wait there."""
         left, alive, started = set(names), frozenset(names), dict.fromkeys(names, 0.0)
+        new = [name for name in names if name not in self._waiting]
 
         def make_task(name: str) -> Task:
             started[name] = time.monotonic()
             share = self._clock.share(name, len(left), executor.workers)
-            return Task(name, goal, share, alive)
+            following = new[new.index(name) + 1 :] if name in new else ()
+            return Task(name, goal, share, alive, tuple(following))
 
         def on_end(name: str, result: Trajectory | Lost) -> None:
             left.discard(name)

@@ -20,19 +20,23 @@ from ncap_jax.data.augment import Augmentation, recommended
 from ncap_jax.data.feed import Feed
 from ncap_jax.data.feeding import make_feed
 from ncap_jax.finetune import loop, mesh, trajectory_files
+from ncap_jax.finetune.candidate import FineTuning
+from ncap_jax.finetune.steps import Deadline
 from ncap_jax.measure import training
 from ncap_jax.options import RankConfig
-from ncap_jax.run import memory
+from ncap_jax.run import ahead, memory
+from ncap_jax.run.ahead import Ahead
 from ncap_jax.run.executors import Emit, Work
 from ncap_jax.run.folder import RUN_FILE, ModelFiles
 from ncap_jax.run.job import EpochDone, Job, Task
 from ncap_jax.selection.budget import TimeIsUp
 from ncap_jax.types import EpochRecord, ModelSpec, Status, Trajectory
 
-# Parameters from which on a model's compiled programs are freed once it has ended, and how many
-# smaller models may end before theirs are.
+# How many models may end before compiled programs are freed; one with more parameters than LARGE
+# counts for four. Freed are those of the next models too, which were compiled ahead: they come back
+# from the folder of compiled programs, so this should not happen after every model.
+MODELS_KEPT = 16
 LARGE = 1_000_000
-SMALL_MODELS_KEPT = 16
 
 
 @dataclasses.dataclass
@@ -46,8 +50,9 @@ class Worker:
         augment: of the training batches.
         files: where epochs and states are kept; None: nowhere.
         shared: whether these are in the run's own folder.
+        ahead: the models that are prepared beside the one that trains.
         paused: models that will come again.
-        ended: models that have ended since programs were last freed.
+        ended: models that have ended since programs were last freed, large ones counted four times.
         scratch: owner of a folder that is not the run's, removed with it.
     """
 
@@ -57,6 +62,7 @@ class Worker:
     augment: Augmentation | None
     files: ModelFiles | None
     shared: bool = True
+    ahead: Ahead | None = None
     paused: set[str] = dataclasses.field(default_factory=set)
     ended: int = 0
     scratch: Any = None
@@ -67,6 +73,29 @@ class Worker:
         self._free_programs(task, trajectory)
         return trajectory
 
+    def start(self, task: Task, micro_batches: int, deadline: Deadline | None) -> FineTuning:
+        """The model of a task, ready to be trained; the next ones are prepared from now on."""
+        prepared = None
+        if self.ahead is not None and micro_batches > 1:
+            self.ahead.clear()  # memory has run out
+        elif self.ahead is not None:
+            prepared = self.ahead.take(task.model)
+            self.ahead.expect(name for name in task.following if self._can_wait(name))
+        if prepared is not None:
+            return dataclasses.replace(prepared, deadline=deadline)
+        return self.prepare(task.model, micro_batches, deadline)
+
+    def prepare(
+        self, model: str, micro_batches: int = 1, deadline: Deadline | None = None
+    ) -> FineTuning:
+        """A model with its weights, and what measures it."""
+        spec = self.specs[model]
+        return training.start(spec, self.feed, self.config, self.augment, micro_batches, deadline)
+
+    def _can_wait(self, model: str) -> bool:
+        """Whether a model can be built in a thread: one that is in memory may not be ours alone."""
+        return self.specs[model].build_pretrained is None
+
     def _free_programs(self, task: Task, trajectory: Trajectory) -> None:
         """Free compiled programs once they add up, unless a model that pauses needs them again."""
         pauses = trajectory.status == "stopped" and trajectory.epochs >= task.until
@@ -74,17 +103,30 @@ class Worker:
         if pauses and task.until < self.config.epochs:
             self.paused.add(task.model)
             return
-        self.ended += 1
-        large = (self.specs[task.model].parameters or 0) >= LARGE
-        if not self.paused and (large or self.ended >= SMALL_MODELS_KEPT):
+        self.ended += 4 if (self.specs[task.model].parameters or 0) >= LARGE else 1
+        if not self.paused and self.ended >= MODELS_KEPT:
             caching.forget_compiled_programs()
             self.ended = 0
 
 
-def make_work(
+def make_work(job: Job, files: ModelFiles | None, *, threads: int | None = None) -> Work:
+    """The function that does tasks in this process.
+
+    Args:
+        job: of the run.
+        files: where epochs and states are kept; None: nowhere.
+        threads: that prepare the next models; None: one for each core but one.
+    """
+    worker = _make_worker(job, files)
+    # What runs on several devices is compiled by all processes in one order.
+    if job.config.mesh is None and not distributed.is_distributed():
+        worker.ahead = Ahead(worker.prepare, ahead.threads() if threads is None else threads)
+    return worker
+
+
+def _make_worker(
     job: Job, files: ModelFiles | None, *, shared: bool = True, scratch: Any = None
-) -> Work:
-    """The function that does tasks in this process: a `Worker`."""
+) -> Worker:
     config, dataset = job.config, job.dataset
     augment = None
     if config.augment == "recommended":
@@ -111,7 +153,7 @@ def join_work(job: Job, folder: str, run_digest: str) -> Work:
         scratch = tempfile.TemporaryDirectory(prefix="ncap_jax-")
         path = pathlib.Path(scratch.name)
         (path / trajectory_files.FOLDER).mkdir()
-    return make_work(job, ModelFiles(path), shared=shared, scratch=scratch)
+    return _make_worker(job, ModelFiles(path), shared=shared, scratch=scratch)
 
 
 def digest(folder: pathlib.Path) -> str:
@@ -187,11 +229,8 @@ class _Attempts:
             return Trajectory(task.model, config.head, seen, "stopped", seconds=before)
         if task.share.seconds <= 0:
             raise TimeIsUp
-        spec = worker.specs[task.model]
         trajectory = loop.finetune(
-            training.start(
-                spec, worker.feed, config, worker.augment, micro_batches, self._deadline
-            ),
+            worker.start(task, micro_batches, self._deadline),
             seen=seen,
             checkpoints=files.checkpoints(task.model) if files is not None else None,
             until=task.until,

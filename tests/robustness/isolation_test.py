@@ -132,6 +132,7 @@ def test_the_second_attempt_starts_afresh_and_survives_a_kill(tmp_path, monkeypa
 
 @pytest.mark.parametrize("error", [exhausted, MemoryError])
 def test_a_second_lack_of_memory_is_the_end(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(worker.ahead, "threads", lambda: 0)  # one start for each attempt
     instead(monkeypatch, worker.training, "start", {1, 2}, error)
     ranking = rank(tmp_path)
     status = {row.name: (row.status, row.rank) for row in ranking.models}

@@ -177,6 +177,7 @@ def test_an_image_that_changes_ends_a_streamed_run_which_loses_nothing(
 
 def test_failed_models_are_tried_again(whole, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker.ahead, "threads", lambda: 0)  # one start for each model
         toy_runs.instead(
             patch, worker.training, "start", {1, 2}, lambda: RuntimeError("the device is gone")
         )

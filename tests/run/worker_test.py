@@ -188,6 +188,7 @@ def forgotten(monkeypatch):
     """How often compiled programs were freed."""
     times: list[int] = []
     monkeypatch.setattr(worker.caching, "forget_compiled_programs", lambda: times.append(1))
+    monkeypatch.setattr(worker, "MODELS_KEPT", 5)
     return times
 
 
@@ -197,7 +198,7 @@ def large(*names):
 
 
 @pytest.mark.usefixtures("fake")
-def test_programs_of_a_large_model_are_freed_once_it_ends(files, forgotten):
+def test_a_large_model_counts_for_four(files, forgotten):
     work = make(files, specs=large("toy_1"))
     do(work, Task("toy_2", 3))
     assert not forgotten  # a small one
@@ -221,7 +222,7 @@ def test_programs_stay_while_another_model_pauses(files, forgotten):
 
 @pytest.mark.usefixtures("fake")
 def test_programs_of_small_models_are_freed_when_they_add_up(monkeypatch, forgotten):
-    monkeypatch.setattr(worker, "SMALL_MODELS_KEPT", 2)
+    monkeypatch.setattr(worker, "MODELS_KEPT", 2)
     work = make(None)
     for expected in (0, 1, 1, 2):
         do(work, Task("toy_1", 3))

@@ -1,0 +1,111 @@
+"""Models that are prepared in threads: the same numbers, nothing compiled twice, failures alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from ncap_jax.finetune import loop
+from ncap_jax.measure import training
+from ncap_jax.run import ahead
+from ncap_jax.run.ahead import Ahead
+from tests.support.compilations import compilations
+from tests.support.small import small_config, small_feed, small_spec, timeless
+
+
+def start(name: str):
+    return training.start(small_spec(name), small_feed(), small_config(head="probe", epochs=2))
+
+
+def test_a_model_that_was_prepared_compiles_nothing_and_gives_the_same_numbers():
+    expected = loop.finetune(start("small"))
+    models = Ahead(start, most=1)
+    models.expect(["small"])
+    prepared = models.take("small")
+    assert prepared is not None
+    with compilations() as programs:
+        found = loop.finetune(prepared)
+    assert not {"jit(train_step)", "jit(features)", "jit(head_sums)", "jit(_probes)"} & {*programs}
+    assert timeless(found.records) == timeless(expected.records)
+
+
+@pytest.fixture
+def slow():
+    """A maker whose models are under way until `go` is set."""
+    go, asked = threading.Event(), []
+
+    def wait(name: str):
+        asked.append(name)
+        go.wait(10)
+        raise OSError(f"{name} has no weights")
+
+    yield wait, asked, go
+    go.set()
+
+
+def test_at_most_as_many_as_were_allowed_are_under_way(slow):
+    wait, asked, go = slow
+    models = Ahead(wait, most=2)
+    models.expect(["a", "b", "c"])
+    models.expect(["a", "b", "c"])
+    assert sorted(asked) == ["a", "b"]
+    go.set()
+    models.take("a")
+    models.expect(["b", "c"])
+    assert sorted(asked) == ["a", "b", "c"]
+
+
+def test_who_was_not_expected_or_failed_is_made_by_the_worker(slow):
+    wait, asked, go = slow
+    models = Ahead(wait, most=1)
+    assert models.take("a") is None
+    models.expect(["a"])
+    go.set()
+    assert models.take("a") is None
+    assert asked == ["a"]
+
+
+def test_nobody_is_expected_where_there_is_no_thread(slow):
+    wait, asked, _ = slow
+    Ahead(wait, most=0).expect(["a"])
+    assert asked == []
+
+
+def test_forgotten_models_are_not_handed_out(slow):
+    wait, _, go = slow
+    models = Ahead(wait, most=1)
+    models.expect(["a"])
+    models.clear()
+    go.set()
+    assert models.take("a") is None
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 0), (2, 1), (3, 2), (64, ahead.MOST)])
+def test_a_thread_for_each_further_core(monkeypatch, cores, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    assert ahead.threads() == expected
+
+
+SCRIPT = """
+import time
+from ncap_jax.run import ahead
+models = ahead.Ahead(lambda name: time.sleep(60), most=1)
+models.expect(["slow"])
+ahead.leave(7)
+"""
+
+
+def test_the_command_does_not_wait_for_a_compiler():
+    start = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", SCRIPT], check=False, timeout=50)
+    assert ended.returncode == 7
+    assert time.monotonic() - start < 50
+
+
+def test_nothing_ends_where_nothing_is_prepared():
+    ahead.leave(7)
