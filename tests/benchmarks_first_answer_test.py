@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
 from collections import Counter
 
 import jax
@@ -162,6 +163,7 @@ class Processes:
         self.requests: list[dict] = []
         self.interrupted = interrupted
         patch.setattr(runs, "run", self)
+        patch.setattr(runs, "import_untimed", lambda *_: None)
         patch.setattr(runs, "make_data", lambda path, shared: None)
 
     def __call__(self, command, request, environ):
@@ -224,6 +226,14 @@ def test_the_rival_trains_on_the_same_batches(n):
 
 def test_the_rival_has_networks_of_the_registry():
     assert rival.NAMES.keys() <= MODELS.keys()
+
+
+def test_modules_are_compiled_before_the_first_run(monkeypatch, tmp_path):
+    (tmp_path / "fresh.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    runs.import_untimed(sys.executable, "fresh")
+    assert len(list(tmp_path.glob("__pycache__/fresh.*.pyc"))) == 1
 
 
 def test_a_failed_run_ends_the_benchmark(capfd):
