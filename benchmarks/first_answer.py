@@ -56,6 +56,12 @@ def work_folder(output: pathlib.Path | None) -> Iterator[pathlib.Path]:
     shutil.rmtree(work)
 
 
+def settings_of(part: str) -> Settings:
+    """What the flags say of a part."""
+    models = tuple(_MODELS.value or PARTS[part])
+    return Settings(part, models, _EPOCHS.value, _SHARED.value, _TORCH.value)
+
+
 def main(argv: list[str]) -> None:
     """Make the runs, write each, print the tables."""
     del argv
@@ -69,14 +75,14 @@ def main(argv: list[str]) -> None:
         if output:
             files.write_atomically(output, files.to_json(result, indent=1) + "\n")
 
+    wanted = [settings_of(part) for part in _PART.value]
+    for settings in wanted:
+        found = result.setdefault(settings.part, settings.about())
+        if any(found[key] != value for key, value in settings.about().items()):
+            raise app.UsageError(f"{output} holds runs of other models, epochs or data")
     with work_folder(output) as work:
-        for part in _PART.value:
-            models = tuple(_MODELS.value or PARTS[part])
-            settings = Settings(part, models, _EPOCHS.value, _SHARED.value, _TORCH.value)
-            found = result.setdefault(part, settings.about())
-            if any(found[key] != value for key, value in settings.about().items()):
-                raise app.UsageError(f"{output} holds runs of other models, epochs or data")
-            measure(settings, found, work, save)
+        for settings in wanted:
+            measure(settings, result[settings.part], work, save)
     for part in _PART.value:
         print(f"\n{part}: {', '.join(result[part]['models'])}\n\n{table(result[part])}")
         if part == "zoo" and _TORCH.value is None:
