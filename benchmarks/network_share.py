@@ -17,7 +17,7 @@ from absl import app, flags
 from ncap_jax import data
 from ncap_jax.data.feeding import make_feed
 from ncap_jax.finetune import loop
-from ncap_jax.measure import training
+from ncap_jax.measure import epochs, training
 from ncap_jax.options import RankConfig
 from ncap_jax.run import facts
 from ncap_jax.zoo import find_models
@@ -33,13 +33,13 @@ def main(argv: list[str]) -> None:
     """Measure every model and print the table."""
     del argv
     feed = make_feed(data.load_dataset("digits"))
-    config = RankConfig(epochs=_EPOCHS.value, head="linear", batch_size=64)
+    config = RankConfig(epochs=_EPOCHS.value, head="linear", batch_size=64, beta_eff="every_epoch")
     rows = {}
     for spec in find_models(_MODELS.value):
         records = list(loop.run(training.start(spec, feed, config)))[2:]
         shares = np.array([record.measure_seconds / record.seconds for record in records])
         rows[spec.name] = {
-            "samples": training.network_samples(len(feed.labels), config.measure_size),
+            "samples": epochs.network_samples(len(feed.labels), config.measure_size),
             "median": round(float(np.median(shares)), 4),
             "least": round(float(shares.min()), 4),
             "most": round(float(shares.max()), 4),

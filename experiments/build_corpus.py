@@ -191,6 +191,7 @@ def configs(spec: ModelSpec, pool: Pool, seed: int) -> dict[str, RankConfig]:
         input_size=min(spec.input_size, pool.largest_input),
         weights_dir=FLAGS.weights_dir,
         epochs=pool.epochs,
+        beta_eff="every_epoch",
     )
     return {
         kind: dataclasses.replace(

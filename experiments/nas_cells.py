@@ -83,6 +83,7 @@ class Study:
             learning_rate=self.learning_rate,
             trial_rates=(),
             weights="random",
+            beta_eff="every_epoch",
         )
 
     def observed(self, head: Head) -> frozenset[int]:

@@ -25,6 +25,7 @@ OPTIMIZERS = ("adam", "sgd")
 DTYPES = ("float32", "bfloat16")
 WEIGHTS = ("pretrained", "random")
 AUGMENT = ("off", "recommended")
+BETA_EFF = ("auto", "off", "every_epoch")
 STRATEGIES = ("full", "halving")
 EXECUTORS = ("local", "processes", "ray")
 SEEDS = 2**32  # what every generator in use takes
@@ -94,6 +95,10 @@ def _too_shallow(widths: Sequence[int]) -> str:
 RATE = Check(_positive, "Give a positive number, such as 1e-3")
 RATES = Check(lambda rates: all(map(_positive, rates)), "Give positive numbers, such as 3e-4")
 SECONDS = Check(_positive, "Give a positive number of seconds")
+MEASURED = Check(
+    lambda size: size >= 1,
+    "Give a whole number of at least 1. To measure no beta_eff, use beta_eff='off'",
+)
 SEED = within(0, SEEDS - 1, "a whole number")
 HIDDEN_WIDTHS = Check(
     lambda widths: len(widths) >= MIN_HIDDEN_LAYERS and min(widths) >= 1,
@@ -269,7 +274,14 @@ class Recipe:
         "Training samples, at most, on which the training loss and a probe's beta_eff are "
         "measured. The beta_eff of a whole network takes a fortieth of the training part, at least "
         "32 samples.",
-        at_least(1),
+        MEASURED,
+    )
+    beta_eff: str = option(
+        "auto",
+        "When beta_eff is measured: every_epoch; off; or auto, which is every epoch where the "
+        "ranking uses it or it takes at most a tenth of the model's time, and otherwise before "
+        "training and after the last epoch.",
+        one_of(*BETA_EFF),
     )
     probe_widths: tuple[int, ...] = option(
         (256, 128, 64), "Hidden widths of the probe, at least three.", HIDDEN_WIDTHS

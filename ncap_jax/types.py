@@ -203,11 +203,15 @@ class Trajectory:
         return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
 
     def beta_eff(self, strength: Strength) -> np.ndarray:
-        """beta_eff of each epoch, averaged over probes: (epochs + 1,) float64, or empty."""
+        """beta_eff of each epoch, averaged over probes.
+
+        Returns:
+            (epochs + 1,) float64, NaN where it was not measured; empty if it never was.
+        """
         rows = [record.beta_eff.get(strength) for record in self.records]
-        if not rows or any(not row for row in rows):
+        if not any(rows):
             return np.zeros(0)
-        return np.array([np.mean(row) for row in rows if row], dtype=np.float64)
+        return np.array([np.mean(row) if row else np.nan for row in rows], dtype=np.float64)
 
 
 @dataclass(frozen=True)

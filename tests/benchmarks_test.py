@@ -10,9 +10,11 @@ import time
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks import timing, zoo_profile, zoo_rivals
+from benchmarks import compile_effort, timing, zoo_profile, zoo_rivals
+from ncap_jax.ops import effort
 from ncap_jax.zoo import MODELS
 from tests.support import package_use
+from tests.support.small import deep_spec, small_config, small_spec
 
 FOLDER = pathlib.Path(runner.__file__).parent
 
@@ -31,7 +33,7 @@ def test_every_committed_result_belongs_to_a_benchmark():
 def test_unknown_benchmarks_are_refused(capsys):
     assert runner.main(["dta"]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("unknown: dta. Known: batch_norm, beta_eff, data, ")
+    assert message.startswith("unknown: dta. Known: batch_norm, beta_eff, compile_effort, ")
 
 
 def test_the_fastest_call_counts_and_the_first_does_not():
@@ -79,3 +81,68 @@ def test_a_profile_adds_up():
 
 def test_rivals_are_models_of_the_registry():
     assert zoo_rivals.KERAS.keys() | zoo_rivals.TORCH.keys() <= MODELS.keys()
+
+
+def costs(compile_s, run_ms):
+    """The times of an effort; wall times are ten times as long."""
+    cpu = {"compile_cpu_s": compile_s, "cpu_ms": run_ms}
+    return {**cpu, "compile_wall_s": 10 * compile_s, "median_ms": 100 * run_ms}
+
+
+def test_an_effort_pays_once_it_beats_every_lesser_one():
+    rows = {"least": costs(1, 100), "some": costs(3, 50), "full": costs(6, 40)}
+    # 2 s at 50 ms a run; 3 s at 10 ms a run, which is more than 5 s at 60 ms.
+    assert compile_effort.pays_from(rows) == {"least": 0, "some": 40, "full": 300}
+    assert compile_effort.pays_from(rows, on_cpu=False) == {"least": 0, "some": 4, "full": 30}
+
+
+@pytest.mark.parametrize(
+    ("full", "runs"),
+    [(costs(2, 100), None), (costs(1, 100), 0), (costs(1, 99), 0), (costs(0.5, 101), None)],
+    ids=["dearer and not faster", "the same", "faster for nothing", "slower"],
+)
+def test_an_effort_that_gains_nothing_never_pays(full, runs):
+    assert compile_effort.pays_from({"least": costs(1, 100), "full": full})["full"] == runs
+
+
+PROGRAMS = ["training step", "features", "beta_eff"]
+
+
+@pytest.fixture
+def plain_flags(monkeypatch):
+    """No flags of the user's, which would stay as they are."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    effort.compiler_options.cache_clear()
+    yield
+    effort.compiler_options.cache_clear()
+
+
+@pytest.mark.usefixtures("plain_flags")
+def test_every_program_of_a_model_is_compiled_and_run_at_every_effort():
+    config = small_config(head="linear", beta_eff="every_epoch")
+    found = compile_effort.measure_model(deep_spec(), config, repeats=2)
+    assert [*found] == PROGRAMS
+    for result in found.values():
+        assert [*result["efforts"]] == [*result["pays_from"]] == ["least", "some", "full"]
+        for times in result["efforts"].values():
+            assert all(seconds > 0 for seconds in times.values())
+    lines = compile_effort.table({"deep": found}).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [["| `deep`", p] for p in PROGRAMS]
+    assert {line.count("|") for line in lines} == {2 + 3 + 2 + 1}
+
+
+def test_a_backend_without_options_has_one_column(monkeypatch):
+    monkeypatch.setattr(compile_effort, "compiler_options", lambda effort: {})
+    config = small_config(head="probe", epochs=1)
+    found = compile_effort.measure_model(small_spec(), config, repeats=1)
+    assert [*found] == PROGRAMS[:2]  # without a whole network's beta_eff
+    assert all(result["pays_from"] == {"full": 0} for result in found.values())
+    assert {line.count("|") for line in compile_effort.table({"small": found}).splitlines()} == {4}
+
+
+def test_models_are_named_with_the_side_of_their_input():
+    found = compile_effort.parse(["tiny_plain", "mobilenetv2@64"])
+    assert [(spec.name, size) for spec, size in found.values()] == [
+        ("tiny_plain", None),
+        ("mobilenetv2", 64),
+    ]

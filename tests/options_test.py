@@ -43,7 +43,7 @@ def test_the_defaults_that_studies_chose() -> None:
     )
     assert (config.strategy, config.halving_top, config.halving_threshold) == ("full", 3, 0.1)
     assert (config.predictor, config.dtype, config.augment) == ("default", "float32", "off")
-    assert config.weights == "pretrained"
+    assert (config.weights, config.beta_eff) == ("pretrained", "auto")
     assert config.executor == "local"
     assert DataConfig().validation_fraction == 0.2
 
@@ -90,7 +90,17 @@ WIDTHS = "Give at least 3 positive widths, such as 256,128,64"
         ({"epochs": "5"}, "epochs='5' is not a whole number", "The default is 5"),
         ({"batch_size": -1}, "batch_size=-1", WHOLE),
         ({"num_probes": True}, "num_probes=True is not a whole number", "The default is 1"),
-        ({"measure_size": 0}, "measure_size=0", WHOLE),
+        (
+            {"measure_size": 0},
+            "measure_size=0",
+            f"{WHOLE}. To measure no beta_eff, use beta_eff='off'",
+        ),
+        (
+            {"beta_eff": "no"},
+            "unknown beta_eff 'no'",
+            "Known: auto, every_epoch, off",
+        ),
+        ({"beta_eff": False}, "beta_eff=False is not text", "The default is 'auto'"),
         ({"learning_rate": 0.0}, "learning_rate=0.0", "Give a positive number, such as 1e-3"),
         (
             {"learning_rate": float("nan")},

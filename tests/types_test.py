@@ -51,12 +51,14 @@ def test_a_series_has_nan_where_nothing_was_recorded() -> None:
     assert trajectory.series("running_loss").dtype == np.float64
 
 
-def test_beta_eff_is_the_mean_over_probes_and_empty_where_an_epoch_lacks_it() -> None:
+def test_beta_eff_is_the_mean_over_probes_and_nan_where_it_was_not_measured() -> None:
     with_probes = [record(i, beta_eff={"absolute": (1.0 + i, 3.0 + i)}) for i in range(2)]
     trajectory = Trajectory("a", "probe", tuple(with_probes))
     np.testing.assert_array_equal(trajectory.beta_eff("absolute"), [2.0, 3.0])
     assert trajectory.beta_eff("signed").size == 0
-    assert Trajectory("a", "probe", (*with_probes, record(2))).beta_eff("absolute").size == 0
+    pause = Trajectory("a", "probe", (with_probes[0], record(1), with_probes[1]))
+    np.testing.assert_array_equal(pause.beta_eff("absolute"), [2.0, np.nan, 3.0])
+    assert pause.beta_eff("absolute").dtype == np.float64
 
 
 def test_what_decides_between_models_is_the_spread_that_they_do_not_share() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -88,7 +89,8 @@ class FineTuning:
         candidate: from `prepare`.
         feed: the data, on the device or streamed to it.
         config: of the run.
-        measure: of beta_eff after every epoch; None: not measured.
+        measure: of beta_eff; None: not measured.
+        measured: the epochs after which it is; None: all. 0 is before training.
         deadline: called between steps and between batches of evaluation; an exception that it
             raises ends the run.
     """
@@ -97,6 +99,7 @@ class FineTuning:
     feed: Feed
     config: RankConfig
     measure: Measure | None = None
+    measured: Container[int] | None = None
     deadline: steps.Deadline | None = None
 
 

@@ -25,8 +25,8 @@ CONSTANT = 1e-6
 Batch = tuple[jax.Array, jax.Array, np.ndarray]
 
 
-def observe(tuning: FineTuning, train_state: steps.TrainState) -> EpochRecord:
-    """Losses, accuracies and beta_eff of the model in its present state, as a record of epoch 0."""
+def observe(tuning: FineTuning, train_state: steps.TrainState, epoch: int = 0) -> EpochRecord:
+    """Losses and accuracies of the model after an epoch; beta_eff too if it is measured then."""
     measured = list(_measured(tuning, train_state))
     train = _total([_sums(tuning, train_state, *part) for part in measured])
     validation = evaluate(tuning, train_state)
@@ -35,10 +35,10 @@ def observe(tuning: FineTuning, train_state: steps.TrainState) -> EpochRecord:
     start = time.perf_counter()
     beta_eff: Values = {}
     status: Statuses = {}
-    if tuning.measure is not None:
+    if tuning.measure is not None and (tuning.measured is None or epoch in tuning.measured):
         beta_eff, status = tuning.measure(train_state, features, labels)
     return EpochRecord(
-        epoch=0,
+        epoch=epoch,
         train_loss=_mean(train.loss, train.samples),
         train_accuracy=_mean(train.correct, train.samples),
         validation_loss=_mean(validation.loss, validation.samples),

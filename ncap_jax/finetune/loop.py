@@ -107,8 +107,8 @@ def advance(
     running_loss = None
     if epoch:
         train_state, running_loss = train_epoch(tuning, train_state, epoch)
-    record = observe(tuning, train_state)
-    return train_state, dataclasses.replace(record, epoch=epoch, running_loss=running_loss)
+    record = observe(tuning, train_state, epoch)
+    return train_state, dataclasses.replace(record, running_loss=running_loss)
 
 
 def train_epoch(

@@ -19,19 +19,13 @@ from ncap_jax.data.feed import Feed
 from ncap_jax.data.split import measurement_subset
 from ncap_jax.finetune import steps
 from ncap_jax.finetune.candidate import Candidate, FineTuning, Measure, prepare
+from ncap_jax.measure import epochs
 from ncap_jax.measure.network import Batch, Model
 from ncap_jax.measure.probe import as_records, compile_probes, measure_probes
 from ncap_jax.ops.effort import Effort, Jitted, effort_for
 from ncap_jax.options import RankConfig, Recipe
 from ncap_jax.types import NETWORK_STRENGTHS, ModelSpec, Statuses, Values
 from ncap_jax.zoo import functional
-
-# A batch of a whole network's measurement costs 1.0 to 1.4 training steps of that size for each
-# strength, so a fortieth of the samples in two strengths stays under a tenth of an epoch's time.
-# Below a batch of 32 a mean over samples says nothing.
-NETWORK_SHARE = 40
-NETWORK_MINIMUM = 32
-NETWORK_BATCH = 64
 
 
 def start(
@@ -47,32 +41,33 @@ def start(
     Arguments and errors as for `ncap_jax.finetune.candidate.prepare` and `FineTuning`.
     """
     candidate = prepare(spec, feed, config, augment, micro_batches)
-    return FineTuning(candidate, feed, config, make_measure(candidate, feed, config), deadline)
+    measure = make_measure(candidate, feed, config)
+    measured = epochs.measured_epochs(config, len(feed.labels))
+    return FineTuning(candidate, feed, config, measure, measured, deadline)
 
 
 def make_measure(candidate: Candidate, feed: Feed, recipe: Recipe) -> Measure | None:
-    """What measures a candidate's beta_eff after every epoch.
+    """What measures a candidate's beta_eff after some or all epochs.
 
     Args:
         candidate: from `ncap_jax.finetune.candidate.prepare`.
         feed: the data.
-        recipe: `head` decides what is measured, `measure_size` and `seed` on which samples.
+        recipe: `head` decides what is measured, `measure_size` and `seed` on which samples, and
+            `beta_eff` how often.
 
     Returns:
-        A function of train state, features and labels; None, with a warning that says why, where
-        the kernel cannot treat the network: the fine-tuning itself does not need beta_eff.
+        A function of train state, features and labels. None where no epoch is measured; and, with
+        a warning that says why, where the kernel cannot treat the network: the fine-tuning itself
+        does not need beta_eff.
     """
-    runs = recipe.epochs + 1
+    runs = len(epochs.measured_epochs(recipe, len(feed.labels)))
+    if not runs:
+        return None
     if recipe.head != "linear":
         return HeadMeasure(effort_for(runs))
-    size = network_samples(len(feed.labels), recipe.measure_size)
-    samples = measurement_subset(feed.labels, size, recipe.seed)
-    size = min(NETWORK_BATCH, len(samples))
-    batches = tuple(
-        Batch(*feed.subset(samples[indices]), mask)
-        for indices, mask in zip(*batching.padded_batches(len(samples), size))
-    )
-    measure = NetworkMeasure(candidate.network, batches, effort_for(runs * len(batches)))
+    size = epochs.network_samples(len(feed.labels), recipe.measure_size)
+    effort = effort_for(epochs.network_runs(runs, size))
+    measure = NetworkMeasure(candidate.network, _batches(feed, size, recipe.seed), effort)
     try:
         measure.sums_of_one(candidate.train_state)
     except errors.KernelError as error:
@@ -81,9 +76,11 @@ def make_measure(candidate: Candidate, feed: Feed, recipe: Recipe) -> Measure | 
     return measure
 
 
-def network_samples(num_train: int, measure_size: int) -> int:
-    """How many training samples measure a whole network."""
-    return min(num_train, measure_size, max(NETWORK_MINIMUM, num_train // NETWORK_SHARE))
+def _batches(feed: Feed, size: int, seed: int) -> tuple[Batch, ...]:
+    """So many training samples, the last batch padded to the size of the others."""
+    samples = measurement_subset(feed.labels, size, seed)
+    padded = batching.padded_batches(len(samples), min(epochs.NETWORK_BATCH, len(samples)))
+    return tuple(Batch(*feed.subset(samples[indices]), mask) for indices, mask in zip(*padded))
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ class NetworkMeasure:
         self, train_state: steps.TrainState, features: np.ndarray, labels: np.ndarray
     ) -> tuple[Values, Statuses]:
         """See `Measure`; features and labels are not needed."""
-        add, total = _add_batch.at(self.effort), None
+        add, total = add_batch.at(self.effort), None
         if len(self.batches) > 1:  # one program for all batches: it starts with zeros
             total = jax.tree.map(jnp.zeros_like, self.sums_of_one(train_state))
         for batch in self.batches:
@@ -160,7 +157,7 @@ class NetworkMeasure:
         sums = self.sums_of_one(train_state)
         total = sums if len(self.batches) > 1 else None
         arrays = self.network, train_state.params, train_state.state, self.batches[0]
-        _add_batch.at(self.effort).lower(total, *arrays).compile()
+        add_batch.at(self.effort).lower(total, *arrays).compile()
         beta_eff.from_state.at(self.effort).lower(sums).compile()
 
     def sums_of_one(self, train_state: steps.TrainState) -> line_graph.State:
@@ -169,12 +166,12 @@ class NetworkMeasure:
         Raises:
             KernelError: the kernel cannot treat the network.
         """
-        shape_of = _add_batch.at(self.effort).eval_shape
+        shape_of = add_batch.at(self.effort).eval_shape
         return shape_of(None, self.network, train_state.params, train_state.state, self.batches[0])
 
 
 @partial(Jitted, static_argnames="network")
-def _add_batch(
+def add_batch(
     total: line_graph.State | None, network: steps.Network, params: Any, state: Any, batch: Batch
 ) -> line_graph.State:
     """Sums over one batch, added to those of the batches before it."""

@@ -38,7 +38,9 @@ def format_ranking(ranking: Ranking, width: int | None = None, *, color: bool | 
     """
     console, buffer = _console(width, color=color)
     width, color = console.width, not console.no_color
-    tables = [_table(ranking, columns) for columns in _LEVELS]
+    left_out = () if text.has_beta_eff(ranking) else ("β_eff",)
+    levels = ([name for name in level if name not in left_out] for level in _LEVELS)
+    tables = [_table(ranking, columns) for columns in levels]
     # Measured on a wider console: on one of the real width every table claims to fit.
     wide = console.options.update(width=10_000)
     fitting = (t for t in tables if console.measure(t, options=wide).maximum <= width)

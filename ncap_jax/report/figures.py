@@ -176,8 +176,10 @@ def beta_curves(ranking: Ranking, strength: Strength) -> str:
         seen = []
         for position, (_, trajectory) in reversed(list(enumerate(pairs))):
             beta = trajectory.beta_eff(strength)
-            axes.plot(np.arange(beta.size), beta, **line_style(position))
-            seen.append(beta[np.isfinite(beta)])
+            # The line leads over the epochs that were not measured.
+            epochs = np.flatnonzero(np.isfinite(beta))
+            axes.plot(epochs, beta[epochs], **line_style(position))
+            seen.append(beta[epochs])
         values = np.concatenate(seen) if seen else np.zeros(0)
         if values.size and values.min() > 0 and values.max() > 10 * values.min():
             axes.set_yscale("log")

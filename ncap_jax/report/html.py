@@ -10,13 +10,15 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ncap_jax import predictor as predictors
+from ncap_jax.predictor.ridge import points
 from ncap_jax.report import figures, text
 from ncap_jax.report.cost import cost
 from ncap_jax.selection.contest import TIE_PROBABILITY
-from ncap_jax.types import RankedModel, Ranking
+from ncap_jax.types import RankedModel, Ranking, Strength, Trajectory
 
 if TYPE_CHECKING:
     import jinja2
@@ -79,6 +81,7 @@ def render(ranking: Ranking) -> str:
         warnings=text.warnings(ranking),
         learning_rates=text.learning_rates(ranking),
         rows=_rows(ranking),
+        has_beta_eff=text.has_beta_eff(ranking),
         methods=_methods(ranking),
         description=_description(ranking),
         cost=cost(ranking),
@@ -156,6 +159,21 @@ def _cell(name: str, row: RankedModel, notes: list[str]) -> dict[str, Any]:
     return {"parts": [mean.strip(), *filter(None, [plus_minus + std])], "notes": numbers}
 
 
+def _fits(
+    pairs: Sequence[tuple[RankedModel, Trajectory]], strength: Strength | None
+) -> list[dict[str, str]]:
+    """Every model's accuracy against beta_eff; none if no model has a line's two points."""
+    if strength is None or all(points(t, strength)[0].size < 2 for _, t in pairs):
+        return []
+    return [
+        {
+            "name": row.name,
+            "svg": figures.accuracy_against_beta(row, trajectory, strength, position),
+        }
+        for position, (row, trajectory) in enumerate(pairs)
+    ]
+
+
 def _figures(ranking: Ranking) -> dict[str, Any]:
     pairs = figures.in_rank_order(ranking)
     strength = figures.figure_strength(ranking)
@@ -169,13 +187,5 @@ def _figures(ranking: Ranking) -> dict[str, Any]:
         "others": max(len(pairs) - len(styles), 0),
         "accuracy_svg": figures.accuracy_curves(ranking) if pairs else "",
         "beta_svg": figures.beta_curves(ranking, strength) if pairs and strength else "",
-        "fits": [
-            {
-                "name": row.name,
-                "svg": figures.accuracy_against_beta(row, trajectory, strength, position),
-            }
-            for position, (row, trajectory) in enumerate(pairs)
-        ]
-        if strength
-        else [],
+        "fits": _fits(pairs, strength),
     }

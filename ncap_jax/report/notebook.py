@@ -18,15 +18,17 @@ _RULE = "; border-bottom: 1px solid rgba(128, 128, 128, .5)"
 def notebook_ranking(ranking: Ranking) -> str:
     """The table with the answer as its caption and the warnings below; names are escaped."""
     caption = "text-align: left; caption-side: top; color: inherit; padding: .3em 0"
+    left_out = () if text.has_beta_eff(ranking) else ("β_eff",)
+    columns = [name for name in _COLUMNS if name not in left_out]
     title = f"{_escaped(ranking.dataset)}, ranked by {_escaped(ranking.predictor)}"
     lines = [
         "<div>",
         '<table style="border-collapse: collapse">',
         f'<caption style="{caption}">{title}<br><strong>{_escaped(text.answer(ranking))}</strong>'
         "</caption>",
-        f"<thead><tr>{_header()}</tr></thead>",
+        f"<thead><tr>{''.join(map(_heading, columns))}</tr></thead>",
         "<tbody>",
-        *(_row(row) for row in ranking.models),
+        *(_row(row, columns) for row in ranking.models),
         "</tbody>",
         "</table>",
     ]
@@ -38,14 +40,12 @@ def notebook_ranking(ranking: Ranking) -> str:
     return "\n".join([*lines, "</div>"])
 
 
-def _header() -> str:
-    return "".join(
-        f'<th scope="col" style="{_CELL}{_side(name)}{_RULE}">{name}</th>' for name in _COLUMNS
-    )
+def _heading(column: str) -> str:
+    return f'<th scope="col" style="{_CELL}{_side(column)}{_RULE}">{column}</th>'
 
 
-def _row(row: RankedModel) -> str:
-    cells: Sequence[str] = (
+def _row(row: RankedModel, columns: Sequence[str]) -> str:
+    cells = (
         "–" if row.rank is None else str(row.rank),
         row.name,
         text.with_std(row.predicted_accuracy, row.std),
@@ -56,7 +56,8 @@ def _row(row: RankedModel) -> str:
         text.duration(row.seconds),
         text.status(row),
     )
-    return f"<tr>{''.join(map(_cell, _COLUMNS, cells))}</tr>"
+    words = dict(zip(_COLUMNS, cells, strict=True))
+    return f"<tr>{''.join(_cell(column, words[column]) for column in columns)}</tr>"
 
 
 def _cell(column: str, words: str) -> str:

@@ -161,6 +161,11 @@ def status(row: RankedModel) -> str:
     return row.status.replace("_", " ") + (", tied with 1" if row.tied_with_best else "")
 
 
+def has_beta_eff(ranking: Ranking) -> bool:
+    """Whether beta_eff was measured of any model; without it, tables have no column for it."""
+    return any(row.beta_eff for row in ranking.models)
+
+
 def beta_eff_now(row: RankedModel) -> float:
-    """The last measured beta_eff; NaN if there is none."""
+    """beta_eff after the last epoch; NaN if it was not measured then."""
     return row.beta_eff[-1] if row.beta_eff else math.nan

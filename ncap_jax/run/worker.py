@@ -29,6 +29,7 @@ from ncap_jax.run.ahead import Ahead
 from ncap_jax.run.executors import Emit, Work
 from ncap_jax.run.folder import RUN_FILE, ModelFiles
 from ncap_jax.run.job import EpochDone, Job, Task
+from ncap_jax.selection import ranking
 from ncap_jax.selection.budget import TimeIsUp
 from ncap_jax.types import EpochRecord, ModelSpec, Status, Trajectory
 
@@ -127,7 +128,7 @@ def make_work(job: Job, files: ModelFiles | None, *, threads: int | None = None)
 def _make_worker(
     job: Job, files: ModelFiles | None, *, shared: bool = True, scratch: Any = None
 ) -> Worker:
-    config, dataset = job.config, job.dataset
+    config, dataset = ranking.with_needed_beta_eff(job.config), job.dataset
     augment = None
     if config.augment == "recommended":
         augment = recommended(dataset.name, min(dataset.images.shape[1:3]))

@@ -42,17 +42,29 @@ def check_config(recipe: Recipe) -> None:
     """Refuse a recipe whose runs could not be ranked, before any work is done.
 
     Raises:
-        ConfigError: the predictor is unknown, needs more epochs, or reads a beta_eff that the
-            chosen head does not record.
+        ConfigError: the predictor is unknown, needs more epochs, or reads a beta_eff that is
+            switched off or that the chosen head does not record.
     """
     chosen = predictors.get(recipe.predictor, recipe.head)
     chosen.check_epochs(recipe.epochs)
+    if recipe.beta_eff == "off" and chosen.strength is not None:
+        raise errors.ConfigError(
+            f"predictor {chosen.name!r} reads the {chosen.strength} beta_eff, which is not "
+            "measured with beta_eff='off'",
+            "Use beta_eff='auto', or predictor='last_validation_loss'",
+        )
     if recipe.head == "linear" and chosen.strength not in (None, *NETWORK_STRENGTHS):
         raise errors.ConfigError(
             f"predictor {chosen.name!r} reads the {chosen.strength} beta_eff, which is not "
             "recorded for whole networks (head='linear')",
             "Use head='probe' or 'trainable_probe', or predictor='last_validation_loss'",
         )
+
+
+def with_needed_beta_eff(config: RankConfig) -> RankConfig:
+    """The configuration with beta_eff measured after every epoch if the ranking is made of it."""
+    needs_it = predictors.get(config.predictor, config.head).strength is not None
+    return dataclasses.replace(config, beta_eff="every_epoch") if needs_it else config
 
 
 def check_epochs_budget(config: RankConfig, models: int) -> None:

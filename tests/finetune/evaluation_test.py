@@ -79,6 +79,17 @@ def test_without_a_measure_nothing_is_recorded_of_beta_eff(tuning):
     assert (record.beta_eff, record.beta_eff_status) == ({}, {})
 
 
+def test_only_the_chosen_epochs_are_measured(tuning):
+    chosen = dataclasses.replace(
+        tuning, measure=lambda *_: ({"signed": (0.25,)}, {"signed": ("ok",)}), measured={0, 2}
+    )
+    train_state = tuning.candidate.train_state
+    records = [evaluation.observe(chosen, train_state, epoch) for epoch in range(3)]
+    assert [record.epoch for record in records] == [0, 1, 2]
+    assert [bool(record.beta_eff) for record in records] == [True, False, True]
+    assert [bool(record.beta_eff_status) for record in records] == [True, False, True]
+
+
 def test_features_are_of_the_measurement_subset_in_its_order(tuning, monkeypatch):
     """Of an untouched model the same as a candidate's before its first step."""
     images, labels = small_feed().subset(tuning.candidate.measurement)

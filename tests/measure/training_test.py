@@ -12,15 +12,24 @@ from flax import nnx
 
 from ncap_jax.capacitance import beta_eff, network
 from ncap_jax.data.feeding import make_feed
-from ncap_jax.finetune import evaluation, loop
+from ncap_jax.finetune import evaluation, loop, steps
 from ncap_jax.finetune.candidate import prepare
-from ncap_jax.measure import training
+from ncap_jax.measure import epochs, training
 from ncap_jax.measure.network import accumulate, batches_of, split_model
 from ncap_jax.measure.probe import measure_probes
+from ncap_jax.ops import effort
 from ncap_jax.types import NETWORK_STRENGTHS, STRENGTHS, ModelSpec
 from ncap_jax.zoo import functional
 from tests.support.compilations import compilations
-from tests.support.small import cheap_init, small_config, small_digits, small_feed, small_spec
+from tests.support.small import (
+    cheap_init,
+    deep_spec,
+    small_config,
+    small_digits,
+    small_feed,
+    small_spec,
+    timeless,
+)
 
 
 def start(spec=None, feed=None, **changes):
@@ -72,20 +81,6 @@ def test_beta_eff_vanishes_at_zero_loss(head, vanishes):
         assert (abs(last.beta_eff[strength][0]) < 0.05) == vanishes
 
 
-class Deep(nnx.Module):
-    """Four weight layers with the head: the fewest that whole networks are defined for."""
-
-    def __init__(self, *, rngs, dtype=None):
-        options = {"kernel_init": cheap_init, "dtype": dtype, "rngs": rngs}
-        self.conv = nnx.Conv(3, 4, (4, 4), strides=4, **options)
-        self.norm = nnx.BatchNorm(4, dtype=dtype, rngs=rngs)
-        self.two, self.three = nnx.Linear(16, 8, **options), nnx.Linear(8, 8, **options)
-
-    def features(self, x):
-        x = nnx.relu(self.norm(self.conv(x))).reshape(len(x), -1)
-        return nnx.relu(self.three(nnx.relu(self.two(x))))
-
-
 class DeepClassifier(nnx.Module):
     def __init__(self, backbone, head):
         self.backbone, self.head = backbone, head
@@ -94,12 +89,9 @@ class DeepClassifier(nnx.Module):
         return self.head(self.backbone.features(x))
 
 
-DEEP = ModelSpec("deep", Deep, input_size=8, feature_width=8)
-
-
 @pytest.fixture(scope="module")
 def deep():
-    return start(DEEP, head="linear", epochs=1)
+    return start(deep_spec(), head="linear", epochs=1)
 
 
 def test_ordinary_fine_tuning_records_the_whole_network(deep):
@@ -127,13 +119,13 @@ def test_ordinary_fine_tuning_records_the_whole_network(deep):
 
 def test_a_network_is_measured_in_float32_whatever_it_is_trained_in(deep):
     config = dataclasses.replace(deep.config, dtype="bfloat16")
-    narrow = training.start(DEEP, deep.feed, config)
+    narrow = training.start(deep_spec(), deep.feed, config)
     sums = narrow.measure.sums_of_one(narrow.candidate.train_state).sums
     assert {leaf.dtype for leaf in jax.tree.leaves(sums)} == {np.dtype(np.float32)}
 
 
 def test_several_batches_are_measured_as_one_is(deep, monkeypatch):
-    monkeypatch.setattr(training, "NETWORK_BATCH", 12)
+    monkeypatch.setattr(epochs, "NETWORK_BATCH", 12)
     parts = training.make_measure(deep.candidate, deep.feed, deep.config)
     assert [len(batch.labels) for batch in parts.batches] == [12, 12, 12]
     state = deep.candidate.train_state
@@ -150,7 +142,7 @@ def test_one_architecture_is_measured_by_one_program(deep):
     found = []
     for name, seed in (("deep", 0), ("other", 5)):
         config = dataclasses.replace(deep.config, seed=seed)
-        spec = dataclasses.replace(DEEP, name=name)
+        spec = dataclasses.replace(deep_spec(), name=name)
         candidate = prepare(spec, deep.feed, config)
         with compilations() as programs:
             measure = training.make_measure(candidate, deep.feed, config)
@@ -184,9 +176,87 @@ def test_start_hands_on_what_a_run_needs():
     assert (tuning.feed, tuning.config, tuning.deadline) == (small_feed(), config, check)
 
 
-@pytest.mark.parametrize(
-    ("num_train", "measure_size", "samples"),
-    [(10, 2048, 10), (500, 2048, 32), (10_000, 2048, 250), (90_000, 2048, 2048)],
-)
-def test_how_many_samples_measure_a_network(num_train, measure_size, samples):
-    assert training.network_samples(num_train, measure_size) == samples
+@pytest.mark.parametrize(("choice", "epochs"), [("auto", [0, 3]), ("every_epoch", [0, 1, 2, 3])])
+def test_a_network_is_measured_after_the_epochs_that_are_chosen(choice, epochs):
+    records = list(loop.run(start(deep_spec(), head="linear", epochs=3, beta_eff=choice)))
+    assert [r.epoch for r in records if set(r.beta_eff) == set(NETWORK_STRENGTHS)] == epochs
+    for record in records:
+        if record.epoch not in epochs:
+            assert (record.beta_eff, record.beta_eff_status) == ({}, {})
+
+
+def test_how_often_it_is_measured_changes_nothing_else():
+    """Losses and states are those of another run, to the last bit; so is beta_eff."""
+    runs = [
+        timeless(loop.run(start(deep_spec(), head="linear", epochs=2, beta_eff=choice)))
+        for choice in ("off", "auto", "every_epoch")
+    ]
+    bare = [[dataclasses.replace(r, beta_eff={}, beta_eff_status={}) for r in run] for run in runs]
+    assert bare[0] == bare[1] == bare[2] == runs[0]
+    assert (runs[1][0], runs[1][2]) == (runs[2][0], runs[2][2])
+
+
+@pytest.mark.parametrize("head", ["linear", "trainable_probe"])
+def test_switched_off_nothing_is_measured_or_compiled_for_it(head):
+    tuning = start(deep_spec(), head=head, beta_eff="off", epochs=1)
+    assert (tuning.measure, tuning.measured) == (None, frozenset())
+    with compilations() as programs:
+        records = list(loop.run(tuning))
+    assert all(record.beta_eff == {} for record in records)
+    measuring = {"jit(add_batch)", "jit(from_state)", "jit(_probes)"}
+    assert measuring.isdisjoint(programs)
+
+
+def test_a_network_that_is_too_short_is_not_warned_of_when_nothing_is_measured(recwarn):
+    start(head="linear", beta_eff="off")
+    assert not [w for w in recwarn if "beta_eff" in str(w.message)]
+
+
+EFFORTS = ("least", "some", "full")
+# On this backend explicitly: elsewhere in the tests the full effort is cheap as well.
+FULL = {"xla_backend_optimization_level": "3", "xla_cpu_use_fusion_emitters": True}
+
+
+@pytest.fixture
+def real_efforts(monkeypatch):
+    """Every program is compiled anew, as hard as users have it at each effort."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(effort, "OPTIONS", {"cpu": {**effort.OPTIONS["cpu"], "full": FULL}})
+    programs = steps._step, steps.features, steps.head_sums, training.add_batch
+    for jitted in (*programs, beta_eff.from_state):
+        monkeypatch.setattr(jitted, "_by_effort", {})
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    effort.compiler_options.cache_clear()
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    effort.compiler_options.cache_clear()
+
+
+def compiled_at(tuning, level):
+    """The same fine-tuning with all its programs compiled at one effort."""
+    program = dataclasses.replace(tuning.candidate.program, effort=level)
+    return dataclasses.replace(
+        tuning,
+        candidate=dataclasses.replace(tuning.candidate, program=program),
+        measure=dataclasses.replace(tuning.measure, effort=level),
+    )
+
+
+@pytest.mark.usefixtures("real_efforts")
+def test_records_of_every_effort_agree_to_rounding():
+    """docs/numerics.md: 1e-6 before training, 1e-5 after an epoch of SGD; ten times that signed."""
+    options = {"head": "linear", "epochs": 1, "optimizer": "sgd"}
+    with compilations() as programs:
+        runs = [list(loop.run(compiled_at(start(deep_spec(), **options), e))) for e in EFFORTS]
+    for name in ("train_step", "features", "head_sums", "add_batch", "from_state"):
+        assert programs.count(f"jit({name})") == 3, name
+    for found in runs[:2]:
+        for record, expected, tolerance in zip(found, runs[2], (1e-6, 1e-5), strict=True):
+            assert record.train_loss == pytest.approx(expected.train_loss, rel=tolerance)
+            assert record.validation_loss == pytest.approx(expected.validation_loss, rel=tolerance)
+            assert record.validation_accuracy == expected.validation_accuracy
+            assert record.beta_eff_status == expected.beta_eff_status
+            for strength, factor in (("absolute", 1), ("signed", 10)):
+                value = pytest.approx(expected.beta_eff[strength][0], rel=factor * tolerance)
+                assert record.beta_eff[strength][0] == value

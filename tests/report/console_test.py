@@ -15,7 +15,7 @@ from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Trajectory
 from ncap_jax.zoo import MODELS
 from tests.support import hidden
-from tests.support.pool import make_pool, with_last
+from tests.support.pool import make_pool, measured_after, with_last
 
 
 def test_shows_every_model_in_order_and_the_answer():
@@ -40,6 +40,15 @@ def test_never_wider_than_asked_and_numbers_stay_whole(width):
     assert max(cell_len(line) for line in text.splitlines()) <= width
     for row in ranking.models:
         assert f"{100 * row.predicted_accuracy:.1f} ± {100 * row.std:.1f} %" in text
+
+
+def test_without_beta_eff_there_is_no_column_for_it():
+    pool = make_pool(3)
+    for measured, shown in ((range(6), True), ((0, 5), True), ((), False)):
+        ranking = rank_trajectories([measured_after(t, measured) for t in pool], "digits")
+        header = format_ranking(ranking, width=160).splitlines()[2]
+        assert ("β_eff" in header) == shown
+        assert "best seen" in header
 
 
 def test_color_only_where_asked():

@@ -15,7 +15,7 @@ from ncap_jax.predictor.ridge import fit_line, points
 from ncap_jax.report import figures
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import EpochRecord, Ranking, Trajectory
-from tests.support.pool import make_pool, with_accuracies
+from tests.support.pool import make_pool, measured_after, with_accuracies
 
 
 def ranked(models: int = 3, **changes: str) -> Ranking:
@@ -139,6 +139,17 @@ def test_values_that_are_not_finite_are_not_drawn():
     (trajectory,) = make_pool(1, epochs=2)
     ranking = rank_trajectories([with_beta(trajectory, [1.0, np.nan, np.inf])], "digits")
     assert "nan" not in figures.beta_curves(ranking, "absolute").lower()
+
+
+def test_a_line_leads_over_epochs_that_were_not_measured(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_svg", lambda figure, *_: drawn.append(figure) or "")
+    pool = [measured_after(t, {0, 5}) for t in make_pool(2)]
+    figures.beta_curves(rank_trajectories(pool, "digits"), "absolute")
+    (axes,) = drawn[0].axes
+    for line in axes.lines:
+        assert line.get_xdata().tolist() == [0, 5]
+        assert np.isfinite(line.get_ydata()).all()
 
 
 def test_rows_without_records_are_left_out_of_the_figures():

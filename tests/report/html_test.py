@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from ncap_jax.options import RankConfig
+from ncap_jax.predictor import PREDICTORS
 from ncap_jax.report.html import render
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Ranking, RunInfo, Trajectory
 from tests.support import hidden
 from tests.support.page import Page, whole_info
-from tests.support.pool import make_pool, with_last
+from tests.support.pool import make_pool, measured_after, with_last
 
 
 @pytest.fixture(scope="module")
@@ -170,16 +171,30 @@ def test_every_kind_of_predictor(predictor):
     assert "nan %" not in Page(render(ranking)).text
 
 
+CAPTIONS = ("β_eff (absolute)", "Neural capacitance β_eff", "Accuracy against β_eff")
+
+
+@pytest.mark.parametrize(
+    ("measured", "shown"),
+    [((), ()), ((0, 5), CAPTIONS[:2]), (range(6), CAPTIONS)],
+    ids=["never", "at the ends", "every epoch"],
+)
+def test_columns_and_figures_of_beta_eff_are_those_of_what_was_measured(measured, shown):
+    pool = [measured_after(t, measured) for t in make_pool(models=3)]
+    page = Page(render(rank_trajectories(pool, "digits", RankConfig())))
+    assert [caption for caption in CAPTIONS if caption in page.text] == [*shown]
+    tags = [tag for tag, _ in page.elements]
+    headings = sum(attributes.get("scope") == "col" for _, attributes in page.elements)
+    assert tags.count("td") > 0
+    # The ranking's columns, and those of the methods' table.
+    assert headings == (11 if shown else 10) + 1 + len(PREDICTORS)
+
+
 def test_difficult_pools():
     """No trajectories, no beta_eff, nothing ranked, NaN, a single epoch: still a page."""
     pool = make_pool(models=3)
     nothing = [Trajectory("a", "probe", (), "failed", "broken")]
-    no_beta = [
-        dataclasses.replace(
-            t, records=tuple(dataclasses.replace(r, beta_eff={}) for r in t.records)
-        )
-        for t in pool
-    ]
+    no_beta = [measured_after(t, ()) for t in pool]
     nan = [with_last(pool[0], validation_accuracy=np.nan), *pool[1:]]
     for trajectories in (nothing, no_beta, nan, make_pool(2, epochs=1), []):
         Page(render(rank_trajectories(trajectories, "digits")))

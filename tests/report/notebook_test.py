@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+from ncap_jax.options import RankConfig
 from ncap_jax.report import text
 from ncap_jax.report.notebook import notebook_ranking
 from ncap_jax.selection.ranking import rank_trajectories
 from tests.support import hidden
 from tests.support.page import Page
-from tests.support.pool import make_pool, with_last
+from tests.support.pool import make_pool, measured_after, with_last
 
 
 def test_a_table_with_caption_and_headings():
@@ -28,6 +29,21 @@ def test_a_table_with_caption_and_headings():
     best = ranking.best
     assert f"1{best.name}{text.with_std(best.predicted_accuracy, best.std)}" in page.text
     assert "model_1: failed – broken" in page.text
+
+
+def test_without_beta_eff_there_is_no_column_for_it():
+    whole = rank_trajectories(make_pool(2), "digits", RankConfig())
+    bare = [measured_after(t, ()) for t in make_pool(2)]
+    tables = [
+        Page(notebook_ranking(r)) for r in (whole, rank_trajectories(bare, "digits", RankConfig()))
+    ]
+    columns = [
+        sum(attributes.get("scope") == "col" for _, attributes in page.elements) for page in tables
+    ]
+    cells = [sum(tag == "td" for tag, _ in page.elements) for page in tables]
+    assert columns == [9, 8]
+    assert cells == [2 * 8, 2 * 7]
+    assert ["β_eff" in page.text for page in tables] == [True, False]
 
 
 def test_names_are_escaped_and_nothing_is_active():

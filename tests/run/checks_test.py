@@ -49,6 +49,12 @@ from tests.support import toy_runs
             "mesh='data:2' with executor='processes': each worker has one device",
             "Use executor='local', which has all devices",
         ),
+        (
+            {"beta_eff": "off", "predictor": "scaled_ridge"},
+            "predictor 'scaled_ridge' reads the absolute beta_eff, which is not measured with "
+            "beta_eff='off'",
+            "Use beta_eff='auto', or predictor='last_validation_loss'",
+        ),
         ({"mesh": "8"}, "mesh='8'", "Write the number of devices like data:8"),
     ],
 )

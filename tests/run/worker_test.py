@@ -14,6 +14,7 @@ from ncap_jax.run.folder import ModelFiles
 from ncap_jax.run.job import EpochDone, Job, Task
 from ncap_jax.selection.budget import TimeIsUp, TimeShare
 from tests.support import fake_training, toy_runs
+from tests.support.small import deep_spec, small_config
 from tests.support.toy_runs import CONFIG, POOL, digits, exhausted, records
 
 PLAN = RankConfig(epochs=3, weights="random", trial_rates=())
@@ -227,3 +228,18 @@ def test_programs_of_small_models_are_freed_when_they_add_up(monkeypatch, forgot
     for expected in (0, 1, 1, 2):
         do(work, Task("toy_1", 3))
         assert len(forgotten) == expected
+
+
+def test_what_the_ranking_is_made_of_is_measured_after_every_epoch(files):
+    """Else a network is measured at the ends; a model that resumes is measured as it would be."""
+    deep = [deep_spec()]
+    asked = {"last_validation_loss": [0, 3], "scaled_ridge": [0, 1, 2, 3]}
+    for predictor, epochs in asked.items():
+        config = small_config(epochs=3, head="linear", predictor=predictor)
+        whole, _ = do(make(None, config, deep), Task("deep", 3))
+        assert [r.epoch for r in whole.records if r.beta_eff] == epochs
+    files.start_again("deep")
+    config = small_config(epochs=3, head="linear")
+    parts = [do(make(files, config, deep), Task("deep", until))[0] for until in (1, 2, 3)]
+    assert [r.epoch for r in parts[-1].records if r.beta_eff] == [0, 3]
+    assert [records(part) for part in parts] == [records(parts[-1])[:end] for end in (2, 3, 4)]

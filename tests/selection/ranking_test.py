@@ -12,9 +12,14 @@ from ncap_jax import errors
 from ncap_jax.options import HEADS, RankConfig
 from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS, accuracies
 from ncap_jax.selection.contest import TIE_PROBABILITY
-from ncap_jax.selection.ranking import check_config, check_epochs_budget, rank_trajectories
+from ncap_jax.selection.ranking import (
+    check_config,
+    check_epochs_budget,
+    rank_trajectories,
+    with_needed_beta_eff,
+)
 from ncap_jax.types import RunInfo, Status, Trajectory
-from tests.support.pool import make_pool, with_last
+from tests.support.pool import make_pool, measured_after, with_last
 
 
 def cut(
@@ -212,6 +217,54 @@ def test_a_strength_must_be_recorded_under_the_head(monkeypatch):
     assert error.value.remedy == (
         "Use head='probe' or 'trainable_probe', or predictor='last_validation_loss'"
     )
+
+
+@pytest.mark.parametrize(
+    ("head", "predictor", "name", "strength"),
+    [
+        ("linear", "scaled_ridge", "scaled_ridge", "absolute"),
+        ("linear", "published_ridge", "published_ridge", "signed"),
+        ("probe", "default", "capacitance", "absolute"),
+        ("trainable_probe", "default", "capacitance", "absolute"),
+    ],
+)
+def test_what_is_not_measured_cannot_rank(head, predictor, name, strength):
+    config = RankConfig(head=head, predictor=predictor, beta_eff="off")
+    with pytest.raises(errors.ConfigError) as error:
+        check_config(config)
+    assert error.value.cause == (
+        f"predictor {name!r} reads the {strength} beta_eff, which is not measured with "
+        "beta_eff='off'"
+    )
+    assert error.value.remedy == "Use beta_eff='auto', or predictor='last_validation_loss'"
+    for fine in ({"predictor": "last_validation_loss"}, {"beta_eff": "auto"}):
+        check_config(dataclasses.replace(config, **fine))
+
+
+def test_what_the_ranking_is_made_of_is_measured_after_every_epoch():
+    by_beta = RankConfig(predictor="scaled_ridge")
+    assert with_needed_beta_eff(by_beta) == dataclasses.replace(by_beta, beta_eff="every_epoch")
+    for choice in ("auto", "off", "every_epoch"):
+        config = RankConfig(beta_eff=choice)
+        assert with_needed_beta_eff(config) == config
+
+
+@pytest.mark.parametrize("measured", [(), (0, 5)])
+def test_models_are_ranked_whatever_was_measured(measured):
+    pool = [measured_after(t, measured) for t in make_pool(models=3)]
+    ranking = rank_trajectories(pool, "synthetic", RankConfig())
+    whole = rank_trajectories(make_pool(models=3), "synthetic", RankConfig())
+    assert [r.name for r in ranking.models] == [r.name for r in whole.models]
+    assert [r.predicted_accuracy for r in ranking.models] == [
+        r.predicted_accuracy for r in whole.models
+    ]
+    for row in ranking.models:
+        assert [i for i, value in enumerate(row.beta_eff) if not np.isnan(value)] == [*measured]
+        ridge = row.predictions["scaled_ridge"]
+        assert np.isnan(ridge.mean)
+        assert ridge.flag == (
+            "1 finite epoch(s), 2 needed" if measured else "no absolute beta_eff recorded"
+        )
 
 
 @pytest.mark.parametrize("head", HEADS)

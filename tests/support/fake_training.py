@@ -47,7 +47,7 @@ def start(
         train_state=as_state(weights),
         program=types.SimpleNamespace(mesh=None),
     )
-    return FineTuning(candidate, feed, config, None, deadline)
+    return FineTuning(candidate, feed, config, deadline=deadline)
 
 
 def as_state(weights: np.ndarray) -> State:

@@ -8,7 +8,7 @@ small scale (1e-3) that real probes show.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,15 @@ def with_last(trajectory: Trajectory, **changes: Any) -> Trajectory:
     """The trajectory with fields of its last record replaced."""
     last = dataclasses.replace(trajectory.records[-1], **changes)
     return dataclasses.replace(trajectory, records=(*trajectory.records[:-1], last))
+
+
+def measured_after(trajectory: Trajectory, epochs: Container[int]) -> Trajectory:
+    """The trajectory with beta_eff after these epochs alone."""
+    records = tuple(
+        r if r.epoch in epochs else dataclasses.replace(r, beta_eff={}, beta_eff_status={})
+        for r in trajectory.records
+    )
+    return dataclasses.replace(trajectory, records=records)
 
 
 def with_accuracies(trajectory: Trajectory, accuracies: Sequence[float]) -> Trajectory:

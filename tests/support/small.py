@@ -48,6 +48,25 @@ def small_spec(name: str = "small", width: int = 12) -> ModelSpec:
     return ModelSpec(name=name, build=build, input_size=8, feature_width=width)
 
 
+class Deep(nnx.Module):
+    """Four weight layers with the head: the fewest that whole networks are defined for."""
+
+    def __init__(self, *, rngs: nnx.Rngs, dtype: Any = None):
+        options: dict[str, Any] = {"kernel_init": cheap_init, "dtype": dtype, "rngs": rngs}
+        self.conv = nnx.Conv(3, 4, (4, 4), strides=4, **options)
+        self.norm = nnx.BatchNorm(4, dtype=dtype, rngs=rngs)
+        self.two, self.three = nnx.Linear(16, 8, **options), nnx.Linear(8, 8, **options)
+
+    def features(self, x: jax.Array) -> jax.Array:
+        x = nnx.relu(self.norm(self.conv(x))).reshape(len(x), -1)
+        return nnx.relu(self.three(nnx.relu(self.two(x))))
+
+
+def deep_spec(name: str = "deep") -> ModelSpec:
+    """The smallest model that has a whole-network beta_eff under head=linear."""
+    return ModelSpec(name=name, build=Deep, input_size=8, feature_width=8)
+
+
 @functools.cache
 def _digits() -> Dataset:
     return data.load_dataset("digits")
