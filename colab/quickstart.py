@@ -60,7 +60,7 @@ print(f"ncap_jax {ncap.__version__} on {jax.devices()[0].device_kind}")
 ranking = ncap.rank_models(
     MODELS,
     dataset="digits",
-    config=ncap.RankConfig(epochs=EPOCHS, seed=0),
+    config=ncap.RankConfig(epochs=EPOCHS, seed=0, beta_eff="every_epoch"),
     output_dir=OUTPUT,
 )
 ranking
