@@ -7,8 +7,8 @@ run. Elsewhere it is measured before training and after the last epoch: that tel
 
 Prices are counted in training steps of 32 samples and follow from the options and the number of
 samples. No clock decides: the same configuration gives the same records on every machine. The
-constants are round figures from `python -m benchmarks.compile_effort` (docs/results/
-compile-effort.md), on the CPU.
+constants are round figures of embedded models on a CPU, from `python -m benchmarks.compile_effort`
+(docs/results/compile-effort.md).
 """
 
 from __future__ import annotations

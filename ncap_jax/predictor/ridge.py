@@ -119,13 +119,14 @@ def points(trajectory: Trajectory, strength: Strength) -> tuple[np.ndarray, np.n
     """beta_eff and accuracy of the epochs after epoch 0 where both are finite.
 
     Returns:
-        (n,) beta_eff, (n,) accuracy, and the number of epochs left out because a value is not
-        finite.
+        (n,) beta_eff, (n,) accuracy, and the number of measured epochs left out because a value is
+        not finite.
     """
     beta = trajectory.beta_eff(strength)[1:]
     accuracy = trained_series(trajectory, "validation_accuracy")[: beta.size]
     keep = np.isfinite(beta) & np.isfinite(accuracy)
-    return beta[keep], accuracy[keep], int(np.sum(~keep))
+    measured = sum(bool(record.beta_eff.get(strength)) for record in trajectory.records[1:])
+    return beta[keep], accuracy[keep], measured - int(np.sum(keep))
 
 
 def ill_conditioned(trajectory: Trajectory, strength: Strength) -> bool:
@@ -150,10 +151,10 @@ def ridge_prediction(trajectory: Trajectory, strength: Strength, *, scaled: bool
         not vary or is ill-conditioned, or if epochs were left out.
     """
     beta, accuracy, dropped = points(trajectory, strength)
-    if not trajectory.beta_eff(strength).size:
+    if not beta.size + dropped:
         return no_prediction(f"no {strength} beta_eff recorded")
     if beta.size < 2:
-        return no_prediction(f"{beta.size} finite epoch(s), 2 needed")
+        return no_prediction(f"{beta.size} epoch(s) with a finite beta_eff, 2 needed")
     fit = fit_line(beta, accuracy, scaled=scaled)
     std = math.hypot(fit.intercept_std, fit.noise_std) if scaled else fit.intercept_std
     flags = [accuracy_flag(fit.intercept, accuracy)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ncap_jax.predictor.ridge import fit_line, points, ridge_prediction
-from tests.support.pool import make_pool, with_last
+from tests.support.pool import make_pool, measured_after, with_last
 
 
 def evidence_maximum(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -160,6 +160,16 @@ def test_missing_beta_eff_is_flagged():
     answer = ridge_prediction(with_line([0.5, 0.6], [0.2, 0.1]), "signed", scaled=False)
     assert np.isnan(answer.mean)
     assert "no signed beta_eff" in answer.flag
+
+
+def test_epochs_that_were_not_measured_are_left_out_in_silence():
+    whole = with_line([0.5, 0.6, 0.7, 0.75], [0.4, 0.3, 0.2, 0.1])
+    every_other = measured_after(whole, {0, 1, 3})
+    answer = ridge_prediction(every_other, "absolute", scaled=True)
+    expected = fit_line(np.array([0.4, 0.2]), np.array([0.5, 0.7]), scaled=True)
+    assert answer.mean == expected.intercept
+    assert "2 points" in answer.flag
+    assert "left out" not in answer.flag
 
 
 def test_ill_conditioned_epochs_are_flagged():

@@ -263,7 +263,9 @@ def test_models_are_ranked_whatever_was_measured(measured):
         ridge = row.predictions["scaled_ridge"]
         assert np.isnan(ridge.mean)
         assert ridge.flag == (
-            "1 finite epoch(s), 2 needed" if measured else "no absolute beta_eff recorded"
+            "1 epoch(s) with a finite beta_eff, 2 needed"
+            if measured
+            else "no absolute beta_eff recorded"
         )
 
 
