@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 from ncap_jax.output import SafeStream
 from ncap_jax.report import text
 from ncap_jax.report.pace import Pace
+from ncap_jax.selection.budget import TimeBudget
 from ncap_jax.types import EpochRecord, Trajectory, Watcher
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Progress:
         epochs: epochs of training per model.
         file: where it is written; None: standard error, so that standard output has only the table.
         programs: where compiled programs come from, a sentence for the plan; None: not said.
+        clock: the time budget, which may end the run with epochs left; None: there is none.
     """
 
     def __init__(
@@ -62,17 +64,19 @@ class Progress:
         file: TextIO | None = None,
         *,
         programs: str | None = None,
+        clock: TimeBudget | None = None,
     ):
         from rich.console import Console
 
         self._total = len(models) * epochs
         self._epochs = epochs
         self._models = len(models)
-        self._programs = programs
+        self._programs, self._clock = programs, clock
         self._done: dict[str, int] = dict.fromkeys(models, 0)
         self._finished = 0
         self._best: tuple[float, str] | None = None
         self._begun: set[str] = set()
+        self._fit_told = clock is None or not clock.limited
         self._pace = Pace()
         self._start = time.monotonic()
         self._console = Console(
@@ -157,14 +161,16 @@ class Progress:
         if self._bar is not None:
             self._update()
         self._line(line)
+        self._tell_who_fits()
 
     def seconds_left(self) -> float:
         """An estimate from epochs and starts (compilation) so far; NaN before the first epoch."""
-        return self._pace.left(
+        left = self._pace.left(
             time.monotonic() - self._start,
             epochs_left=self._total - sum(self._done.values()),
             models_left=self._models - len(self._begun),
         )
+        return left if self._clock is None else min(left, self._clock.rest())
 
     def _plan(self) -> list[str]:
         """What will be done, before any of it is."""
@@ -177,7 +183,21 @@ class Progress:
         ]
         if self._programs is not None:
             lines.append(self._programs)
+        if not self._fit_told:
+            lines.append("Time budget: models are taken one after another while it lasts.")
         return [*lines, f"Time left, compilation included: {UNKNOWN}, until an epoch is trained."]
+
+    def _tell_who_fits(self) -> None:
+        """Say once, after the first model with an epoch, how far the time budget will reach."""
+        if self._fit_told or self._clock is None or not self._clock.answered:
+            return
+        self._fit_told = True
+        others = self._models - self._finished
+        fitting = self._clock.fitting(others) if others else 0
+        self._line(
+            f"Time budget: of the {others} models left about {fitting} will be trained, in "
+            f"{self._left()}."
+        )
 
     def _left(self) -> str:
         seconds = self.seconds_left()

@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 from ncap_jax.finetune.candidate import FineTuning
 from ncap_jax.finetune.programs import compile_programs
+from ncap_jax.finetune.steps import Deadline
 
 # Models that wait at a time: each holds its weights and its optimizer's state.
 MOST = 3
+# Seconds between two looks at the deadline while a model is waited for.
+PATIENCE = 0.2
 
 
 # Name of the threads.
@@ -66,9 +69,15 @@ class Ahead:
                 arguments = name, future
                 threading.Thread(target=self._prepare, args=arguments, name=THREAD).start()
 
-    def take(self, name: str) -> FineTuning | None:
-        """The model once it is prepared; None if it was not expected, or could not be prepared."""
+    def take(self, name: str, deadline: Deadline | None = None) -> FineTuning | None:
+        """The model once it is prepared; None if it was not expected, or could not be prepared.
+
+        An exception that `deadline` raises ends the waiting.
+        """
         future = self._under_way.pop(name, None)
+        while future is not None and deadline is not None and not future.done():
+            deadline()
+            wait([future], PATIENCE)
         return None if future is None or future.exception() is not None else future.result()
 
     def clear(self) -> None:

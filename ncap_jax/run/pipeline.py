@@ -53,6 +53,7 @@ def rank(request: Request) -> Ranking:
     board = None if request.tensorboard is None else TensorBoard(request.tensorboard)
     programs = caching.describe_programs(caching.keep_compiled_programs())
     job, about = prepare(request)
+    clock = budget.TimeBudget(job.config, call_start)
     run_start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         folder = open_folder(request.output_dir, about)
@@ -61,11 +62,11 @@ def rank(request: Request) -> Ranking:
         watchers: list[Watcher] = []
         if distributed.is_primary():
             file = None if request.show_progress else io.StringIO()
-            view = Progress(job.names, job.config.epochs, file, programs=programs)
+            view = Progress(job.names, job.config.epochs, file, programs=programs, clock=clock)
             watchers.append(stack.enter_context(view))
             if board is not None:
                 watchers.append(stack.enter_context(board))
-        trajectories = finetune_all(job, folder, Watchers(watchers), call_start)
+        trajectories = finetune_all(job, folder, Watchers(watchers), clock)
         info = facts.run_info(job, about, time.perf_counter() - run_start)
         ranking = rank_trajectories(trajectories, job.dataset.name, job.config, info=info)
         if folder is not None and distributed.is_primary():
@@ -99,7 +100,7 @@ def open_folder(output_dir: Path | None, about: dict[str, Any]) -> RunFolder | N
 
 
 def finetune_all(
-    job: Job, folder: RunFolder | None, watcher: Watcher, call_start: float
+    job: Job, folder: RunFolder | None, watcher: Watcher, clock: budget.TimeBudget
 ) -> tuple[Trajectory, ...]:
     """Fine-tune the candidates; those that are finished in the folder are taken as they are.
 
@@ -107,16 +108,16 @@ def finetune_all(
         job: the run.
         folder: of the run; None: where states must outlast a pause or a worker, a temporary one.
         watcher: told of every epoch and every end.
-        call_start: when the call started, by `time.monotonic`: the time budget counts from there.
+        clock: the time budget; it counts from the start of the call.
 
     Raises:
         NcapError: the folder cannot be written, or the workers cannot start.
     """
-    clock = budget.TimeBudget(job.config, call_start)
+    turns = budget.admission_order(job.specs, job.config)
     with contextlib.ExitStack() as stack:
         if folder is None and needs_folder(job.config):
             folder = stack.enter_context(temporary_folder(job.names))
-        scheduler = Scheduler(job.names, job.config, folder, watcher, clock)
+        scheduler = Scheduler(job.names, job.config, folder, watcher, clock, turns)
         if scheduler.unfinished():
             executor = start.make_executor(job.config, makers(job, folder), len(job.specs))
             scheduler.run(stack.enter_context(executor))

@@ -2,7 +2,8 @@
 
 All models that continue are brought to the same epoch, the next rung of the strategy or what the
 budget of epochs allows, before any trains further. With `strategy="full"` and no budget of epochs
-that is one rung: each model runs all its epochs at once.
+that is one rung: each model runs all its epochs at once. Models that the time budget does not admit
+pass through the executor all the same: their worker knows what earlier calls have left of them.
 
 This process alone writes the ends of models into the ledger. Workers append to their own model's
 trajectory; what a worker cannot write, because it does not see the folder, is written here. Several
@@ -13,9 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
+import warnings
 from collections.abc import Sequence
 
+from ncap_jax.finetune.evaluation import is_finite
 from ncap_jax.options import RankConfig
 from ncap_jax.run.executors import Executor, Lost
 from ncap_jax.run.folder import RunFolder
@@ -33,6 +35,7 @@ class Scheduler:
         folder: of the run, or None. Models that are finished in it are taken as they are.
         watcher: told of every epoch and every end.
         clock: the time budget.
+        turns: the names in the order in which the models have their turns; None: as `names`.
     """
 
     def __init__(
@@ -42,8 +45,10 @@ class Scheduler:
         folder: RunFolder | None,
         watcher: Watcher,
         clock: budget.TimeBudget,
+        turns: Sequence[str] | None = None,
     ):
         self._names, self._config = names, config
+        self._turns = names if turns is None else turns
         self._folder, self._watcher, self._clock = folder, watcher, clock
         self._waiting: dict[str, Trajectory] = {}
         self._ends = folder.finished(config.head) if folder is not None else {}
@@ -53,8 +58,8 @@ class Scheduler:
                 watcher.finished(self._ends[name])
 
     def unfinished(self) -> list[str]:
-        """The models that have something to do."""
-        return [name for name in self._names if name not in self._ends]
+        """The models that have something to do, in order of their turns."""
+        return [name for name in self._turns if name not in self._ends]
 
     def trajectories(self) -> tuple[Trajectory, ...]:
         """Of all models, in order; once all have ended."""
@@ -68,6 +73,8 @@ class Scheduler:
         """
         config, epoch, alive = self._config, 0, self.unfinished()
         rungs = halving.rungs(config)
+        if alive and (doubt := self._clock.doubt()):
+            warnings.warn(doubt, stacklevel=2)
         while alive:
             ended = [t for name, t in self._ends.items() if name in self._names]
             goal = budget.target(config, ended, len(alive), epoch)
@@ -84,29 +91,51 @@ class Scheduler:
 
     def _advance(self, executor: Executor, names: Sequence[str], goal: int) -> list[str]:
         """Train models up to an epoch; returns those that wait there."""
-        left, alive, started = set(names), frozenset(names), dict.fromkeys(names, 0.0)
+        turn, held = list(names), dict[str, Trajectory]()
+        while turn:
+            held = self._turn(executor, turn, goal)
+            # No time was left, but nobody has an epoch: one of them must be trained all the same.
+            turn = [] if self._clock.answered else list(held)
+        for trajectory in held.values():
+            self._settle(trajectory, goal)
+        return [name for name in names if name in self._waiting]
+
+    def _turn(self, executor: Executor, names: Sequence[str], goal: int) -> dict[str, Trajectory]:
+        """Give each model its turn; returns those that were refused before anybody had an epoch."""
+        left, alive, refused = set(names), frozenset(names), set[str]()
         new = [name for name in names if name not in self._waiting]
+        held: dict[str, Trajectory] = {}
 
         def make_task(name: str) -> Task:
-            started[name] = time.monotonic()
-            share = self._clock.share(name, len(left), executor.workers)
-            following = new[new.index(name) + 1 :] if name in new else ()
-            return Task(name, goal, share, alive, tuple(following))
+            share = self._clock.begin(name, len(left), executor.workers)
+            if share.refusal:
+                refused.add(name)
+            following = new[new.index(name) + 1 :] if name in new else []
+            others = max(0, self._clock.fitting(len(left)) - 1)
+            return Task(name, goal, share, alive, tuple(following[:others]))
 
         def on_end(name: str, result: Trajectory | Lost) -> None:
             left.discard(name)
-            self._clock.used(name, time.monotonic() - started[name])
-            if isinstance(result, Lost):
-                result = self._lost(name, result)
-            if result.status == "stopped" and result.epochs >= goal:
-                self._waiting[name] = result
+            trajectory = self._lost(name, result) if isinstance(result, Lost) else result
+            self._clock.end(name, failed=trajectory.status not in ("ok", "stopped"))
+            if name in refused and not self._clock.answered:
+                held[name] = trajectory
             else:
-                self._end(result)
+                self._settle(trajectory, goal)
 
         executor.run(names, make_task, self._on_epoch, on_end)
-        return [name for name in names if name in self._waiting]
+        return held
+
+    def _settle(self, trajectory: Trajectory, goal: int) -> None:
+        """A model waits once it has reached the goal; otherwise it has ended."""
+        if trajectory.status == "stopped" and trajectory.epochs >= goal:
+            self._waiting[trajectory.model] = trajectory
+        else:
+            self._end(trajectory)
 
     def _on_epoch(self, name: str, done: EpochDone) -> None:
+        if is_finite(done.record):
+            self._clock.epoch(name, done.record.epoch)
         if self._folder is not None and not done.written:
             if done.record.epoch == 0:
                 self._folder.files.start_again(name)

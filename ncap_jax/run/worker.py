@@ -71,7 +71,8 @@ class Worker:
     def __call__(self, task: Task, emit: Emit) -> Trajectory:
         """Do one task; emits an `EpochDone` for every epoch."""
         trajectory = finetune_one(self, task, emit)
-        self._free_programs(task, trajectory)
+        if not task.share.refusal:
+            self._free_programs(task, trajectory)
         return trajectory
 
     def start(self, task: Task, micro_batches: int, deadline: Deadline | None) -> FineTuning:
@@ -80,7 +81,7 @@ class Worker:
         if self.ahead is not None and micro_batches > 1:
             self.ahead.clear()  # memory has run out
         elif self.ahead is not None:
-            prepared = self.ahead.take(task.model)
+            prepared = self.ahead.take(task.model, deadline)
             self.ahead.expect(name for name in task.following if self._can_wait(name))
         if prepared is not None:
             return dataclasses.replace(prepared, deadline=deadline)
@@ -189,7 +190,7 @@ def finetune_one(worker: Worker, task: Task, emit: Emit) -> Trajectory:
         # Whatever breaks inside one candidate must not cost the others their hours.
         records, seconds = tuple(attempts.records), time.perf_counter() - start
         ended = Trajectory(task.model, worker.config.head, records, seconds=seconds)
-        return _with_end(ended, error, task, worker.config.epochs)
+        return _with_end(ended, error, worker.config.epochs)
 
 
 class _Attempts:
@@ -228,8 +229,10 @@ class _Attempts:
         before = sum(record.seconds for record in seen)
         if seen and seen[-1].epoch >= task.until:
             return Trajectory(task.model, config.head, seen, "stopped", seconds=before)
-        if task.share.seconds <= 0:
-            raise TimeIsUp
+        if task.share.refusal:
+            raise TimeIsUp("time_budget", task.share.refusal)
+        if self._deadline is not None:
+            self._deadline()
         trajectory = loop.finetune(
             worker.start(task, micro_batches, self._deadline),
             seen=seen,
@@ -243,14 +246,16 @@ class _Attempts:
         self.records.append(record)
         if self._worker.files is not None:
             self._worker.files.append(self._task.model, record)
+        if self._deadline is not None:
+            self._deadline.epoch(record.epoch)
         self._emit(EpochDone(record, self._worker.shared))
 
 
-def _with_end(ended: Trajectory, error: Exception, task: Task, epochs: int) -> Trajectory:
+def _with_end(ended: Trajectory, error: Exception, epochs: int) -> Trajectory:
     """A trajectory with the status and the message of what ended it."""
     status: Status = "failed"
     if isinstance(error, TimeIsUp):
-        status, text = "stopped", task.share.reason(ended, epochs)
+        status, text = "stopped", error.reason(ended, epochs)
     elif isinstance(error, errors.NcapError):
         text = str(error)
     else:

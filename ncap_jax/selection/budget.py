@@ -1,17 +1,29 @@
 """How much a run may spend, and how it is divided over the models.
 
-Time. `time_budget` seconds of wall time are divided over the models left: with r seconds to go,
-m models left and w workers, the next model may take
+Time. Models are taken one after another, in the order of `admission_order`, while `time_budget`
+lasts. Of its seconds a few are kept for ranking and reporting. With r of the others to go, m models
+left and w workers, an even share is
 
-    share = min(r, r min(w, m) / m)                                                         (B1)
+    share = r min(w, m) / m                                                                 (B1)
 
-and what it leaves goes to the models after it. `model_time_budget` bounds every share. The clock
-starts with each call: a run that resumes has the whole budget again.
+A model that has its first epoch within this share keeps to it: then all models can have one, and
+they are compared after about as many. A model whose first epoch takes longer, t seconds, shows that
+not all can. It goes on up to
+
+    end = min(r, 2 t)                                                                       (B2)
+
+so its further epochs never take longer than its first. What a model leaves goes to the next. A
+model is not started once less time is left than any model took to its first epoch.
+
+A budget always answers: in every call the first model that starts has an epoch, however long it
+takes. `model_time_budget` bounds a model once it has its first epoch. The clock starts with each
+call: a run that resumes has the whole budget again. Where the predictor needs two epochs, "first
+epoch" means these two.
 
 Epochs. `epochs_budget` counts the epochs of all models, including those of earlier calls on the
 same output folder. All models are trained to the same epoch,
 
-    target = epoch now + floor(epochs left / models left)                                   (B2)
+    target = epoch now + floor(epochs left / models left)                                   (B3)
 
 because a model with fewer epochs could not be compared with the others. What failed models leave is
 divided again among the rest; a remainder too small for all models left is not spent.
@@ -21,83 +33,246 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from ncap_jax.options import Limits, RankConfig
-from ncap_jax.types import Trajectory
+from ncap_jax import predictor as predictors
+from ncap_jax.options import RankConfig
+from ncap_jax.types import ModelSpec, Trajectory
+
+# Kept for ranking and reporting: this part of the time budget, at most so many seconds.
+RESERVED_PART, RESERVED_SECONDS = 0.05, 5.0
+# What the quickest models of the zoo take to their first epoch.
+START_SECONDS = 3.0
+# The first model compiles what all share, and the next ones are compiled beside it: they take this
+# part of its seconds to their first epoch (13 small models: 0.25 in a first run, 0.7 in a second).
+AFTER_THE_FIRST = 0.5
 
 
 class TimeIsUp(Exception):
-    """A model's share of time is used up."""
+    """A model's time is used up.
 
-
-@dataclasses.dataclass(frozen=True)
-class TimeShare:
-    """What one model may take.
-
-    Attributes:
-        seconds: of wall time; infinite where nothing bounds it.
+    Args:
         limit: the option that bounds it.
+        why: what else is to be said.
     """
 
-    seconds: float = math.inf
-    limit: str = ""
-
-    def deadline(self, clock: Callable[[], float] = time.monotonic) -> Callable[[], None] | None:
-        """Raises `TimeIsUp` when it is called after the share is used up; None: no bound."""
-        if math.isinf(self.seconds):
-            return None
-        end = clock() + self.seconds
-
-        def deadline() -> None:
-            if clock() >= end:
-                raise TimeIsUp
-
-        return deadline
+    def __init__(self, limit: str, why: str = ""):
+        super().__init__(limit, why)
+        self.limit, self.why = limit, why
 
     def reason(self, trajectory: Trajectory, epochs: int) -> str:
         """Why a model ended early, for people."""
         if not trajectory.records:
-            return f"stopped by {self.limit} before anything was measured"
-        if not trajectory.epochs:
-            return f"stopped by {self.limit} before its first epoch was finished"
-        return f"stopped by {self.limit} after {trajectory.epochs} of {epochs} epochs"
+            got = "before anything was measured"
+        elif not trajectory.epochs:
+            got = "before its first epoch was finished"
+        else:
+            got = f"after {trajectory.epochs} of {epochs} epochs"
+        return f"stopped by {self.limit} {got}" + (f": {self.why}" if self.why else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeShare:
+    """What one model may take in one turn, in seconds from its start.
+
+    Attributes:
+        even: its part of the time budget, if all models left had the same (B1).
+        own: what is left of its own budget.
+        rest: what is left of the time budget.
+        promised: it has its first epoch, however long that takes.
+        answered: it had its first epoch in an earlier turn of this call.
+        needed: the epoch after which it can be ranked.
+        refusal: why it is not started; empty: it is.
+    """
+
+    even: float = math.inf
+    own: float = math.inf
+    rest: float = math.inf
+    promised: bool = False
+    answered: bool = False
+    needed: int = 1
+    refusal: str = ""
+
+    def deadline(self) -> Deadline | None:
+        """The end of a turn that starts now; None: nothing bounds it."""
+        return None if math.isinf(min(self.even, self.own, self.rest)) else Deadline(self)
+
+    def end(self, first: float | None) -> tuple[float, str]:
+        """When the turn ends, and by which option.
+
+        Args:
+            first: when the model had its first epoch; None: it has not.
+        """
+        if first is None:
+            return (math.inf if self.promised else self.rest), "time_budget"
+        part = self.even if first <= self.even else min(self.rest, 2 * first)  # (B2)
+        return min((self.own, "model_time_budget"), (part, "time_budget"))
+
+
+class Deadline:
+    """The end of a turn.
+
+    Args:
+        share: of the turn, which starts now.
+    """
+
+    def __init__(self, share: TimeShare):
+        self._share, self._start = share, time.monotonic()
+        self._first = 0.0 if share.answered else None
+
+    def __call__(self) -> None:
+        """Raises `TimeIsUp` once the turn is over."""
+        end, limit = self._share.end(self._first)
+        if time.monotonic() - self._start >= end:
+            raise TimeIsUp(limit)
+
+    def epoch(self, epoch: int) -> None:
+        """Is told of each epoch of this turn once it is finished."""
+        if self._first is None and epoch >= self._share.needed:
+            self._first = time.monotonic() - self._start
 
 
 class TimeBudget:
     """The clock of one call.
 
     Args:
-        limits: `time_budget` and `model_time_budget`, in seconds.
+        config: `time_budget` and `model_time_budget`, in seconds; `predictor` and `head`.
         start: what `clock` said when the call started.
-        clock: seconds, monotonic.
+        clock: seconds; None: `time.monotonic`.
     """
 
-    def __init__(self, limits: Limits, start: float, clock: Callable[[], float] = time.monotonic):
-        self._total, self._each = limits.time_budget, limits.model_time_budget
-        self._start, self._clock = start, clock
-        self._used: dict[str, float] = {}
+    def __init__(self, config: RankConfig, start: float, clock: Callable[[], float] | None = None):
+        self._total, self._each = config.time_budget, config.model_time_budget
+        self._needed = predictors.get(config.predictor, config.head).min_epochs
+        self._start, self._clock = start, clock or time.monotonic
+        self._running: dict[str, float] = {}  # model -> when its turn began
+        self._used: dict[str, float] = {}  # model -> seconds of its turns that are over
+        self._first: dict[str, float] = {}  # model -> seconds to its first epoch in this call
+        self._promised: str | None = None
+        self._workers = 1
 
-    def share(self, model: str, models_left: int, workers: int = 1) -> TimeShare:
-        """What `model` may take now: one of `models_left` that have not had their turn."""
-        share = TimeShare()
-        if self._total is not None:
-            rest = max(0.0, self._start + self._total - self._clock())
-            share = TimeShare(rest * min(workers, models_left) / models_left, "time_budget")  # (B1)
-        if self._each is not None:
-            own = max(0.0, self._each - self._used.get(model, 0.0))
-            if own < share.seconds:
-                share = TimeShare(own, "model_time_budget")
-        return share
+    @property
+    def limited(self) -> bool:
+        """Whether there is a budget for all models together."""
+        return self._total is not None
 
-    def used(self, model: str, seconds: float) -> None:
-        """Add what a model took: its own budget is for all its turns together."""
-        self._used[model] = self._used.get(model, 0.0) + seconds
+    @property
+    def answered(self) -> bool:
+        """Whether a model has its first epoch in this call."""
+        return bool(self._first)
+
+    def rest(self) -> float:
+        """Seconds that are left for training; infinite without a time budget."""
+        if self._total is None:
+            return math.inf
+        reserve = min(RESERVED_PART * self._total, RESERVED_SECONDS)
+        return max(0.0, self._start + self._total - reserve - self._clock())
+
+    def begin(self, model: str, models_left: int, workers: int = 1) -> TimeShare:
+        """What `model` may take in the turn that begins: one of `models_left` to come or under way.
+
+        A turn that is repeated because its worker died begins again.
+        """
+        self.end(model)
+        self._workers = workers
+        if not self.answered and self._promised is None:
+            self._promised = model
+        share = TimeShare(
+            self._even(models_left),
+            math.inf if self._each is None else self._each - self._used.get(model, 0.0),
+            self.rest(),
+            promised=self._promised == model,
+            answered=model in self._first,
+            needed=self._needed,
+        )
+        self._running[model] = self._clock()
+        return dataclasses.replace(share, refusal=self._refusal(share))
+
+    def epoch(self, model: str, epoch: int) -> None:
+        """Take into account that a model has finished an epoch."""
+        if epoch >= self._needed and model in self._running:
+            self._first.setdefault(model, self._seconds(model))
+
+    def end(self, model: str, *, failed: bool = False) -> None:
+        """Take into account that a model's turn is over."""
+        if model in self._running:
+            self._used[model] = self._seconds(model)
+            del self._running[model]
+        if failed:
+            self._first.pop(model, None)
+        if self._promised == model:
+            self._promised = None
+
+    def fitting(self, models_left: int) -> int:
+        """How many of the models left are expected to have an epoch; all while nothing is known."""
+        if not self._first:
+            return models_left
+        first = statistics.median(self._firsts())
+        if first <= self._even(models_left):
+            return models_left
+        epochs = statistics.median(self._seconds(m) - s for m, s in self._first.items())
+        one_after_another = 1 + math.floor((self.rest() - first) / (first + epochs))
+        return min(models_left, max(0, one_after_another) * self._workers)
+
+    def doubt(self) -> str:
+        """Why nobody can be compared within a budget, as far as it is known before any training."""
+        needs = f"a model needs {START_SECONDS:g} seconds or more for compilation and an epoch"
+        more = "is trained for an epoch all the same. Give more seconds"
+        if self.rest() < START_SECONDS:
+            return (
+                f"time_budget={self._total:g} leaves {self.rest():.1f} seconds for training, but "
+                f"{needs}. One model {more}, or fewer images"
+            )
+        if self._each is not None and self._each < START_SECONDS:
+            return f"model_time_budget={self._each:g}, but {needs}. Each model {more}"
+        return ""
+
+    def _even(self, models_left: int) -> float:
+        return self.rest() * min(self._workers, models_left) / models_left  # (B1)
+
+    def _seconds(self, model: str) -> float:
+        """What a model has taken so far, in all its turns."""
+        now = self._clock()
+        return self._used.get(model, 0.0) + now - self._running.get(model, now)
+
+    def _firsts(self) -> list[float]:
+        """What models after the first are expected to take to their first epoch."""
+        seconds = list(self._first.values())
+        return seconds[1:] or [AFTER_THE_FIRST * seconds[0]]
+
+    def _refusal(self, share: TimeShare) -> str:
+        """Why a model is not started, if it is not."""
+        if share.promised:
+            return ""
+        if share.rest <= 0:
+            return "no time was left"
+        if share.answered or not self._first or min(self._firsts()) <= share.rest:
+            return ""
+        return (
+            f"{share.rest:.1f} seconds were left, and a first epoch was expected to take "
+            f"{min(self._firsts()):.1f} or more"
+        )
+
+
+def admission_order(specs: Sequence[ModelSpec], config: RankConfig) -> list[str]:
+    """In which order models are started; without a time budget, as they were given.
+
+    This is the place for what is known of models before a run. Now models with pretrained weights
+    come before those drawn at random, then small ones before large ones: they have an epoch sooner.
+    """
+
+    def late(spec: ModelSpec) -> tuple[bool, float]:
+        drawn = spec.build_pretrained is None and spec.weights in (None, "random")
+        return drawn, math.inf if spec.parameters is None else spec.parameters
+
+    chosen = specs if config.time_budget is None else sorted(specs, key=late)
+    return [spec.name for spec in chosen]
 
 
 def target(config: RankConfig, ended: Sequence[Trajectory], left: int, epoch: int) -> int:
-    """Equation (B2): the epoch that all models left can be trained to, at most `config.epochs`.
+    """Equation (B3): the epoch that all models left can be trained to, at most `config.epochs`.
 
     Args:
         config: `epochs` and `epochs_budget`.
@@ -109,4 +284,4 @@ def target(config: RankConfig, ended: Sequence[Trajectory], left: int, epoch: in
     if config.epochs_budget is None:
         return config.epochs
     spent = sum(t.epochs for t in ended) + left * epoch
-    return min(config.epochs, epoch + max(0, config.epochs_budget - spent) // left)  # (B2)
+    return min(config.epochs, epoch + max(0, config.epochs_budget - spent) // left)  # (B3)

@@ -70,6 +70,20 @@ def test_who_was_not_expected_or_failed_is_made_by_the_worker(slow):
     assert asked == ["a"]
 
 
+def test_waiting_ends_with_the_time_of_the_model(slow):
+    class TooLate(Exception):
+        pass
+
+    def deadline():
+        raise TooLate
+
+    wait, *_ = slow
+    models = Ahead(wait, most=1)
+    models.expect(["a"])
+    with pytest.raises(TooLate):
+        models.take("a", deadline)
+
+
 def test_nobody_is_expected_where_there_is_no_thread(slow):
     wait, asked, _ = slow
     Ahead(wait, most=0).expect(["a"])

@@ -23,7 +23,7 @@ def test_a_task_is_unbounded_unless_it_says_otherwise():
 
 
 def test_all_survive_the_way_to_another_process():
-    task = Task("a", 3, TimeShare(2.5, "time_budget"), frozenset({"a", "b"}))
+    task = Task("a", 3, TimeShare(even=2.5, rest=9.0), frozenset({"a", "b"}))
     done = EpochDone(EpochRecord(1, 0.5, 0.5, 0.5, 0.5, 0.7, {"signed": (1.0,)}), written=False)
     for message in (task, done):
         assert pickle.loads(pickle.dumps(message)) == message

@@ -14,7 +14,7 @@ import pytest
 
 from ncap_jax.finetune import trajectory_files
 from ncap_jax.options import RankConfig
-from ncap_jax.run import executors, schedule
+from ncap_jax.run import executors
 from ncap_jax.run.executors import Local, Lost
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import EpochDone
@@ -22,7 +22,8 @@ from ncap_jax.run.schedule import Scheduler
 from ncap_jax.selection import budget
 from ncap_jax.selection.budget import TimeShare
 from ncap_jax.types import EpochRecord, Trajectory
-from tests.support import killing, toy_runs
+from tests.support import killing, timed_runs, toy_runs
+from tests.support.timed_runs import Pace
 from tests.support.toy_runs import CONFIG, Stop, records, rows, stop_after, timeless
 
 NAMES = ("a", "b", "c")
@@ -152,12 +153,8 @@ def test_what_a_failed_model_leaves_goes_to_the_others(tmp_path):
     assert outcome.work.tasks == [("a", 1), ("b", 1), ("c", 1), ("a", 2), ("b", 2)]
 
 
-def slowly(path, config):
-    """A run in which each task takes ten seconds of a clock that nothing else moves."""
+def test_a_model_has_one_budget_for_all_its_turns(tmp_path, the_worst_has_no_chance):
     now = 0.0
-
-    def clock():
-        return now
 
     class Slow(Work):
         def __call__(self, task, emit):
@@ -165,29 +162,155 @@ def slowly(path, config):
             now += 10.0
             return super().__call__(task, emit)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule.time, "monotonic", clock)
-        return run(path, config, Slow, budget.TimeBudget(config, 0.0, clock))
-
-
-def test_a_model_has_one_budget_for_all_its_turns(tmp_path, the_worst_has_no_chance):
     config = dataclasses.replace(HALVING, model_time_budget=60.0)
-    outcome = slowly(tmp_path, config)
+    clock = budget.TimeBudget(config, 0.0, lambda: now)
+    outcome = run(tmp_path, config, Slow, clock)
     assert outcome.work.shares == {
-        "a": TimeShare(40.0, "model_time_budget"),  # its third turn
-        "b": TimeShare(50.0, "model_time_budget"),
-        "c": TimeShare(60.0, "model_time_budget"),
+        "a": TimeShare(own=40.0, answered=True),  # its third turn
+        "b": TimeShare(own=50.0, answered=True),
+        "c": TimeShare(own=60.0),
     }
 
 
-def test_time_is_divided_over_the_models_left(tmp_path):
-    config = dataclasses.replace(PLAN, time_budget=60.0)
-    outcome = slowly(tmp_path, config)
-    assert outcome.work.shares == {
-        "a": TimeShare(20.0, "time_budget"),  # a third of 60 seconds
-        "b": TimeShare(25.0, "time_budget"),  # half of 50
-        "c": TimeShare(40.0, "time_budget"),  # what is left
+# Models that take the time that a test says, by a clock of their own.
+
+FIT = ["m00", "m01", "m02"]
+
+
+def test_where_not_all_models_fit_they_are_trained_one_after_another(capsys):
+    """Of 38 models with a start of 10 seconds an even share is 1.5: nobody would be ranked."""
+    outcome = timed_runs.rank(timed_runs.models(38), time_budget=60.0, show_progress=True)
+    ends = outcome.epochs
+    assert ends == {**dict.fromkeys(FIT, ("ok", 5)), "m03": ("stopped", 2)}
+    assert len(outcome.messages) == 34
+    assert set(outcome.messages.values()) == {
+        "stopped by time_budget before anything was measured: no time was left"
     }
+    assert outcome.ranking.models[3].name == "m03"  # below those that ran to the end
+    # The plan, 15 seconds after the start: 3 models and 42 seconds were still to come.
+    said = capsys.readouterr().err
+    assert "Time budget: of the 37 models left about 4 will be trained, in 42.0 s." in said
+    assert abs(outcome.seconds - 57.0) < 0.2 * 57.0
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (60.0, {"m00": ("ok", 5), "m01": ("ok", 5), "m02": ("stopped", 2)}),
+        (100.0, {**dict.fromkeys(FIT, ("ok", 5)), "m03": ("ok", 5)}),
+    ],
+)
+def test_starts_longer_than_an_even_share(budget, expected):
+    """Five models; in 60 seconds a share is 11 and in 100 it is 19; a start takes 15 or 18."""
+    pace = Pace(start={"m00": 15.0, "m01": 15.0, "m02": 15.0, "m03": 18.0, "m04": 18.0})
+    outcome = timed_runs.rank(timed_runs.models(5), pace, time_budget=budget)
+    assert {name: outcome.epochs[name] for name in expected} == expected
+    assert outcome.seconds <= budget
+
+
+def test_where_all_models_fit_they_have_about_the_same_epochs():
+    """Long epochs: an even share of 3,595 seconds is two of them for each of five models."""
+    pace = Pace(start=20.0, epoch=300.0)
+    outcome = timed_runs.rank(timed_runs.models(5), pace, time_budget=3600.0)
+    assert list(outcome.epochs.values()) == [("stopped", 2)] * 5
+
+
+def test_one_model_does_not_take_all_the_time_for_long_epochs():
+    """An even share is 199 seconds, less than an epoch: the first model has two, not all five."""
+    pace = Pace(start=20.0, epoch=300.0)
+    outcome = timed_runs.rank(timed_runs.models(5), pace, time_budget=1000.0)
+    assert outcome.epochs == {"m00": ("stopped", 2), "m01": ("stopped", 1)}
+
+
+def test_a_model_that_cannot_have_an_epoch_is_not_started():
+    """After two models of 21 seconds 15 are left: the third would be stopped before an epoch."""
+    pace = Pace(start=20.0, epoch=1.0)
+    specs = timed_runs.models(4)
+    outcome = timed_runs.rank(specs, pace, time_budget=60.0, epochs=1)
+    assert outcome.epochs == {"m00": ("ok", 1), "m01": ("ok", 1)}
+    assert outcome.messages == dict.fromkeys(
+        ("m02", "m03"),
+        "stopped by time_budget before anything was measured: 15.0 seconds were left, and a first "
+        "epoch was expected to take 21.0 or more",
+    )
+    assert outcome.seconds == pytest.approx(42.0)
+
+
+@pytest.mark.filterwarnings("ignore:time_budget")
+@pytest.mark.parametrize("budget", [1e-6, 10.0])
+def test_a_budget_below_one_start_is_answered_all_the_same(budget):
+    outcome = timed_runs.rank(timed_runs.models(3), Pace(start=20.0), time_budget=budget)
+    assert outcome.epochs == {"m00": ("stopped", 1)}
+    assert outcome.ranking.best.name == "m00"
+    assert outcome.seconds == pytest.approx(21.0)
+
+
+def test_a_budget_below_every_start_is_doubted_before_anything_is_trained():
+    with pytest.warns(UserWarning, match="time_budget=2 leaves 1.9 seconds for training"):
+        timed_runs.rank(timed_runs.models(2), Pace(failing=("m00", "m01")), time_budget=2.0)
+
+
+def test_if_the_first_model_fails_the_next_one_has_its_epoch():
+    pace = Pace(start=20.0, failing=("m00",))
+    outcome = timed_runs.rank(timed_runs.models(4), pace, time_budget=10.0)
+    assert outcome.epochs == {"m01": ("stopped", 1)}
+
+
+def test_several_workers_share_the_time():
+    """Two workers train three models each to the end, and begin another."""
+    outcome = timed_runs.rank(timed_runs.models(38), workers=2, time_budget=60.0)
+    assert list(outcome.epochs.values()) == [("ok", 5)] * 6 + [("stopped", 2)] * 2
+    assert outcome.seconds == pytest.approx(57.0)
+
+
+def test_of_several_workers_one_has_an_epoch_however_late():
+    outcome = timed_runs.rank(timed_runs.models(5), Pace(20.0), workers=2, time_budget=10.0)
+    assert outcome.epochs == {"m00": ("stopped", 1)}
+    assert outcome.seconds == pytest.approx(21.0)
+
+
+def test_models_refused_while_the_first_was_under_way_have_their_turn_if_it_fails():
+    """When m00 fails the time is over, m01 stopped, and the others have been refused."""
+    pace = Pace(start=20.0, failing=("m00",))
+    outcome = timed_runs.rank(timed_runs.models(5), pace, workers=2, time_budget=10.0)
+    assert outcome.epochs == {"m02": ("stopped", 1)}
+    assert outcome.messages["m03"].endswith(": no time was left")
+
+
+def test_every_model_has_an_epoch_whatever_its_own_budget():
+    """A start takes 20 seconds: with 5 a model has its first epoch, with 23 two more."""
+    for seconds, epochs in ((5.0, 1), (23.0, 3)):
+        pace, specs = Pace(start=20.0), timed_runs.models(3)
+        outcome = timed_runs.rank(specs, pace, model_time_budget=seconds)
+        assert list(outcome.epochs.values()) == [("stopped", epochs)] * 3
+        (message,) = {row.message for row in outcome.ranking.models}
+        assert message == f"stopped by model_time_budget after {epochs} of 5 epochs"
+
+
+def test_a_models_own_budget_does_not_lengthen_the_whole_one():
+    limits = {"model_time_budget": 5.0, "time_budget": 50.0}
+    outcome = timed_runs.rank(timed_runs.models(3), Pace(start=20.0), **limits)
+    assert outcome.epochs == {"m00": ("stopped", 1), "m01": ("stopped", 1)}
+
+
+def test_the_models_that_start_soonest_start_first():
+    large, small = timed_runs.models(2)
+    large = dataclasses.replace(large, parameters=10**6)
+    outcome = timed_runs.rank([large, small], Pace(20.0), time_budget=10.0)
+    assert list(outcome.epochs) == [small.name]
+    assert [t.model for t in outcome.ranking.trajectories] == [large.name, small.name]
+
+
+def test_the_same_command_again_goes_further(tmp_path):
+    """Three calls train ten models; none is begun twice, and numbers do not depend on pauses."""
+    specs, pace = timed_runs.models(10), Pace()
+    counts = []
+    for _ in range(3):
+        outcome = timed_runs.rank(specs, pace, folder=tmp_path, time_budget=60.0)
+        counts.append([status for status, _ in outcome.epochs.values()].count("ok"))
+    assert counts == [3, 7, 10]
+    whole = timed_runs.rank(specs)
+    assert rows(outcome.ranking) == rows(whole.ranking)
 
 
 def test_halving_stops_the_worst_at_each_rung(tmp_path, the_worst_has_no_chance):
@@ -291,23 +414,28 @@ def test_pauses_change_no_number(whole, tmp_path, the_worst_has_no_chance):
 
 
 def test_a_budget_of_time_ends_a_model_between_two_steps(whole, monkeypatch):
-    """The clock runs out in the second model's second epoch, and nothing is left for the third."""
-    shares = {"toy_1": 1000.0, "toy_2": 50.0, "toy_3": 0.0}
-
-    def share(self, model, models_left, workers=1):
-        return TimeShare(shares[model], "time_budget")
+    """The time is over in the second model's second epoch, and nothing is left for the third."""
+    shares = {
+        "toy_1": TimeShare(rest=1000.0),
+        "toy_2": TimeShare(rest=50.0),
+        "toy_3": TimeShare(refusal="no time was left"),
+    }
 
     def check(self):
         calls = []
 
-        def count():
-            calls.append(1)
-            if self.seconds == 50.0 and len(calls) == 6:
-                raise budget.TimeIsUp
+        class Count:
+            def __call__(deadline):
+                calls.append(1)
+                if self.rest == 50.0 and len(calls) == 7:
+                    raise budget.TimeIsUp("time_budget")
 
-        return count
+            def epoch(deadline, number):
+                pass
 
-    monkeypatch.setattr(budget.TimeBudget, "share", share)
+        return Count()
+
+    monkeypatch.setattr(budget.TimeBudget, "begin", lambda self, model, *left: shares[model])
     monkeypatch.setattr(budget.TimeShare, "deadline", check)
     config = dataclasses.replace(CONFIG, time_budget=1000.0)
     ranking = toy_runs.rank(config=config, models=3)
@@ -315,15 +443,24 @@ def test_a_budget_of_time_ends_a_model_between_two_steps(whole, monkeypatch):
     assert ends == {
         "toy_1": ("ok", 3, ends["toy_1"][2]),
         "toy_2": ("stopped", 1, "stopped by time_budget after 1 of 3 epochs"),
-        "toy_3": ("stopped", 0, "stopped by time_budget before anything was measured"),
+        "toy_3": (
+            "stopped",
+            0,
+            "stopped by time_budget before anything was measured: no time was left",
+        ),
     }
     assert {m.name for m in ranking.models if m.rank is None} == {"toy_3"}
     assert_begins_like(ranking, whole)
 
 
-def test_no_time_no_rank():
+@pytest.mark.filterwarnings("ignore:time_budget")
+def test_no_time_is_an_epoch_of_one_model(whole):
     ranking = toy_runs.rank(config=dataclasses.replace(CONFIG, time_budget=1e-6))
-    assert [(m.rank, m.status) for m in ranking.models] == [(None, "stopped")] * 2
+    assert [(m.rank, m.status, m.epochs) for m in ranking.models] == [
+        (1, "stopped", 1),
+        (None, "stopped", 0),
+    ]
+    assert records(ranking.trajectories[0]) == records(whole.trajectories[0])[:2]
 
 
 def test_a_worker_that_is_killed_resumes_to_what_this_process_gives(whole, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 
@@ -12,9 +13,10 @@ from ncap_jax.run import worker
 from ncap_jax.run.executors import Work
 from ncap_jax.run.folder import ModelFiles
 from ncap_jax.run.job import EpochDone, Job, Task
-from ncap_jax.selection.budget import TimeIsUp, TimeShare
+from ncap_jax.selection.budget import TimeShare
 from tests.support import fake_training, toy_runs
 from tests.support.small import deep_spec, small_config
+from tests.support.timed_runs import Clock
 from tests.support.toy_runs import CONFIG, POOL, digits, exhausted, records
 
 PLAN = RankConfig(epochs=3, weights="random", trial_rates=())
@@ -131,23 +133,29 @@ def test_a_damaged_checkpoint_is_said_and_the_model_starts_again(files):
 
 @pytest.mark.usefixtures("fake")
 def test_a_share_of_time_that_is_over_stops_the_model(files, monkeypatch):
-    none, told = do(make(files), Task("toy_1", 3, TimeShare(0.0, "time_budget")))
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    none, told = do(make(files), Task("toy_1", 3, TimeShare(rest=0.0)))
     assert (none.status, none.message, told) == (
         "stopped",
         "stopped by time_budget before anything was measured",
         [],
     )
-    asked = []
 
-    def check():
-        asked.append(1)
-        if len(asked) == 3:  # epochs 0 and 1 are through
-            raise TimeIsUp
+    def emit(done):
+        clock.now += 10.0
 
-    monkeypatch.setattr(TimeShare, "deadline", lambda self: check)
-    some, _ = do(make(files), Task("toy_1", 3, TimeShare(1.0, "model_time_budget")))
-    assert (some.status, some.epochs) == ("stopped", 1)
+    some = make(files)(Task("toy_1", 3, TimeShare(own=1.0)), emit)
+    assert (some.status, some.epochs) == ("stopped", 1)  # it has its first epoch all the same
     assert some.message == "stopped by model_time_budget after 1 of 3 epochs"
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_model_that_is_refused_says_why_and_keeps_its_epochs(files):
+    do(make(files), Task("toy_1", 2))
+    refused, told = do(make(files), Task("toy_1", 3, TimeShare(refusal="no time was left")))
+    assert (refused.status, refused.epochs, told) == ("stopped", 2, [])
+    assert refused.message == "stopped by time_budget after 2 of 3 epochs: no time was left"
 
 
 @pytest.mark.usefixtures("fake")

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
 from ncap_jax import errors, options
 from ncap_jax.options import Limits, RankConfig
 from ncap_jax.selection import budget
-from ncap_jax.types import EpochRecord, Trajectory
+from ncap_jax.types import EpochRecord, ModelSpec, Trajectory
+from tests.support.timed_runs import Clock
 
 
-class Clock:
-    now = 100.0
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of everything that a test makes."""
+    clock = Clock(100.0)
+    monkeypatch.setattr(budget.time, "monotonic", clock)
+    return clock
 
-    def __call__(self) -> float:
-        return self.now
+
+def make(clock: Clock, **limits: float) -> budget.TimeBudget:
+    return budget.TimeBudget(RankConfig(**limits), clock.now)
+
+
+def trained(times: budget.TimeBudget, clock: Clock, model: str, first: float, more: float = 0):
+    """A model has its turn: its first epoch, then others."""
+    share = times.begin(model, 5)
+    clock.now += first
+    times.epoch(model, 1)
+    clock.now += more
+    times.end(model)
+    return share
 
 
 def trajectory(epochs: int, model: str = "m") -> Trajectory:
@@ -24,59 +41,188 @@ def trajectory(epochs: int, model: str = "m") -> Trajectory:
     return Trajectory(model, "probe", records)
 
 
-def test_time_is_divided_over_the_models_left():
-    clock = Clock()
-    times = budget.TimeBudget(Limits(time_budget=60.0), clock.now, clock)
-    assert times.share("a", 4) == budget.TimeShare(15.0, "time_budget")
-    clock.now += 6  # a was quick: what it left goes to the others
-    assert times.share("b", 3).seconds == pytest.approx(18.0)
+@pytest.mark.parametrize(("seconds", "left"), [(60.0, 57.0), (1000.0, 995.0), (10.0, 9.5)])
+def test_a_reserve_is_kept_for_ranking_and_reporting(clock, seconds, left):
+    assert make(clock, time_budget=seconds).rest() == pytest.approx(left)
+
+
+def test_an_even_share_is_of_the_time_left(clock):
+    times = make(clock, time_budget=100.0)
+    assert times.begin("a", 5).even == pytest.approx(19.0)
+    assert times.begin("b", 5, workers=2).even == pytest.approx(38.0)
+    clock.now += 35
+    assert times.begin("c", 1, workers=2).even == pytest.approx(60.0)
     clock.now += 100
-    assert times.share("c", 2).seconds == 0.0
+    assert times.begin("d", 2).even == 0.0
 
 
-def test_workers_share_the_clock():
-    clock = Clock()
-    times = budget.TimeBudget(Limits(time_budget=60.0), clock.now, clock)
-    assert times.share("a", 4, workers=2).seconds == 30.0
-    assert times.share("a", 1, workers=2).seconds == 60.0
+def test_the_first_epoch_may_take_the_time_left_and_the_others_an_even_share():
+    share = budget.TimeShare(even=15.0, rest=60.0)
+    assert share.end(None) == (60.0, "time_budget")
+    assert share.end(15.0) == (15.0, "time_budget")
+    assert share.end(16.0) == (32.0, "time_budget")  # not all models fit: as long again
+    assert share.end(40.0) == (60.0, "time_budget")
 
 
-def test_a_models_own_budget_holds_for_all_its_turns():
-    clock = Clock()
-    limits = Limits(time_budget=60.0, model_time_budget=10.0)
-    times = budget.TimeBudget(limits, clock.now, clock)
-    assert times.share("a", 2) == budget.TimeShare(10.0, "model_time_budget")
-    times.used("a", 7.0)
-    assert times.share("a", 2).seconds == pytest.approx(3.0)
-    times.used("a", 7.0)
-    assert times.share("a", 2).seconds == 0.0
-    assert times.share("b", 20) == budget.TimeShare(3.0, "time_budget")
+def test_the_first_model_is_promised_an_epoch_until_one_has_it(clock):
+    times = make(clock, time_budget=10.0)
+    assert times.begin("a", 5).end(None)[0] == math.inf
+    assert not times.begin("b", 5).promised  # another worker's
+    clock.now += 20.0
+    times.end("a", failed=True)
+    assert times.begin("c", 3).promised
+    clock.now += 20.0
+    times.epoch("c", 1)
+    times.end("c")
+    last = times.begin("d", 2)
+    assert (last.promised, last.refusal) == (False, "no time was left")
 
 
-def test_no_budget_no_check():
-    share = budget.TimeBudget(Limits(), 0.0, Clock()).share("a", 3)
-    assert math.isinf(share.seconds)
+def test_an_epoch_of_a_model_that_failed_after_it_does_not_count(clock):
+    times = make(clock, time_budget=10.0)
+    times.begin("a", 2)
+    times.epoch("a", 1)
+    assert times.answered
+    times.end("a", failed=True)
+    assert not times.answered
+
+
+def test_a_predictor_that_needs_two_epochs_has_them(clock):
+    times = make(clock, time_budget=10.0, predictor="power_law")
+    share = times.begin("a", 2)
+    times.epoch("a", 1)
+    assert (share.needed, times.answered) == (2, False)
+    times.epoch("a", 2)
+    assert times.answered
+
+
+def test_who_cannot_have_an_epoch_in_the_time_left_is_refused(clock):
+    times = make(clock, time_budget=60.0)
+    trained(times, clock, "a", 20.0, 5.0)
+    assert trained(times, clock, "b", 12.0).refusal == ""  # 32 seconds, about 10 expected
+    assert times.begin("c", 3).refusal == ""  # 20 seconds, 12 expected
+    clock.now += 9.0
+    assert times.begin("d", 2).refusal == (
+        "11.0 seconds were left, and a first epoch was expected to take 12.0 or more"
+    )
+    assert times.begin("b", 2).refusal == ""  # its next turn: it has an epoch
+
+
+def test_the_first_models_seconds_are_not_what_the_next_one_takes(clock):
+    times = make(clock, time_budget=60.0)
+    trained(times, clock, "a", 40.0)
+    assert times.begin("b", 4).refusal == (
+        "17.0 seconds were left, and a first epoch was expected to take 20.0 or more"
+    )
+
+
+def test_how_many_models_fit(clock):
+    times = make(clock, time_budget=100.0)
+    assert times.fitting(38) == 38  # nothing is known
+    trained(times, clock, "a", 20.0, 2.0)  # the next: 10 + 2
+    assert times.fitting(37) == 1 + 5  # in 73 seconds
+    assert times.fitting(3) == 3
+    trained(times, clock, "b", 13.0, 2.0)
+    assert times.fitting(36) == 1 + 3  # 15 each, in 58 seconds
+    times.begin("c", 36, workers=2)
+    assert times.fitting(36) == 2 * (1 + 3)
+    clock.now += 57.0
+    assert times.fitting(35) == 0
+
+
+def test_a_models_own_budget_holds_for_all_its_turns_once_it_has_an_epoch(clock):
+    times = make(clock, model_time_budget=10.0)
+    share = trained(times, clock, "a", 12.0)
+    assert share.end(None)[0] == math.inf
+    assert share.end(12.0) == (10.0, "model_time_budget")
+    again = times.begin("a", 2)
+    assert (again.answered, again.end(0.0)) == (True, (-2.0, "model_time_budget"))
+    assert times.begin("b", 20).own == 10.0
+
+
+def test_a_turn_that_begins_again_counts_twice(clock):
+    times = make(clock, model_time_budget=10.0)
+    times.begin("a", 2)
+    clock.now += 3.0  # its worker dies
+    assert times.begin("a", 2).own == 7.0
+
+
+def test_no_budget_no_check(clock):
+    share = make(clock).begin("a", 3)
+    assert share == budget.TimeShare(promised=True)
     assert share.deadline() is None
 
 
-def test_a_share_that_is_over_raises():
-    clock = Clock()
-    check = budget.TimeShare(5.0, "time_budget").deadline(clock)
-    clock.now += 4.9
+def test_a_turn_that_is_over_raises(clock):
+    check = budget.TimeShare(even=5.0, rest=8.0).deadline()
+    assert check is not None
+    clock.now += 6.0
+    check()
+    check.epoch(0)
+    clock.now += 1.9
     check()
     clock.now += 0.2
     with pytest.raises(budget.TimeIsUp):
         check()
 
 
+def test_after_the_first_epoch_the_share_holds(clock):
+    check = budget.TimeShare(even=5.0, own=4.0, rest=60.0).deadline()
+    assert check is not None
+    clock.now += 3.0
+    check.epoch(1)
+    check()
+    clock.now += 1.5
+    with pytest.raises(budget.TimeIsUp) as caught:
+        check()
+    assert caught.value.limit == "model_time_budget"
+
+
 def test_the_reason_says_how_far_it_got():
-    share = budget.TimeShare(5.0, "time_budget")
+    error = budget.TimeIsUp("time_budget")
     nothing = Trajectory("m", "probe", ())
-    assert share.reason(nothing, 5) == "stopped by time_budget before anything was measured"
-    assert share.reason(trajectory(0), 5) == (
+    assert error.reason(nothing, 5) == "stopped by time_budget before anything was measured"
+    assert error.reason(trajectory(0), 5) == (
         "stopped by time_budget before its first epoch was finished"
     )
-    assert share.reason(trajectory(2), 5) == "stopped by time_budget after 2 of 5 epochs"
+    assert error.reason(trajectory(2), 5) == "stopped by time_budget after 2 of 5 epochs"
+    assert budget.TimeIsUp("time_budget", "no time was left").reason(trajectory(2), 5) == (
+        "stopped by time_budget after 2 of 5 epochs: no time was left"
+    )
+
+
+def test_a_budget_below_one_start_is_doubted(clock):
+    assert make(clock).doubt() == make(clock, time_budget=60.0).doubt() == ""
+    needs = "a model needs 3 seconds or more for compilation and an epoch"
+    assert make(clock, time_budget=2.0).doubt() == (
+        f"time_budget=2 leaves 1.9 seconds for training, but {needs}. One model is trained for an "
+        "epoch all the same. Give more seconds, or fewer images"
+    )
+    assert make(clock, model_time_budget=2.5).doubt() == (
+        f"model_time_budget=2.5, but {needs}. Each model is trained for an epoch all the same. "
+        "Give more seconds"
+    )
+    times = make(clock, time_budget=60.0)
+    clock.now += 56.0  # the data took it
+    assert times.doubt().startswith("time_budget=60 leaves 1.0 seconds for training, but ")
+
+
+def test_who_starts_first_under_a_budget_of_time():
+    def spec(name: str, parameters: int | None, weights: str | None, **more: Any) -> ModelSpec:
+        return ModelSpec(name, Any, 8, weights=weights, parameters=parameters, **more)
+
+    specs = [
+        spec("drawn", 10, "random"),
+        spec("uncounted", None, "file"),
+        spec("large", 300, "file"),
+        spec("small", 20, "file"),
+        spec("own", 100, None, build_pretrained=Any),
+        spec("same", 20, "file"),
+    ]
+    assert budget.admission_order(specs, RankConfig(time_budget=60.0)) == [
+        *["small", "same", "own", "large", "uncounted", "drawn"]
+    ]
+    assert budget.admission_order(specs, RankConfig()) == [spec.name for spec in specs]
 
 
 @pytest.mark.parametrize(
