@@ -335,11 +335,15 @@ class Limits:
     )
     time_budget: float | None = option(
         None,
-        "Seconds for all models of this call, divided over them (default: unlimited).",
+        "Seconds for all models of this call; those that do not fit are left out, but one model "
+        "always has its first epoch (default: unlimited).",
         SECONDS,
     )
     model_time_budget: float | None = option(
-        None, "Seconds that one model may take in this call (default: unlimited).", SECONDS
+        None,
+        "Seconds that one model may take in this call; it has its first epoch all the same, if "
+        "time_budget allows (default: unlimited).",
+        SECONDS,
     )
     epochs_budget: int | None = option(
         None, "Epochs for all models together (default: as many as epochs gives each).", at_least(1)

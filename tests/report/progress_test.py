@@ -10,9 +10,11 @@ import types
 
 import pytest
 
+from ncap_jax.options import RankConfig
 from ncap_jax.report import Progress, text
 from ncap_jax.report import progress as progress_module
 from ncap_jax.report.progress import Watchers
+from ncap_jax.selection.budget import TimeBudget
 from ncap_jax.types import EpochRecord, Trajectory
 from tests.support.pool import make_pool
 
@@ -95,6 +97,31 @@ def test_the_plan_stands_first_and_nothing_is_invented(monkeypatch):
     assert lines[3].endswith("time left not known yet")
     (one, *_) = simulated(monkeypatch, models=1, epochs=1)
     assert one.startswith("Plan: 1 model, 1 epoch. ")
+
+
+def test_a_time_budget_bounds_the_plan(monkeypatch):
+    """The first model ends after 26 of 57 seconds: the next ones are expected to take 14 each."""
+    now = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    clock, file, pool = (
+        TimeBudget(RankConfig(time_budget=60.0), 0.0),
+        io.StringIO(),
+        make_pool(9, 2),
+    )
+    with Progress([t.model for t in pool], 2, file, clock=clock) as progress:
+        clock.begin(pool[0].model, 9)
+        for record in pool[0].records:
+            now[0] += 2.0 if record.epoch else 22.0
+            clock.epoch(pool[0].model, record.epoch)
+            progress.epoch(pool[0].model, record)
+        clock.end(pool[0].model)
+        progress.finished(pool[0])
+        progress.finished(pool[1])
+        assert progress.seconds_left() == 31.0
+    lines = file.getvalue().splitlines()
+    assert lines[1] == "Time budget: models are taken one after another while it lasts."
+    (told,) = [line for line in lines if line.startswith("Time budget: of")]
+    assert told == "Time budget: of the 8 models left about 2 will be trained, in 31.0 s."
 
 
 def test_the_time_left_includes_compiling_the_models_to_come(monkeypatch):

@@ -197,14 +197,14 @@ def test_where_not_all_models_fit_they_are_trained_one_after_another(capsys):
     ("budget", "expected"),
     [
         (60.0, {"m00": ("ok", 5), "m01": ("ok", 5), "m02": ("stopped", 2)}),
-        (100.0, {**dict.fromkeys(FIT, ("ok", 5)), "m03": ("ok", 5)}),
+        (100.0, {**dict.fromkeys(FIT, ("stopped", 4)), "m03": ("ok", 5)}),
     ],
 )
 def test_starts_longer_than_an_even_share(budget, expected):
     """Five models; in 60 seconds a share is 11 and in 100 it is 19; a start takes 15 or 18."""
     pace = Pace(start={"m00": 15.0, "m01": 15.0, "m02": 15.0, "m03": 18.0, "m04": 18.0})
     outcome = timed_runs.rank(timed_runs.models(5), pace, time_budget=budget)
-    assert {name: outcome.epochs[name] for name in expected} == expected
+    assert outcome.epochs == expected
     assert outcome.seconds <= budget
 
 
@@ -302,13 +302,12 @@ def test_the_models_that_start_soonest_start_first():
 
 
 def test_the_same_command_again_goes_further(tmp_path):
-    """Three calls train ten models; none is begun twice, and numbers do not depend on pauses."""
-    specs, pace = timed_runs.models(10), Pace()
-    counts = []
+    """Three calls train four models; one is stopped on the way, and the numbers are the same."""
+    specs, counts = timed_runs.models(4), []
     for _ in range(3):
-        outcome = timed_runs.rank(specs, pace, folder=tmp_path, time_budget=60.0)
+        outcome = timed_runs.rank(specs, folder=tmp_path, time_budget=30.0)
         counts.append([status for status, _ in outcome.epochs.values()].count("ok"))
-    assert counts == [3, 7, 10]
+    assert counts == [1, 3, 4]
     whole = timed_runs.rank(specs)
     assert rows(outcome.ranking) == rows(whole.ranking)
 
@@ -435,7 +434,13 @@ def test_a_budget_of_time_ends_a_model_between_two_steps(whole, monkeypatch):
 
         return Count()
 
-    monkeypatch.setattr(budget.TimeBudget, "begin", lambda self, model, *left: shares[model])
+    begin = budget.TimeBudget.begin
+
+    def share(self, model, *left):
+        begin(self, model, *left)
+        return shares[model]
+
+    monkeypatch.setattr(budget.TimeBudget, "begin", share)
     monkeypatch.setattr(budget.TimeShare, "deadline", check)
     config = dataclasses.replace(CONFIG, time_budget=1000.0)
     ranking = toy_runs.rank(config=config, models=3)
