@@ -6,13 +6,13 @@ left and w workers, an even share is
 
     share = r min(w, m) / m                                                                 (B1)
 
-A model that has its first epoch within this share keeps to it: then all models can have one, and
-they are compared after about as many. A model whose first epoch takes longer, t seconds, shows that
-not all can. It goes on up to
+A model keeps to it if it has its first epoch within this share, after t seconds, and the models
+before it typically would have had theirs, after s: then all models can have one, and they are
+compared after about as many. Otherwise not all can, and the model goes on up to
 
-    end = min(r, 2 t)                                                                       (B2)
+    end = min(r, t + max(s, t))                                                             (B2)
 
-so its further epochs never take longer than its first. What a model leaves goes to the next. A
+so its further epochs never take longer than a first one. What a model leaves goes to the next. A
 model is not started once less time is left than any model took to its first epoch.
 
 A budget always answers: in every call the first model that starts has an epoch, however long it
@@ -41,7 +41,7 @@ from ncap_jax import predictor as predictors
 from ncap_jax.options import RankConfig
 from ncap_jax.types import ModelSpec, Trajectory
 
-# Kept for ranking and reporting: this part of the time budget, at most so many seconds.
+# Kept for ranking and reporting: this part of the time budget, but no more than these seconds.
 RESERVED_PART, RESERVED_SECONDS = 0.05, 5.0
 # What the quickest models of the zoo take to their first epoch.
 START_SECONDS = 3.0
@@ -81,6 +81,7 @@ class TimeShare:
         even: its part of the time budget, if all models left had the same (B1).
         own: what is left of its own budget.
         rest: what is left of the time budget.
+        typical: what models are expected to take to their first epoch; 0: not known.
         promised: it has its first epoch, however long that takes.
         answered: it had its first epoch in an earlier turn of this call.
         needed: the epoch after which it can be ranked.
@@ -90,6 +91,7 @@ class TimeShare:
     even: float = math.inf
     own: float = math.inf
     rest: float = math.inf
+    typical: float = 0.0
     promised: bool = False
     answered: bool = False
     needed: int = 1
@@ -107,7 +109,8 @@ class TimeShare:
         """
         if first is None:
             return (math.inf if self.promised else self.rest), "time_budget"
-        part = self.even if first <= self.even else min(self.rest, 2 * first)  # (B2)
+        long = max(self.typical, first)
+        part = self.even if long <= self.even else min(self.rest, first + long)  # (B2)
         return min((self.own, "model_time_budget"), (part, "time_budget"))
 
 
@@ -183,6 +186,7 @@ class TimeBudget:
             self._even(models_left),
             math.inf if self._each is None else self._each - self._used.get(model, 0.0),
             self.rest(),
+            statistics.median(self._firsts()) if self._total and self._first else 0.0,
             promised=self._promised == model,
             answered=model in self._first,
             needed=self._needed,

@@ -215,6 +215,13 @@ def test_where_all_models_fit_they_have_about_the_same_epochs():
     assert list(outcome.epochs.values()) == [("stopped", 2)] * 5
 
 
+def test_a_quick_start_among_slow_ones_is_no_disadvantage():
+    """After the first model an even share is 4.7 seconds; the second model needs 7."""
+    pace = Pace(start={"m00": 19.0, "m01": 2.0, "m02": 30.0, "m03": 30.0}, epoch=1.0)
+    outcome = timed_runs.rank(timed_runs.models(4), pace, time_budget=40.0)
+    assert outcome.epochs == {"m00": ("ok", 5), "m01": ("ok", 5)}
+
+
 def test_one_model_does_not_take_all_the_time_for_long_epochs():
     """An even share is 199 seconds, less than an epoch: the first model has two, not all five."""
     pace = Pace(start=20.0, epoch=300.0)

@@ -62,6 +62,9 @@ def test_the_first_epoch_may_take_the_time_left_and_the_others_an_even_share():
     assert share.end(15.0) == (15.0, "time_budget")
     assert share.end(16.0) == (32.0, "time_budget")  # not all models fit: as long again
     assert share.end(40.0) == (60.0, "time_budget")
+    # Quick to start among models that are not: they do not all fit, so it may finish.
+    share = budget.TimeShare(even=3.0, rest=60.0, typical=10.0)
+    assert share.end(2.0) == (12.0, "time_budget")
 
 
 def test_the_first_model_is_promised_an_epoch_until_one_has_it(clock):
