@@ -62,26 +62,28 @@ def checked(specs: Sequence[ModelSpec], input_size: int | None = None) -> tuple[
 
 
 def _checked(spec: ModelSpec, size: int) -> ModelSpec:
-    if size == spec.input_size and MODELS.get(spec.name) == spec:
+    in_zoo = MODELS.get(spec.name) == spec
+    if in_zoo and size == spec.input_size:
         return spec
     try:
         module = _shapes_of(spec)
-        own = feature_width(module, spec.input_size)
+        own = None if in_zoo else feature_width(module, spec.input_size)
     except errors.ModelError as error:
         raise errors.ModelError(f"{spec.name}: {error.cause}", error.remedy) from error
     except Exception:  # of somebody else's code
         return spec
-    if spec.feature_width not in (None, own):
+    if own is not None and spec.feature_width not in (None, own):
         raise errors.ModelError(
             f"{spec.name} has features of width {own}, not feature_width={spec.feature_width}",
             f"Use feature_width={own}, or leave it out",
         )
-    if not works(module, size):
+    width = working_width(module, size)
+    if width is None:
         _refuse_size(spec, module, size)
         return spec
     return dataclasses.replace(
         spec,
-        feature_width=own if size == spec.input_size else feature_width(module, size),
+        feature_width=width,
         parameters=parameters(module) if spec.parameters is None else spec.parameters,
     )
 
@@ -101,12 +103,20 @@ def _refuse_size(spec: ModelSpec, module: nnx.Module, size: int) -> None:
 
 def works(module: nnx.Module, size: int) -> bool:
     """Whether a network can take square images of this side."""
+    return working_width(module, size) is not None
+
+
+def working_width(module: nnx.Module, size: int) -> int | None:
+    """The width of a network's features for square images of this side; None: it cannot take them.
+
+    One trace tells both: tracing a deep network takes a second.
+    """
     try:
         jaxpr, features = _traced(module, size)
-        _width(features.shape)
+        width = _width(features.shape)
     except Exception:  # of somebody else's code
-        return False
-    return all(0 not in shape for shape in _shapes_in(jaxpr.jaxpr))
+        return None
+    return width if all(0 not in shape for shape in _shapes_in(jaxpr.jaxpr)) else None
 
 
 def _smallest(module: nnx.Module, low: int, high: int) -> int:

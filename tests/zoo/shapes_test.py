@@ -155,3 +155,26 @@ def test_nothing_is_computed():
     assert shapes.parameters(module) == 4 * 4 * 3 * 12 + 12 + 12
     assert not shapes.works(module, 0)
     assert math.isfinite(shapes.LARGEST)
+
+
+@pytest.mark.parametrize(
+    ("spec", "traced"),
+    [
+        (MODELS["tiny_plain_wide"], [64]),
+        (small_spec(), [8, 64]),
+        (dataclasses.replace(MODELS["tiny_plain_wide"], name="mine"), [32, 64]),
+    ],
+)
+def test_a_size_costs_one_trace(
+    spec: ModelSpec, traced: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    """And one more at its own size for a model of which no test has checked the width."""
+    sizes, trace = [], shapes._traced
+
+    def counted(module: nnx.Module, size: int) -> Any:
+        sizes.append(size)
+        return trace(module, size)
+
+    monkeypatch.setattr(shapes, "_traced", counted)
+    (found,) = shapes.checked([spec], 64)
+    assert (found.feature_width, sizes) == (spec.feature_width, traced)
