@@ -6,9 +6,10 @@
 
 With no flag it ranks the embedded pretrained models on scikit-learn's handwritten digits,
 offline. Results go to --output_dir: ranking.json, ranking.csv, report.html, run.json and one
-trajectory per model. Exit codes: 0, at least one model could be ranked; 2, bad input; 3, no model
-could be ranked; 4, one of several processes (--distributed) failed; 130, interrupted. After 4 and
-130 the same command with the same --output_dir resumes.
+trajectory per model. Exit codes: 0, ranked, and no model failed; 2, bad input, or weights that are
+missing; 3, no model could be ranked; 4, one of several processes (--distributed) failed; 5, ranked,
+but some models failed; 130, interrupted. After 4 and 130 the same command with the same
+--output_dir resumes.
 
     python -m ncap_jax --rerun=runs/mine/run.json
 
@@ -72,7 +73,9 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "distributed", False, "Run as one of several processes (jax.distributed); see --mesh."
 )
-flags.DEFINE_bool("list_models", False, "Print the known models and exit.")
+flags.DEFINE_bool(
+    "list_models", False, "Print the known models, and which weights are here, and exit."
+)
 for each in (*options.options_of(RankConfig), *options.options_of(DataConfig)):
     define_flag(each)
 
@@ -172,7 +175,16 @@ def rank() -> int:
     if not distributed.is_primary():
         return 0
     show(ranking, folder, scalars)
-    return 3 if all(model.rank is None for model in ranking.models) else 0
+    return exit_code(ranking)
+
+
+def exit_code(ranking: Ranking) -> int:
+    """3: no model is ranked; 5: some are, and some failed; 0: none failed."""
+    from ncap_jax.report import text
+
+    if all(model.rank is None for model in ranking.models):
+        return 3
+    return 5 if text.failed(ranking) else 0
 
 
 def show(ranking: Ranking, folder: pathlib.Path, scalars: pathlib.Path | None) -> None:
@@ -219,11 +231,13 @@ def rerun() -> int:
 
 
 def list_models() -> int:
-    """Print the known models; returns the exit code."""
+    """Print the known models and where their weights are; returns the exit code."""
     from ncap_jax.report.console import format_models
     from ncap_jax.zoo import MODELS
+    from ncap_jax.zoo.weights.places import locate
 
-    print(format_models(list(MODELS.values())))
+    folder = FLAGS.weights_dir
+    print(format_models(list(MODELS.values()), {n: locate(MODELS[n], folder).kind for n in MODELS}))
     return 0
 
 

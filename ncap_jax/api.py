@@ -45,6 +45,8 @@ def rank_models(
     Raises:
         ConfigError: an option, or a combination of options, cannot work; tensorboardX is missing.
         ModelError: a model is unknown, or cannot be built.
+        WeightsError: `weights_dir` does not exist; or weights are missing, of a model that was
+            asked for by name or of all (a model that only a pattern matches is left out then).
         DataError: images or labels cannot be used.
         OutputError: the folder cannot be written, is in use, or holds another run.
     """

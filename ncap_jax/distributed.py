@@ -59,7 +59,7 @@ def leave(code: int) -> None:
     """End a process that has joined others, once these know; returns if it has not.
 
     Args:
-        code: exit code; any but 0 and 3 ends the others as well.
+        code: exit code; any but 0, 3 and 5 ends the others as well.
     """
     if _watch is not None:
         _watch.leave(code)

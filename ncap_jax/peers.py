@@ -23,7 +23,7 @@ PERIOD_SECONDS = 1.0
 # In which a process that hears of a failure may find the same one itself, and say it better.
 GRACE_SECONDS = 5.0
 FAILED = 4  # exit code of a process that another one left alone
-SUCCESS = ("0", "3")  # exit codes of those that came to the end
+SUCCESS = ("0", "3", "5")  # exit codes of those that came to the end
 REMEDY = "See what each process printed, then repeat the same command on every machine: it resumes"
 PREFIX = "ncap_jax"
 

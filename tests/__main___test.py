@@ -154,6 +154,11 @@ REFUSALS = [
     (["--validation_fraction=2"], "validation_fraction=2.0", "between 0 and 1, such as 0.2."),
     (["stray"], "unexpected argument 'stray'", "Options are written --name=value."),
     (
+        ["--weights_dir=/proc/none"],
+        "weights_dir=/proc/none is not a folder",
+        "Give the folder that holds the weight files, or leave it out.",
+    ),
+    (
         ["--output_dir=/proc/none"],
         "cannot write to /proc/none: No such file or directory",
         "Choose a folder that you may write to.",
@@ -191,9 +196,10 @@ def test_a_flag_that_cannot_be_read_exits_with_2(tmp_path, arguments, cause):
 
 
 def test_exit_codes_of_models_that_cannot_be_loaded(tmp_path, monkeypatch):
-    """Their weights are missing, for real; those of the embedded model are there."""
+    """Their weights are damaged, for real; those of the embedded model are sound."""
     monkeypatch.setenv("NCAP_OFFLINE", "1")
     monkeypatch.setenv("NCAP_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "alexnet-owt-7be5be79.pth").write_bytes(b"damaged")
     real = fake_training.worker.training.start
     fake_training.install(monkeypatch)
 
@@ -201,15 +207,40 @@ def test_exit_codes_of_models_that_cannot_be_loaded(tmp_path, monkeypatch):
         return (real if spec.name == "alexnet" else fake_training.start)(spec, *arguments)
 
     monkeypatch.setattr(fake_training.worker.training, "start", start)
-    for models, code, of in (("tiny_plain,alexnet", 0, 2), ("alexnet", 3, 1)):
+    for models, code, of in (("tiny_plain,alexnet", 5, "2 models"), ("alexnet", 3, "1 model")):
         said = here(
             f"--models={models}", *SMALL, "--epochs=1", f"--weights_dir={tmp_path}", cwd=tmp_path
         )
         assert said.code == code, said.err
         assert said.err.splitlines()[-1] == (
-            f"warning: 1 of {of} models could not be ranked: alexnet (failed)"
+            f"warning: 1 of {of[0]} models could not be ranked: alexnet (failed)"
         )
-        assert "alexnet" in said.out
+        assert f"1 of {of} failed: alexnet." in said.out
+
+
+def test_missing_weights_are_refused_before_any_data_are_read(tmp_path, monkeypatch):
+    """All at once: the data set does not even exist."""
+    monkeypatch.setenv("NCAP_OFFLINE", "1")
+    monkeypatch.setenv("NCAP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("NCAP_WEIGHTS_DIR", raising=False)
+    said = here("--models=alexnet,tiny_plain,squeezenet", "--dataset=digist", cwd=tmp_path)
+    assert (said.code, said.out) == (2, "")
+    first, *lines = said.err.splitlines()
+    assert first == "error: the weights of 2 of 3 models are missing:"
+    assert [line.split(":")[0] for line in lines] == ["  alexnet", "  squeezenet"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pattern_offline_ranks_who_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCAP_OFFLINE", "1")
+    monkeypatch.setenv("NCAP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("NCAP_WEIGHTS_DIR", raising=False)
+    fake_training.install(monkeypatch)
+    with pytest.warns(UserWarning, match=r"weights are not on this machine: vgg16, vgg19\."):
+        said = here("--models=vgg*,tiny_plain_wide", *SMALL, "--epochs=1", cwd=tmp_path)
+    assert said.code == 0, said.err
+    content = json.loads((tmp_path / "runs" / "digits" / "ranking.json").read_text())
+    assert [model["name"] for model in content["models"]] == ["tiny_plain_wide"]
 
 
 def test_runs_are_numbered_and_each_is_told(tmp_path, monkeypatch):
@@ -271,10 +302,24 @@ def test_flags_become_values_of_the_right_type():
         assert command.record_from_flags(DataConfig) == DataConfig(stream=True)
 
 
-def test_list_models(tmp_path):
-    said = here("--list_models", cwd=tmp_path)
+def test_list_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCAP_OFFLINE", "1")
+    monkeypatch.setenv("NCAP_CACHE", str(tmp_path / "cache"))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "squeezenet_v1.1.safetensors").write_bytes(b"")
+    said = here("--list_models", f"--weights_dir={mine}", cwd=tmp_path)
     assert said.code == 0
-    assert "tiny_resnet_random" in said.out
+    shown = {line.split()[0]: line.split() for line in said.out.splitlines() if " px " in line}
+    for name, where in (
+        ("tiny_resnet_random", "package"),
+        ("squeezenet", "folder"),
+        ("vgg16", "missing"),
+    ):
+        assert shown[name][5] == where
+    monkeypatch.setenv("NCAP_OFFLINE", "0")
+    said = here("--list_models", cwd=tmp_path)
+    assert re.search(r"^ vgg16 .* 512 +[\d,]+ +download ", said.out, re.MULTILINE)
 
 
 def test_a_process_that_another_one_left_alone_has_an_exit_code_of_its_own(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -111,10 +112,25 @@ def test_another_seed_another_order_of_batches(run):
     assert timeless(again) != timeless(ranking)
 
 
-def test_pretrained_weights_must_exist():
-    ranking = rank(config=small_config(weights="pretrained"))
-    assert {model.status for model in ranking.models} == {"failed"}
-    assert "no pretrained weights" in ranking.models[0].message
+def test_pretrained_weights_must_exist(tmp_path):
+    """All that are missing are named, before anything is written."""
+    with pytest.raises(errors.WeightsError) as error:
+        rank(tmp_path / "run", small_config(weights="pretrained"))
+    assert error.value.cause == (
+        "the weights of 2 of 2 models are missing:\n"
+        "  toy_1: its ModelSpec names none\n"
+        "  toy_2: its ModelSpec names none"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_all_models_fail_there_is_no_best(tmp_path):
+    (tmp_path / "damaged.safetensors").write_bytes(b"")
+    spec = dataclasses.replace(POOL[0], weights=str(tmp_path / "damaged.safetensors"))
+    config = small_config(weights="pretrained")
+    ranking = ncap.rank_models(spec, digits(), config, show_progress=False)
+    assert [model.status for model in ranking.models] == ["failed"]
+    assert "damaged.safetensors" in ranking.models[0].message
     with pytest.raises(errors.ModelError) as error:
         _ = ranking.best
     assert error.value.cause == "no model could be ranked"

@@ -90,9 +90,10 @@ def test_a_process_that_ended_badly_ends_those_that_wait_for_it(ended, capsys):
     )
 
 
-def test_a_process_that_came_to_the_end_may_be_silent(ended):
+@pytest.mark.parametrize("code", ["0", "3", "5"])
+def test_a_process_that_came_to_the_end_may_be_silent(ended, code):
     store = Store()
-    store.key_value_set("ncap_jax/left/0", "0")
+    store.key_value_set("ncap_jax/left/0", code)
     watch = peers.Watch(store, 1, 2)
     time.sleep(3 * peers.LIMIT_SECONDS)
     assert not ended

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ncap_jax import output
@@ -23,6 +23,8 @@ _LEVELS = (
     ("predicted", "P(best)", "last seen", "epochs"),
     ("predicted", "P(best)"),
 )
+# A table of models has descriptions from this width on: in less, no person could read them.
+_DESCRIBED = 90
 
 
 def format_ranking(ranking: Ranking, width: int | None = None, *, color: bool | None = None) -> str:
@@ -53,11 +55,16 @@ def format_ranking(ranking: Ranking, width: int | None = None, *, color: bool | 
     return _lines(buffer)
 
 
-def format_models(specs: Sequence[ModelSpec], width: int | None = None) -> str:
-    """Models as a table: name, input side, feature width, parameters, licence of the weights.
+def format_models(
+    specs: Sequence[ModelSpec], available: Mapping[str, str], width: int | None = None
+) -> str:
+    """Models as a table: name, sizes, whether the weights are here, their licence, a description.
+
+    A terminal that is too narrow for descriptions that a person can read has none of them.
 
     Args:
         specs: the models, in the order of the rows.
+        available: name -> where this machine has the weights, in a word or two.
         width: columns available; None: the terminal's, 100 when there is none.
 
     Returns:
@@ -66,18 +73,21 @@ def format_models(specs: Sequence[ModelSpec], width: int | None = None) -> str:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
     for column in ("input", "features", "parameters"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("available\nhere", no_wrap=True)
     table.add_column("weights", overflow="fold")
-    table.add_column("description", overflow="fold", ratio=1)
+    console, buffer = _console(width, color=False)
+    if console.width >= _DESCRIBED:
+        table.add_column("description", overflow="fold", ratio=1)
     for spec in specs:
         parameters = "–" if spec.parameters is None else f"{spec.parameters:,}"
         sizes = f"{spec.input_size} px", str(spec.feature_width), parameters
         weights = "random only" if spec.weights is None else spec.licence or "yes"
-        table.add_row(*map(_spelled, (spec.name, *sizes, weights, spec.description)))
-    console, buffer = _console(width, color=False)
+        cells = [spec.name, *sizes, available[spec.name], weights, spec.description]
+        table.add_row(*map(_spelled, cells[: len(table.columns)]))
     console.print(table)
     return _lines(buffer)
 

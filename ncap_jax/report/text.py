@@ -94,23 +94,51 @@ def listed(names: Sequence[str]) -> str:
 
 
 def answer(ranking: Ranking) -> str:
-    """The answer in one or two sentences."""
+    """The answer in a few sentences; first of all, which models failed."""
+    parts = [_failures(ranking)]
     ranked = [row for row in ranking.models if row.rank is not None]
     if not ranked:
-        return "No model could be ranked: see the status of each."
+        return " ".join(filter(None, [*parts, "No model could be ranked: see the status of each."]))
     best = ranked[0]
     text = (
         f"Fine-tune {visible(best.name)}: predicted {with_std(best.predicted_accuracy, best.std)}"
     )
     if math.isfinite(best.p_best) and len(ranked) > 1:
         text += f", best with probability {percent(best.p_best, 0)}"
-    text += "."
-    tied = [visible(row.name) for row in ranked if row.tied_with_best]
-    if len(tied) > _NAMED:
-        tied = [*tied[: _NAMED - 1], f"{len(tied) - _NAMED + 1} more"]
-    if tied:
-        text += f" {listed(tied)} cannot be told apart from it."
-    return text
+    parts.append(f"{text}.")
+    if tied := [visible(row.name) for row in ranked if row.tied_with_best]:
+        parts.append(f"{listed(_some(tied))} cannot be told apart from it.")
+    if not _beats_the_largest_class(best.best_seen, ranking):
+        parts.append(
+            f"So far {visible(best.name)} is not significantly better than always predicting the "
+            f"largest class ({percent(ranking.info.majority_accuracy or 0.0)})."
+        )
+    return " ".join(filter(None, parts))
+
+
+def failed(ranking: Ranking) -> list[RankedModel]:
+    """The models that came to no end of their own or of the run's limits."""
+    return [row for row in ranking.models if row.status not in ("ok", "stopped")]
+
+
+def _failures(ranking: Ranking) -> str:
+    """A sentence that says which models failed, and how; empty if none did."""
+    rows = failed(ranking)
+    if not rows:
+        return ""
+    names = [
+        visible(row.name) + ("" if row.status == "failed" else f" ({row.status.replace('_', ' ')})")
+        for row in rows
+    ]
+    models = "1 model" if len(ranking.models) == 1 else f"{len(ranking.models)} models"
+    return f"{len(rows)} of {models} failed: {listed(_some(names))}."
+
+
+def _some(names: list[str]) -> list[str]:
+    """At most as many names as a sentence has, the last of them a count."""
+    return (
+        names if len(names) <= _NAMED else [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]
+    )
 
 
 def warnings(ranking: Ranking) -> list[str]:
@@ -133,17 +161,22 @@ def warnings(ranking: Ranking) -> list[str]:
 
 def _no_better_than_the_largest_class(ranking: Ranking) -> list[str]:
     """A warning while no model is significantly better than always giving the same answer."""
-    share, count = ranking.info.majority_accuracy, ranking.info.num_validation
     seen = [row.best_seen for row in ranking.models if row.rank is not None]
-    if share is None or not count or not seen:
-        return []
-    error = math.sqrt(share * (1 - share) / count)
-    if max(seen) > share + 2 * error:
+    if not seen or any(_beats_the_largest_class(accuracy, ranking) for accuracy in seen):
         return []
     return [
         f"no model is significantly better yet than always predicting the largest class "
-        f"({percent(share)}): train for more epochs before you trust any order"
+        f"({percent(ranking.info.majority_accuracy or 0.0)}): train for more epochs before you "
+        "trust any order"
     ]
+
+
+def _beats_the_largest_class(accuracy: float, ranking: Ranking) -> bool:
+    """By two standard errors; also where the largest class's share is not known."""
+    share, count = ranking.info.majority_accuracy, ranking.info.num_validation
+    if share is None or not count:
+        return True
+    return accuracy > share + 2 * math.sqrt(share * (1 - share) / count)
 
 
 def learning_rates(ranking: Ranking) -> str:

@@ -1,4 +1,4 @@
-"""Refusals before any work is done: options that do not go together.
+"""Refusals before any work is done: options that do not go together, weights that are missing.
 
 `ncap_jax.options` checks each option by itself. What depends on other options, on the models or on
 the machine is checked here.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
-from ncap_jax import distributed, errors
+from ncap_jax import caching, distributed, errors
 from ncap_jax.finetune import mesh
 from ncap_jax.options import Execution, Limits, RankConfig
 from ncap_jax.predictor.validation_size import doubt
@@ -20,6 +20,59 @@ from ncap_jax.run import processes
 from ncap_jax.run.ray_workers import import_ray
 from ncap_jax.selection import ranking
 from ncap_jax.types import ModelSpec
+from ncap_jax.zoo.registry import Found
+from ncap_jax.zoo.weights import places, sources
+
+
+def obtainable(found: Found, config: RankConfig) -> tuple[ModelSpec, ...]:
+    """The models of a run, once it is known of each that its weights can be had.
+
+    Nothing is read or downloaded: a published file counts unless `NCAP_OFFLINE` forbids it.
+
+    Args:
+        found: the models; those that only a pattern asked for are left out, with a warning, where
+            their weights are missing.
+        config: says where weights are; of random ones none are missing.
+
+    Raises:
+        WeightsError: `weights_dir` does not exist; weights of models that were asked for by name,
+            or of all models, are missing: all are named.
+    """
+    if config.weights_dir is not None and not _on_a_cluster(config):
+        sources.folders(config.weights_dir)
+    if config.weights == sources.RANDOM or _on_a_cluster(config):
+        return found.specs
+    located = {spec.name: places.locate(spec, config.weights_dir) for spec in found.specs}
+    missing = {name: place.why for name, place in located.items() if place.kind == "missing"}
+    # Several processes must not choose different models.
+    optional = frozenset() if distributed.is_distributed() else found.by_pattern
+    if len(missing) == len(found.specs) or not missing.keys() <= optional:
+        raise _missing_weights(missing, len(found.specs))
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of the models that the patterns match are left out, because their "
+            f"weights are not on this machine: {', '.join(missing)}. --list_models says what is",
+            stacklevel=2,
+        )
+    return tuple(spec for spec in found.specs if spec.name not in missing)
+
+
+def _missing_weights(missing: Mapping[str, str], models: int) -> errors.WeightsError:
+    """Names all models whose weights are missing, a line each."""
+    lines = "".join(f"\n  {name}: {why}" for name, why in missing.items())
+    network = "unset NCAP_OFFLINE, " if caching.offline() else ""
+    return errors.WeightsError(
+        f"the weights of {len(missing)} of {models} models are missing:{lines}",
+        "Put the files into the folder given by weights_dir (NCAP_WEIGHTS_DIR), give a file's path "
+        f"as weights of a ModelSpec, {network}leave these models out, or draw them at random: "
+        'weights="random" in a ModelSpec for that model alone, in the run for all models',
+    )
+
+
+def _on_a_cluster(execution: Execution) -> bool:
+    """Whether the models are loaded on machines of which this one knows nothing."""
+    address = execution.ray_address or os.environ.get("RAY_ADDRESS")
+    return execution.executor == "ray" and bool(address)
 
 
 def check_run(config: RankConfig, specs: Sequence[ModelSpec]) -> None:

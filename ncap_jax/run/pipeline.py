@@ -19,14 +19,15 @@ from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.report.progress import Progress, Watchers
 from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.run import facts, start, worker
-from ncap_jax.run.checks import check_run, warn_of_few_images
+from ncap_jax.run.checks import check_run, obtainable, warn_of_few_images
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import Job
 from ncap_jax.run.schedule import Scheduler
 from ncap_jax.selection import budget
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import ModelSpec, Ranking, Trajectory, Watcher
-from ncap_jax.zoo import find_models, shapes
+from ncap_jax.zoo import shapes
+from ncap_jax.zoo.registry import search
 
 Path = str | os.PathLike[str]
 
@@ -77,7 +78,7 @@ def rank(request: Request) -> Ranking:
 def prepare(request: Request) -> tuple[Job, dict[str, Any]]:
     """The job and the content of its `run.json`; what cannot work is refused here."""
     config, data_config = request.config, request.data_config
-    specs = find_models(request.models)
+    specs = obtainable(search(request.models), config)
     check_run(config, specs)
     specs = shapes.checked(specs, config.input_size)
     dataset = data.load_dataset(request.dataset, data_config, seed=config.seed)

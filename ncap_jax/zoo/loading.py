@@ -47,9 +47,12 @@ def load_model(
 
     Raises:
         ModelError: unknown name.
-        WeightsError: the weights are missing, damaged or of another architecture.
+        WeightsError: the weights are missing, damaged or of another architecture, or
+            `weights_dir` does not exist.
     """
     spec = find_model(model)
+    if weights_dir is not None:
+        sources.folders(weights_dir)
     # One spelling of a dtype: float32 as a class and as a dtype are equal but hash differently.
     dtype = None if dtype is None else jnp.dtype(dtype)
     if weights == PRETRAINED and spec.weights == sources.RANDOM:

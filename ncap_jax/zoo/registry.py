@@ -7,7 +7,7 @@ import functools
 import importlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ncap_jax import errors
 from ncap_jax.types import ModelSpec
@@ -100,6 +100,18 @@ def find_hub_model(name: str) -> ModelSpec:
     return hub.find(name, MODELS)
 
 
+class Found(NamedTuple):
+    """What was found for names, patterns and specs.
+
+    Attributes:
+        specs: the models, in order, each once.
+        by_pattern: names of those that only a pattern asked for.
+    """
+
+    specs: tuple[ModelSpec, ...]
+    by_pattern: frozenset[str] = frozenset()
+
+
 def find_models(models: str | ModelSpec | Sequence[str | ModelSpec]) -> tuple[ModelSpec, ...]:
     """The ModelSpecs of names, shell patterns (`tiny_*`) and specs, in order, each once.
 
@@ -109,25 +121,42 @@ def find_models(models: str | ModelSpec | Sequence[str | ModelSpec]) -> tuple[Mo
         ModelError: an unknown name, a pattern that matches nothing, two different models with
             one name, or an empty list.
     """
+    return search(models).specs
+
+
+def search(models: str | ModelSpec | Sequence[str | ModelSpec]) -> Found:
+    """As `find_models`, and which of the models only a pattern asked for.
+
+    Raises:
+        ModelError: see `find_models`.
+    """
     given: Any = models
     if isinstance(given, str | ModelSpec) or not isinstance(given, Iterable):
         given = [given]
     found: dict[str, ModelSpec] = {}
-    for spec in (spec for model in given for spec in _matches(model)):
-        if found.setdefault(spec.name, spec) != spec:
-            raise errors.ModelError(
-                f"two different models are named {spec.name!r}", "Give each its own name"
-            )
+    named: set[str] = set()
+    for model in given:
+        for spec in _matches(model):
+            if found.setdefault(spec.name, spec) != spec:
+                raise errors.ModelError(
+                    f"two different models are named {spec.name!r}", "Give each its own name"
+                )
+            if not _is_pattern(model):
+                named.add(spec.name)
     if not found:
         raise errors.ModelError(
             "no model is given", "Give at least one name, or a pattern such as tiny_*"
         )
-    return tuple(found.values())
+    return Found(tuple(found.values()), frozenset(found) - named)
+
+
+def _is_pattern(model: str | ModelSpec) -> bool:
+    return isinstance(model, str) and any(mark in model for mark in "*?[")
 
 
 def _matches(model: str | ModelSpec) -> list[ModelSpec]:
     """All models of a pattern, or the one model of a name or spec."""
-    if not isinstance(model, str) or not any(mark in model for mark in "*?["):
+    if not isinstance(model, str) or not _is_pattern(model):
         return [find_model(model)]
     names = fnmatch.filter(MODELS, model)
     if not names:

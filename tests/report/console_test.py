@@ -62,7 +62,7 @@ def test_a_table_for_a_terminal_without_unicode(monkeypatch):
     """The columns stand in line, though some words are longer."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     shown = format_ranking(rank_trajectories(make_pool(3), "digits"), width=120).splitlines()
-    models = console.format_models(list(MODELS.values()), width=100)
+    models = console.format_models(list(MODELS.values()), dict.fromkeys(MODELS, "cache"), width=100)
     assert "\n".join(shown).isascii()
     assert models.isascii()
     assert shown[2].split()[:3] == ["#", "model", "predicted"]
@@ -114,8 +114,10 @@ def test_the_registry_is_readable_at_any_width():
     """Long licence texts wrap; names and numbers stay whole."""
     specs = list(MODELS.values())
     for width in (80, 100, 140):
-        text = console.format_models(specs, width=width)
+        text = console.format_models(specs, dict.fromkeys(MODELS, "download"), width=width)
         assert max(map(len, text.splitlines())) <= width
         for spec in specs:
             assert f"{spec.name} " in text
             assert f" {spec.parameters:,} " in text
+        assert text.count(" download ") == len(specs)
+        assert ("description" in text) == (width > 80)

@@ -15,7 +15,7 @@ from ncap_jax import report
 from ncap_jax.options import RankConfig
 from ncap_jax.report import format_ranking, html, markdown, text
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import RunInfo
+from ncap_jax.types import RunInfo, Trajectory
 from tests.support.pool import make_pool
 
 
@@ -148,3 +148,54 @@ def test_every_form_of_the_report_says_the_learning_rates(tmp_path):
     one = rank_trajectories(make_pool(3), "digits")
     assert text.learning_rates(one) == ""
     assert "Learning rate" not in html.render(one)
+
+
+def failing(count: int, status: str = "failed") -> list[Trajectory]:
+    return [Trajectory(f"bad_{i}", "linear", (), status, "no weights") for i in range(count)]
+
+
+def test_the_headline_says_first_who_failed(tmp_path):
+    pool = [*make_pool(1), *failing(1), Trajectory("away", "linear", (), "out_of_memory")]
+    ranking = rank_trajectories(pool, "x")
+    said = "2 of 3 models failed: bad_0 and away (out of memory)."
+    assert text.answer(ranking).startswith(f"{said} Fine-tune model_0: predicted ")
+    assert [row.name for row in text.failed(ranking)] == ["bad_0", "away"]
+    assert said in format_ranking(ranking, width=200)
+    assert said in html.render(ranking)
+    assert said.replace("_", r"\_") in markdown.render(ranking)
+
+
+@pytest.mark.parametrize(
+    ("count", "headline"),
+    [
+        (1, "1 of 1 model failed: bad_0. No model could be ranked: see the status of each."),
+        (
+            6,
+            "6 of 6 models failed: bad_0, bad_1, bad_2 and 3 more. "
+            "No model could be ranked: see the status of each.",
+        ),
+    ],
+)
+def test_the_headline_where_all_failed(count, headline):
+    assert text.answer(rank_trajectories(failing(count), "x")) == headline
+
+
+def test_models_that_a_limit_stopped_have_not_failed():
+    ranking = rank_trajectories([*make_pool(1), *failing(1, "stopped")], "x")
+    assert text.failed(ranking) == []
+    assert text.answer(ranking).startswith("Fine-tune model_0: predicted ")
+
+
+@pytest.mark.parametrize("above", [-0.05, 0.0, 0.01, 0.2])
+def test_the_headline_says_that_the_winner_is_no_better_than_the_largest_class(above):
+    pool = make_pool(2, epochs=8)
+    best = rank_trajectories(pool, "x").best
+    share = best.best_seen - above
+    info = RunInfo(majority_accuracy=share, num_validation=1000)
+    answer = text.answer(rank_trajectories(pool, "x", info=info))
+    sentence = (
+        f"So far {best.name} is not significantly better than always predicting the largest "
+        f"class ({100 * share:.1f} %)."
+    )
+    assert answer.endswith(sentence) == (above < 0.1)
+    assert ("largest class" in answer) == (above < 0.1)

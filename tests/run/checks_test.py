@@ -13,6 +13,7 @@ from ncap_jax import distributed, errors, predictor
 from ncap_jax.options import RankConfig
 from ncap_jax.run import checks
 from ncap_jax.types import ModelSpec
+from ncap_jax.zoo import MODELS, registry
 from tests.support import toy_runs
 
 
@@ -158,3 +159,85 @@ def test_few_validation_images_are_warned_of():
         "4 validation images only: the standard error of an accuracy is up to 25 points. "
         "Give more, or most models will be tied"
     ]
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No network, an empty cache, no folder of weights."""
+    monkeypatch.setenv("NCAP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NCAP_OFFLINE", "1")
+    monkeypatch.delenv("NCAP_WEIGHTS_DIR", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def obtained(*models, **options):
+    return [spec.name for spec in checks.obtainable(registry.search(models), RankConfig(**options))]
+
+
+def test_all_missing_weights_are_named_at_once(offline, tmp_path):
+    with pytest.raises(errors.WeightsError) as error:
+        obtained("tiny_plain", "alexnet", "squeezenet", weights_dir=str(tmp_path))
+    url = MODELS["alexnet"].weights
+    assert error.value.cause == (
+        "the weights of 2 of 3 models are missing:\n"
+        f"  alexnet: alexnet-owt-7be5be79.pth is not in {tmp_path}, its copy is not in the cache "
+        f"{tmp_path / 'cache' / 'weights'}, and NCAP_OFFLINE forbids downloading {url}\n"
+        f"  squeezenet: squeezenet_v1.1.safetensors is not in {tmp_path}, and cannot be downloaded"
+    )
+    assert error.value.remedy == (
+        "Put the files into the folder given by weights_dir (NCAP_WEIGHTS_DIR), give a file's path "
+        "as weights of a ModelSpec, unset NCAP_OFFLINE, leave these models out, or draw them at "
+        'random: weights="random" in a ModelSpec for that model alone, in the run for all models'
+    )
+
+
+def test_with_a_network_what_is_published_is_not_missing(offline, monkeypatch):
+    monkeypatch.delenv("NCAP_OFFLINE")
+    assert obtained("alexnet", "vgg16") == ["alexnet", "vgg16"]
+    with pytest.raises(errors.WeightsError) as error:
+        obtained("alexnet", "squeezenet")
+    assert error.value.cause.startswith("the weights of 1 of 2 models are missing:\n  squeezenet: ")
+    assert "NCAP_OFFLINE" not in error.value.remedy
+
+
+def test_what_only_a_pattern_asked_for_is_left_out(offline):
+    with pytest.warns(UserWarning, match="left out") as caught:
+        assert obtained("tiny_plain", "vgg*", "squeeze*") == ["tiny_plain"]
+    assert [str(warning.message) for warning in caught] == [
+        "3 of the models that the patterns match are left out, because their weights are not on "
+        "this machine: vgg16, vgg19, squeezenet. --list_models says what is"
+    ]
+    for models in (["vgg*"], ["tiny_plain", "vgg*", "vgg16"]):
+        with pytest.raises(errors.WeightsError) as error:
+            obtained(*models)
+        assert "\n  vgg16: " in error.value.cause
+
+
+def test_several_processes_leave_nobody_out(offline, monkeypatch):
+    """One of them could find what the other lacks."""
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    with pytest.raises(errors.WeightsError) as error:
+        obtained("tiny_plain", "squeeze*")
+    assert error.value.cause.startswith("the weights of 1 of 2 models are missing:")
+
+
+def test_random_weights_are_never_missing(offline):
+    assert obtained("squeezenet", weights="random") == ["squeezenet"]
+
+
+def test_a_folder_of_weights_that_does_not_exist_is_refused(offline, tmp_path):
+    for options in ({}, {"weights": "random"}):
+        with pytest.raises(errors.WeightsError) as error:
+            obtained("tiny_plain", weights_dir=str(tmp_path / "none"), **options)
+        assert error.value.cause == f"weights_dir={tmp_path / 'none'} is not a folder"
+
+
+def test_machines_of_a_cluster_look_for_themselves(offline, monkeypatch):
+    there = {"executor": "ray", "weights_dir": "/on/every/node"}
+    assert obtained("squeezenet", ray_address="auto", **there) == ["squeezenet"]
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert obtained("squeezenet", **there) == ["squeezenet"]
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(errors.WeightsError) as error:
+        obtained("squeezenet", **there)
+    assert error.value.cause == "weights_dir=/on/every/node is not a folder"

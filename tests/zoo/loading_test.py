@@ -114,3 +114,9 @@ def test_weights_that_are_nowhere(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(errors.WeightsError) as refusal:
         load_model(spec)
     assert refusal.value.cause == "own has no pretrained weights"
+
+
+def test_a_folder_that_does_not_exist_is_refused_whoever_needs_it(tmp_path: pathlib.Path):
+    with pytest.raises(errors.WeightsError) as refusal:
+        load_model(SMALL, weights_dir=tmp_path / "none")
+    assert refusal.value.cause == f"weights_dir={tmp_path / 'none'} is not a folder"

@@ -76,3 +76,10 @@ def test_what_is_no_model_is_refused(models: Any, cause: str, remedy: str):
         find_models(models)
     assert refusal.value.cause == cause
     assert refusal.value.remedy.startswith(remedy)
+
+
+def test_a_search_says_which_models_only_a_pattern_asked_for():
+    found = registry.search(["tiny_se*", "tiny_res*", "tiny_senet", OWN, "tiny_resnet"])
+    assert found.specs == find_models(["tiny_se*", "tiny_res*", OWN])
+    assert found.by_pattern == {"tiny_resnet_deep", "tiny_resnet_random"}
+    assert registry.search("tiny_plain").by_pattern == frozenset()

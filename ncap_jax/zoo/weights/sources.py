@@ -74,7 +74,7 @@ def fill(
     else:
         raise errors.WeightsError(
             f"the weights of {spec.name} cannot be downloaded, and {spec.weights} is not in "
-            f"{_described(weights_dir)}",
+            f"{described(weights_dir)}",
             "Put the file into the folder given by weights_dir (NCAP_WEIGHTS_DIR), give its path "
             f"as weights, or {AT_RANDOM}",
         )
@@ -83,14 +83,25 @@ def fill(
 def find_local(
     spec: ModelSpec, weights_dir: str | os.PathLike | None = None
 ) -> pathlib.Path | None:
-    """The model's file on this machine: its own path, or by name in `weights_dir`."""
+    """The model's file on this machine: its own path, or by name in `weights_dir`.
+
+    Raises:
+        WeightsError: the folder does not exist.
+    """
     if spec.weights is None or spec.weights == RANDOM:
         return None
-    if "://" not in spec.weights and pathlib.Path(spec.weights).is_file():
-        return pathlib.Path(spec.weights)
+    if own := own_file(spec):
+        return own
     names = (published_name(spec), *spec.layout.other_files)
-    candidates = (folder / name for folder in _folders(weights_dir) for name in names)
+    candidates = (folder / name for folder in folders(weights_dir) for name in names)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def own_file(spec: ModelSpec) -> pathlib.Path | None:
+    """The file whose path the ModelSpec gives, if it is there."""
+    if spec.weights is None or "://" in spec.weights:
+        return None
+    return path if (path := pathlib.Path(spec.weights)).is_file() else None
 
 
 def published_name(spec: ModelSpec) -> str:
@@ -200,11 +211,26 @@ def _download(module: nnx.Module, spec: ModelSpec) -> None:
         file.write(json.dumps({**origin, "sha256": sha256}, indent=1).encode())
 
 
-def _described(weights_dir: str | os.PathLike | None) -> str:
-    """The folders that were searched, for a message."""
-    return ", ".join(map(str, _folders(weights_dir))) or "a folder of yours (none is set)"
+def described(weights_dir: str | os.PathLike | None) -> str:
+    """The folders that are searched, for a message."""
+    return ", ".join(map(str, folders(weights_dir))) or "a folder of yours (none is set)"
 
 
-def _folders(weights_dir: str | os.PathLike | None) -> list[pathlib.Path]:
-    given = weights_dir or os.environ.get("NCAP_WEIGHTS_DIR")
-    return [caching.expanded(given)] if given else []
+def folders(weights_dir: str | os.PathLike | None = None) -> list[pathlib.Path]:
+    """The folders that are searched for published files: the one given, or `NCAP_WEIGHTS_DIR`.
+
+    Raises:
+        WeightsError: the folder does not exist.
+    """
+    name, given = "weights_dir", weights_dir
+    if not given:
+        name, given = "NCAP_WEIGHTS_DIR", os.environ.get("NCAP_WEIGHTS_DIR")
+    if not given:
+        return []
+    folder = caching.expanded(given)
+    if not folder.is_dir():
+        raise errors.WeightsError(
+            f"{name}={os.fspath(given)} is not a folder",
+            "Give the folder that holds the weight files, or leave it out",
+        )
+    return [folder]

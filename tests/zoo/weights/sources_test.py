@@ -383,3 +383,18 @@ def test_parallel_processes_download_once(published: ModelSpec, tmp_path: pathli
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert opened.value == 1
+
+
+def test_the_folders_that_are_searched(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, cache: pathlib.Path
+):
+    assert sources.folders() == []
+    monkeypatch.setenv("NCAP_WEIGHTS_DIR", str(tmp_path))
+    assert sources.folders() == [tmp_path]
+    (tmp_path / "given").mkdir()
+    assert sources.folders(tmp_path / "given") == [tmp_path / "given"]
+    monkeypatch.setenv("NCAP_WEIGHTS_DIR", str(tmp_path / "none"))
+    with pytest.raises(errors.WeightsError) as refusal:
+        sources.folders()
+    assert refusal.value.cause == f"NCAP_WEIGHTS_DIR={tmp_path / 'none'} is not a folder"
+    assert refusal.value.remedy == "Give the folder that holds the weight files, or leave it out"
