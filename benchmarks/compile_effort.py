@@ -41,15 +41,7 @@ from ncap_jax.run import facts
 from ncap_jax.types import Dataset, ModelSpec
 from ncap_jax.zoo import find_models
 
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
-_MODELS = flags.DEFINE_list(
-    "models",
-    ["tiny_inception", "tiny_convnext", "mobilenetv2@64"],
-    "Names, with the side of the input in pixels behind an @ where it is not the model's own.",
-)
-_WEIGHTS = flags.DEFINE_enum("weights", "random", WEIGHTS, "Where the weights come from.")
-_BATCH = flags.DEFINE_integer("batch", 32, "Images in a training step.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each program.", lower_bound=1)
+FLAGS = flags.FLAGS
 
 IMAGES, CLASSES = 320, 10
 
@@ -222,32 +214,46 @@ def parse(names: Sequence[str]) -> dict[str, tuple[ModelSpec, int | None]]:
     return found
 
 
+def define_flags() -> None:
+    """Called by the script alone: the tests import it beside the main program."""
+    flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
+    flags.DEFINE_list(
+        "models",
+        ["tiny_inception", "tiny_convnext", "mobilenetv2@64"],
+        "Names, with the side of the input in pixels behind an @ where it is not the model's own.",
+    )
+    flags.DEFINE_enum("weights", "random", WEIGHTS, "Where the weights come from.")
+    flags.DEFINE_integer("batch", 32, "Images in a training step.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 7, "Runs of each program.", lower_bound=1)
+
+
 def main(argv: list[str]) -> None:
     """Measure, print, and write the file if one is named."""
     del argv
     jax.config.update("jax_enable_compilation_cache", False)
     results: dict[str, Any] = {}
-    for name, (spec, size) in parse(_MODELS.value).items():
+    for name, (spec, size) in parse(FLAGS.models).items():
         config = RankConfig(
             head="linear",
-            weights=_WEIGHTS.value,
-            batch_size=_BATCH.value,
+            weights=FLAGS.weights,
+            batch_size=FLAGS.batch,
             input_size=size,
             beta_eff="every_epoch",
         )
-        results[name] = measure_model(spec, config, _REPEATS.value)
+        results[name] = measure_model(spec, config, FLAGS.repeats)
         print(table({name: results[name]}), flush=True)
     content = {
         "environment": facts.describe(),
         "load_average": os.getloadavg()[0],
-        "batch": _BATCH.value,
-        "weights": _WEIGHTS.value,
+        "batch": FLAGS.batch,
+        "weights": FLAGS.weights,
         "options": {effort: compiler_options(effort) for effort in efforts()},
         "models": results,
     }
-    timing.report(content, _OUTPUT.value)
+    timing.report(content, FLAGS.output)
     print(table(results))
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

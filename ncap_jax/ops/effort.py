@@ -21,7 +21,7 @@ Effort = Literal["least", "some", "full"]
 
 # Runs up to which the cheaper effort is worth it.
 LEAST_RUNS = 16
-SOME_RUNS = 5_000
+SOME_RUNS = 250
 
 _PLAIN_EMITTERS = {"xla_cpu_use_fusion_emitters": False}
 # Backend -> effort -> XLA's options for one program. Backends that are not here, whose compilers

@@ -22,7 +22,7 @@ def fresh(monkeypatch):
 
 @pytest.mark.parametrize(
     ("runs", "expected"),
-    [(1, "least"), (16, "least"), (17, "some"), (5_000, "some"), (5_001, "full")],
+    [(1, "least"), (16, "least"), (17, "some"), (250, "some"), (251, "full")],
 )
 def test_what_runs_more_often_is_compiled_harder(runs, expected):
     assert effort.effort_for(runs) == expected
