@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 .PHONY: rank test test-all lint format bench docs pictures address clean
 
 # Rank the embedded pretrained models on the embedded digits, offline. On two idle cores (AMD EPYC,
-# JAX 0.10.2) it took 161 s, and 97 s with compiled programs cached; on a busy machine 553 s.
+# JAX 0.10.2) it took 89 s, and 72 s with compiled programs cached; on a busy one several times that.
 rank: $(VENV)/.installed
 	$(BIN)/python -m ncap_jax $(ARGS)
 
