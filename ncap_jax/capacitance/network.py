@@ -39,7 +39,6 @@ from ncap_jax.capacitance.line_graph import SIGN, State, Sums
 from ncap_jax.capacitance.trace import Apply, parameter_names
 from ncap_jax.errors import KernelError
 from ncap_jax.ops.dtypes import is_float
-from ncap_jax.ops.effort import Jitted
 from ncap_jax.types import Strength
 
 if TYPE_CHECKING:
@@ -164,7 +163,7 @@ def init(
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-@partial(Jitted, static_argnames=("apply", "every_edge"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("apply", "every_edge"), donate_argnames="state")
 def update(
     state: State,
     apply: Apply,
@@ -176,10 +175,7 @@ def update(
     *,
     every_edge: bool = False,
 ) -> State:
-    """Add one batch: jitted, with `state` donated. The other arguments are those of `measure`.
-
-    `effort`, a further keyword, is that of `ncap_jax.ops.effort.Jitted`.
-    """
+    """Add one batch: jitted, with `state` donated. The other arguments are those of `measure`."""
     strengths: Any = tuple(state.sums)
     batch = measure(
         apply, params, constants, inputs, labels, mask, strengths, every_edge=every_edge

@@ -77,7 +77,7 @@ def make_measure(candidate: Candidate, feed: Feed, recipe: Recipe) -> Measure | 
 
 
 def _batches(feed: Feed, size: int, seed: int) -> tuple[Batch, ...]:
-    """So many training samples, the last batch padded to the size of the others."""
+    """`size` training samples in batches; the last is padded to the size of the others."""
     samples = measurement_subset(feed.labels, size, seed)
     padded = batching.padded_batches(len(samples), min(epochs.NETWORK_BATCH, len(samples)))
     return tuple(Batch(*feed.subset(samples[indices]), mask) for indices, mask in zip(*padded))
