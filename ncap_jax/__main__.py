@@ -26,38 +26,24 @@ if interrupts.is_command(__name__, sys.argv[0]):
     interrupts.install()  # before all imports that take a while
 
 import dataclasses
+import importlib
 import pathlib
 import shlex
 import traceback
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from ncap_jax import errors, options, output
-from ncap_jax.options import DataConfig, Execution, Option, RankConfig
+from ncap_jax.commands import flagging
+from ncap_jax.options import DataConfig, Execution, RankConfig
 
 if TYPE_CHECKING:
     from ncap_jax.types import Ranking
 
 FLAGS = flags.FLAGS
-Record = TypeVar("Record", RankConfig, DataConfig, Execution)
-
-
-def define_flag(option: Option) -> None:
-    """The flag of one option: `--name`, of the option's type, default and help."""
-    name, default, text = option.name, option.default, option.text
-    if next(options.iter_kinds(option.hint), None) is not None:
-        words = None if default is None else list(map(str, default))
-        flags.DEFINE_list(name, words, text)
-    elif options.admits(option.hint, True):
-        flags.DEFINE_bool(name, default, text)
-    elif options.admits(option.hint, "text"):
-        flags.DEFINE_string(name, default, text)
-    elif options.admits(option.hint, 0.5):
-        flags.DEFINE_float(name, default, text)
-    else:
-        flags.DEFINE_integer(name, default, text)
-
+# A first word -> the module whose `main` is given the words after it.
+COMMANDS: dict[str, str] = {}
 
 flags.DEFINE_list("models", ["tiny_*"], "Names or patterns of models, comma-separated.")
 flags.DEFINE_string(
@@ -77,22 +63,7 @@ flags.DEFINE_bool(
     "list_models", False, "Print the known models, and which weights are here, and exit."
 )
 for each in (*options.options_of(RankConfig), *options.options_of(DataConfig)):
-    define_flag(each)
-
-
-def record_from_flags(record: type[Record]) -> Record:
-    """An options record with the values of the flags.
-
-    Raises:
-        ConfigError: a list with a word that is not a number.
-    """
-    values: dict[str, Any] = {}
-    for option in options.options_of(record):
-        value = FLAGS[option.name].value
-        if isinstance(value, list):
-            value = options.parse_list(option, value)
-        values[option.name] = value
-    return record(**values)
+    flagging.define(each, FLAGS)
 
 
 def free_folder(wanted: pathlib.Path) -> pathlib.Path:
@@ -109,6 +80,9 @@ def main(argv: list[str]) -> int:
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries announce every backend they lack
     try:
+        if is_command(argv):
+            module = importlib.import_module(COMMANDS[argv[1]])
+            return int(module.main(argv[2:]))
         if len(argv) > 1:
             raise errors.ConfigError(
                 f"unexpected argument {argv[1]!r}", "Options are written --name=value"
@@ -164,9 +138,9 @@ def rank() -> int:
             ranking = api.rank_models(
                 FLAGS.models,
                 FLAGS.dataset,
-                record_from_flags(RankConfig),
+                flagging.record(RankConfig, FLAGS),
                 folder,
-                data_config=record_from_flags(DataConfig),
+                data_config=flagging.record(DataConfig, FLAGS),
                 tensorboard=scalars,
             )
     except KeyboardInterrupt:
@@ -208,7 +182,7 @@ def rerun() -> int:
     """Repeat a run and print how the results compare; returns the exit code."""
     from ncap_jax.run import rerun as reruns
 
-    execution = record_from_flags(Execution)
+    execution = flagging.record(Execution, FLAGS)
     records = (RankConfig, DataConfig)
     fields = {field.name for record in records for field in dataclasses.fields(record)}
     others = {"models", "dataset", "tensorboard", *fields} - {*reruns.WHERE}
@@ -241,12 +215,26 @@ def list_models() -> int:
     return 0
 
 
+def is_command(argv: list[str]) -> bool:
+    """Whether the first word names another command than the ranking."""
+    return len(argv) > 1 and argv[1] in COMMANDS
+
+
 def parse(arguments: list[str]) -> list[str]:
-    """Read the flags; returns the other arguments. A wrong flag exits with code 2."""
+    """Read the flags; returns the other arguments. A wrong flag exits with code 2.
+
+    Another command than the ranking reads its own: all its words are returned.
+    """
     try:
-        return FLAGS(arguments)
+        if is_command(arguments):
+            FLAGS(arguments[:1])
+            return arguments
+        others = FLAGS(arguments)
     except flags.Error as error:
         sys.exit(refuse(f"{error}\n--help lists the flags."))
+    if is_command(others):
+        sys.exit(refuse(f"flags before {others[1]!r}. Write {others[1]} first, then its flags."))
+    return others
 
 
 def console() -> None:

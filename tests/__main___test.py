@@ -17,6 +17,7 @@ from absl.testing import flagsaver
 
 from ncap_jax import __main__ as command
 from ncap_jax import errors, options
+from ncap_jax.commands import flagging
 from ncap_jax.options import DataConfig, RankConfig
 from tests.support import command_line, fake_training
 from tests.support.command_line import environment, here, in_process
@@ -195,6 +196,27 @@ def test_a_flag_that_cannot_be_read_exits_with_2(tmp_path, arguments, cause):
     assert said.err.endswith("\n--help lists the flags.\n")
 
 
+def test_a_first_word_names_another_command(tmp_path, monkeypatch):
+    """It reads its own words; they are none of the ranking's flags."""
+    monkeypatch.setitem(command.COMMANDS, "echo", "tests.support.echo_command")
+    said = here("echo", "a", "--epochs=many", cwd=tmp_path)
+    assert (said.code, said.out, said.err) == (7, "a --epochs=many\n", "")
+
+
+def test_another_command_is_refused_as_the_ranking_is(tmp_path, monkeypatch):
+    monkeypatch.setitem(command.COMMANDS, "echo", "tests.support.echo_command")
+    said = here("echo", cwd=tmp_path)
+    assert (said.code, said.out) == (2, "")
+    assert said.err == "error: nothing to echo. Give a word.\n"
+
+
+def test_a_command_stands_before_its_flags(tmp_path, monkeypatch):
+    monkeypatch.setitem(command.COMMANDS, "echo", "tests.support.echo_command")
+    said = here("--epochs=1", "echo", "a", cwd=tmp_path)
+    assert said.code == 2
+    assert said.err == "error: flags before 'echo'. Write echo first, then its flags.\n"
+
+
 def test_exit_codes_of_models_that_cannot_be_loaded(tmp_path, monkeypatch):
     """Their weights are damaged, for real; those of the embedded model are sound."""
     monkeypatch.setenv("NCAP_OFFLINE", "1")
@@ -277,8 +299,8 @@ def test_every_option_has_a_flag_of_its_type_and_default():
             assert flag.help == option.text
     with command_line.flagsaver.flagsaver():
         command.FLAGS(["ncap_jax"])
-        assert command.record_from_flags(RankConfig) == RankConfig()
-        assert command.record_from_flags(DataConfig) == DataConfig()
+        assert flagging.record(RankConfig, command.FLAGS) == RankConfig()
+        assert flagging.record(DataConfig, command.FLAGS) == DataConfig()
 
 
 def test_flags_become_values_of_the_right_type():
@@ -294,12 +316,12 @@ def test_flags_become_values_of_the_right_type():
                 "--noskip_broken",
             ]
         )
-        config = command.record_from_flags(RankConfig)
+        config = flagging.record(RankConfig, command.FLAGS)
         assert config == RankConfig(
             probe_widths=(8, 7, 6), trial_rates=(3e-4,), time_budget=60.0, epochs_budget=9
         )
         assert isinstance(config.time_budget, float)
-        assert command.record_from_flags(DataConfig) == DataConfig(stream=True)
+        assert flagging.record(DataConfig, command.FLAGS) == DataConfig(stream=True)
 
 
 def test_list_models(tmp_path, monkeypatch):

@@ -25,7 +25,8 @@ GROUND = {
     "interrupts": (),
     "output": (),
 }
-CALLERS = ("api", "__main__")  # of `run`, the only room that knows all stages
+CALLERS = ("api", "commands", "__main__")  # of `run`, the only room that knows all stages
+FLAGS = ("commands", "__main__")
 FLAX = ("zoo", "finetune", "measure")
 REPORTERS = ("report", "run", *CALLERS)
 
@@ -52,7 +53,7 @@ def allowed_rooms(room: str) -> set[str]:
         return before | (ground - {"capacitance"} if room in ("data", "zoo") else ground)
     if room == "run":
         return ground | set(STAGES) | {"run"}
-    return ground | set(STAGES) | {"run", "api"}
+    return ground | set(STAGES) | {"run", "api", "commands"}
 
 
 def violations(name: str, root: ast.Module) -> list[str]:
@@ -79,11 +80,11 @@ def violations(name: str, root: ast.Module) -> list[str]:
         found.append("imports flax")
     if room not in REPORTERS and syntax.imports(root, "ncap_jax.report"):
         found.append("imports report")
-    if room != "__main__":
-        if syntax.imports(root, "absl.flags", "absl.app"):
-            found.append("defines flags")
-        if any(isinstance(n, ast.Attribute) and n.attr == "argv" for n in ast.walk(root)):
-            found.append("reads argv")
+    if room not in FLAGS and syntax.imports(root, "absl.flags", "absl.app"):
+        found.append("defines flags")
+    reads = (isinstance(n, ast.Attribute) and n.attr == "argv" for n in ast.walk(root))
+    if room != "__main__" and any(reads):
+        found.append("reads argv")
     if name.endswith("capacitance.reference") and syntax.imports(root, "jax"):
         found.append("the oracle imports jax")
     return found

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import ncap_jax
 from ncap_jax import __main__ as command_line
 from ncap_jax import errors, options
+from ncap_jax.commands import flagging
 from ncap_jax.finetune import trajectory_files
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.report.ranking_files import read_ranking
@@ -83,9 +84,9 @@ def test_flags(pairs, folder):
     with flagsaver.flagsaver():
         try:
             flags.FLAGS(["ncap_jax", *arguments])
-            config = command_line.record_from_flags(RankConfig)
+            config = flagging.record(RankConfig, command_line.FLAGS)
             options.check(config)
-            options.check(command_line.record_from_flags(DataConfig))
+            options.check(flagging.record(DataConfig, command_line.FLAGS))
         except (errors.NcapError, flags.Error):
             return
     assert isinstance(config, RankConfig)
