@@ -1,0 +1,1 @@
+"""The winner: finished, tested, and handed over as a package."""
