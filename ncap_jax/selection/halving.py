@@ -19,6 +19,7 @@ from collections.abc import Collection, Sequence
 
 from ncap_jax import predictor as predictors
 from ncap_jax.options import RankConfig
+from ncap_jax.predictor import growth
 from ncap_jax.predictor.base import truncate
 from ncap_jax.selection import contest
 from ncap_jax.types import Trajectory
@@ -34,7 +35,11 @@ def rungs(config: RankConfig) -> tuple[int, ...]:
 
 
 def chances(
-    trajectories: Sequence[Trajectory], contenders: Collection[str], config: RankConfig, rung: int
+    trajectories: Sequence[Trajectory],
+    contenders: Collection[str],
+    config: RankConfig,
+    rung: int,
+    priors: growth.Priors = growth.PRIORS,
 ) -> dict[str, float]:
     """Equation (H1): every contender's chance of being among the best `config.halving_top`.
 
@@ -43,13 +48,14 @@ def chances(
         contenders: names of those that are still in the race, each with `rung` epochs.
         config: `predictor`, `halving_top`, `seed`.
         rung: the epoch.
+        priors: what finished runs say of growth, by head.
 
     Returns:
         By name; NaN for models without a predictive distribution, which count as below all others.
     """
     chosen = predictors.get(config.predictor, config.head)
     pool = [truncate(t, rung) for t in trajectories if t.epochs >= 1]
-    answers = predictors.accuracies(chosen, pool)
+    answers = predictors.accuracies(chosen, pool, priors=priors)
     known = {
         t.model: prediction
         for t, prediction in zip(pool, answers, strict=True)
@@ -63,7 +69,11 @@ def chances(
 
 
 def stopped(
-    trajectories: Sequence[Trajectory], contenders: Collection[str], config: RankConfig, rung: int
+    trajectories: Sequence[Trajectory],
+    contenders: Collection[str],
+    config: RankConfig,
+    rung: int,
+    priors: growth.Priors = growth.PRIORS,
 ) -> dict[str, str]:
     """Who is stopped at a rung, and why.
 
@@ -74,7 +84,7 @@ def stopped(
         except the `config.halving_top` with the highest chances: among many equals every chance
         is small.
     """
-    found = chances(trajectories, contenders, config, rung)
+    found = chances(trajectories, contenders, config, rung, priors)
     # Models whose chance is not known are never stopped, so they count among the k that are left.
     known = sorted((n for n in found if found[n] >= 0), key=lambda name: (-found[name], name))
     safe = known[: max(0, config.halving_top - (len(found) - len(known)))]

@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from ncap_jax import errors, options
 from ncap_jax.options import Limits, RankConfig
-from ncap_jax.predictor import PREDICTORS
+from ncap_jax.predictor import PREDICTORS, growth
 from ncap_jax.predictor.base import Predictor, truncate
 from ncap_jax.selection import halving
 from ncap_jax.types import EpochRecord, Prediction, Trajectory
@@ -163,3 +163,12 @@ def test_limits_that_cannot_work_are_refused(changes: dict, cause: str, remedy: 
     with pytest.raises(errors.ConfigError) as error:
         options.check(Limits(**changes))
     assert (error.value.cause, error.value.remedy) == (cause, remedy)
+
+
+def test_chances_follow_the_constants_that_are_given():
+    """Where leads shrink to nothing, all models are equal."""
+    level = {"probe": growth.PRIORS["probe"]._replace(shrink=1e3)}
+    equal = halving.chances(POOL, NAMES, CONFIG, 2, level)
+    assert np.ptp(list(equal.values())) < 0.02
+    assert np.ptp(list(halving.chances(POOL, NAMES, CONFIG, 2).values())) > 0.3
+    assert halving.stopped(POOL, NAMES, CONFIG, 2, level) == {}
