@@ -13,6 +13,7 @@ _PUBLIC = {
     "rank_models": "ncap_jax.api",
     "rank_trajectories": "ncap_jax.selection.ranking",
     "load_trajectories": "ncap_jax.finetune.trajectory_files",
+    "load": "ncap_jax.winner.package",
     "load_model": "ncap_jax.zoo",
     "from_module": "ncap_jax.zoo.adapters",
     "from_linen": "ncap_jax.zoo.adapters",
@@ -23,6 +24,7 @@ _PUBLIC = {
     "RankConfig": "ncap_jax.options",
     "DataConfig": "ncap_jax.options",
     "Ranking": "ncap_jax.types",
+    "Winner": "ncap_jax.winner.model",
     "Trajectory": "ncap_jax.types",
     "NcapError": "ncap_jax.errors",
     "load_dataset": "ncap_jax.data",
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from ncap_jax.options import DataConfig, RankConfig
     from ncap_jax.selection.ranking import rank_trajectories
     from ncap_jax.types import Dataset, ModelSpec, Ranking, Trajectory
+    from ncap_jax.winner.model import Winner
+    from ncap_jax.winner.package import load
     from ncap_jax.zoo import MODELS, load_model
     from ncap_jax.zoo.adapters import from_linen, from_module
     from ncap_jax.zoo.keras_models import from_keras

@@ -52,6 +52,10 @@ class CheckpointError(OutputError):
     """A checkpoint that is damaged or of another model; the model can start again without it."""
 
 
+class PackageError(NcapError):
+    """A folder that is no model's package, or one that is damaged, foreign or unsafe to read."""
+
+
 class ProcessError(NcapError):
     """One of several processes that train together failed; the others cannot go on without it."""
 

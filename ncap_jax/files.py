@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import json
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -62,6 +64,59 @@ def write_atomically(path: pathlib.Path, data: str | bytes) -> None:
             f"cannot write {path}: {error.strerror or error}",
             "Free space, or choose an output folder that you may write to",
         ) from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Fill a folder that appears under its name only when it is whole and on the disk.
+
+    A kill leaves the folder under its name as it was, the new one, or none. What an earlier kill
+    left beside it is removed.
+
+    Args:
+        path: of the folder, whose own folder is made if it is not there. A folder that is there
+            is replaced.
+
+    Yields:
+        The folder to fill, with files alone.
+
+    Raises:
+        OutputError: it cannot be written. Nothing is left behind then, nor after any exception
+            inside the context.
+    """
+    path = path.resolve()
+    hidden = f".{path.name}.{os.getpid()}"
+    filled, replaced = (path.with_name(hidden + end) for end in (TEMPORARY, f".old{TEMPORARY}"))
+    try:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        filled.mkdir(parents=True)
+        yield filled
+        for each in (*filled.iterdir(), filled):
+            _flush(each)
+        if path.exists():
+            os.replace(path, replaced)
+        os.replace(filled, path)
+        _flush(path.parent)
+    except OSError as error:
+        raise errors.OutputError(
+            f"cannot write {path}: {error.strerror or error}",
+            "Free space, or choose a folder that you may write to",
+        ) from error
+    finally:
+        if replaced.exists() and not path.exists():
+            os.replace(replaced, path)
+        for leftover in (filled, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Bring a file, or the list of a folder's files, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def append_line(path: str | os.PathLike[str], text: str) -> None:

@@ -7,8 +7,11 @@ becomes `BrokenImageError` with a reason.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import warnings
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -125,6 +128,30 @@ def decode(
         raise _broken(error) from None
 
 
+def from_image(
+    image: Image.Image, size: tuple[int, int] | None = None, channels: int = 3
+) -> np.ndarray:
+    """An image of Pillow's as `decode` returns one from a file.
+
+    Args:
+        image: stays as it is.
+        size: see `decode`.
+        channels: see `decode`.
+
+    Returns:
+        (height, width, channels) uint8.
+
+    Raises:
+        BrokenImageError: its pixels cannot be read.
+    """
+    try:
+        return _decode(image.copy(), size, channels)[0]
+    except BrokenImageError:
+        raise
+    except Exception as error:
+        raise _broken(error) from None
+
+
 def verify(file: BinaryIO) -> None:
     """Check a file against its own checksums, which Pillow does not do when it decodes.
 
@@ -144,6 +171,14 @@ def verify(file: BinaryIO) -> None:
         raise _broken(error) from None
     finally:
         file.seek(0)
+
+
+@contextlib.contextmanager
+def pillow_silenced() -> Iterator[None]:
+    """Silence Pillow's warnings of damaged metadata and of sizes that are judged here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
 
 
 def _open(file: BinaryIO) -> Image.Image:

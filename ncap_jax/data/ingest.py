@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -54,7 +52,7 @@ def ingest(listing: Listing, config: DataConfig, *, seed: int) -> Dataset:
         DataError: broken images and not `skip_broken`; no usable labels.
         ConfigError: an option that cannot work with this set.
     """
-    with _pillow_silenced():
+    with decode.pillow_silenced():
         parts = _open_parts(listing, ("train", "validation"), config.image_size)
         headers = _merged(part.broken for part in parts)
         _refuse_broken(headers, config)
@@ -93,7 +91,7 @@ def ingest_test(listing: Listing, config: DataConfig) -> tuple[np.ndarray, np.nd
             f"{listing.name} has no test part, only {', '.join(listing.parts)}",
             "Add a split named test",
         )
-    with _pillow_silenced():
+    with decode.pillow_silenced():
         # The training part's headers give the stored size; its broken files do not matter here.
         train, test = _open_parts(listing, ("train", "test"), config.image_size)
         (_, numbers), _, _ = map_labels([train.labels, test.labels], listing.class_names)
@@ -294,11 +292,3 @@ def _refuse_broken(broken: Mapping[str, str], config: DataConfig) -> None:
         f"{what}: {some}{more}",
         "Repair or remove them, or leave them out with skip_broken=True (--skip_broken)",
     )
-
-
-@contextlib.contextmanager
-def _pillow_silenced() -> Iterator[None]:
-    """Silence Pillow's warnings of damaged metadata and of sizes that `decode` judges itself."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")
-        yield

@@ -140,6 +140,17 @@ def list_csv(path: str | os.PathLike[str]) -> Listing:
     )
 
 
+def images_below(folder: str | os.PathLike[str]) -> list[str]:
+    """Paths of all images in and below a folder, known by their names, in no order.
+
+    Hidden files and folders are left out, and links to folders are not followed.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    return list(_images(os.fspath(folder), {}))
+
+
 def summary(key: str, files: Mapping[str, str]) -> dict[str, Any]:
     """`{key: {"count": n, "files": {name: reason}}}` for `Dataset.info`; empty without files."""
     if not files:

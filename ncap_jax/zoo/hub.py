@@ -94,10 +94,12 @@ class Pretrained:
     Attributes:
         architecture: the zoo's model.
         file: its weights.
+        source: the `hf://` name that they were found by.
     """
 
     architecture: ModelSpec
     file: pathlib.Path
+    source: str = ""
 
     def __call__(self, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> nnx.Module:
         """The module, filled; `rngs` is not used: nothing is left to draw."""
@@ -136,7 +138,7 @@ def find(name: str, models: Mapping[str, ModelSpec]) -> ModelSpec:
         sha256=digest,
         licence=f"see https://huggingface.co/{repository}",
         description=f"{base.name} with the weights {name}",
-        build_pretrained=Pretrained(base, weights),
+        build_pretrained=Pretrained(base, weights, name),
     )
 
 

@@ -158,6 +158,14 @@ def make_linear_head(
     return functional.draw(build, [jax.random.key(seed)])
 
 
+def linear_head_shapes(width: int, num_classes: int, *, dtype: DTypeLike | None = None) -> Stacked:
+    """As `make_linear_head`, with shapes in place of arrays: nothing is drawn."""
+    build = _Builder(LinearHead, (width, num_classes), dtype)
+    definition, *arrays = functional.split(functional.build_abstractly(build))
+    params, state = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), arrays)
+    return definition, params, state
+
+
 class ProbeArrays(NamedTuple):
     """The probe's weights in the kernels' order; every leaf may have a leading axis of probes.
 

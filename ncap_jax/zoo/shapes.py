@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from ncap_jax import errors
 from ncap_jax.types import ModelSpec
@@ -66,7 +68,7 @@ def _checked(spec: ModelSpec, size: int) -> ModelSpec:
     if in_zoo and size == spec.input_size:
         return spec
     try:
-        module = _shapes_of(spec)
+        module = shapes_of(spec)
         own = None if in_zoo else feature_width(module, spec.input_size)
     except errors.ModelError as error:
         raise errors.ModelError(f"{spec.name}: {error.cause}", error.remedy) from error
@@ -131,15 +133,21 @@ def _unusable(spec: ModelSpec, size: int, remedy: str) -> errors.ModelError:
     return errors.ModelError(f"{spec.name} cannot take images of {size} pixels", remedy)
 
 
-def _shapes_of(spec: ModelSpec) -> nnx.Module:
-    """The model's module, of shapes alone where its builder can do that."""
+def shapes_of(spec: ModelSpec, dtype: DTypeLike | None = None) -> nnx.Module:
+    """The model's module, of shapes alone where its builder can do that.
+
+    Args:
+        spec: the model.
+        dtype: compute dtype; None: that of the input.
+    """
+    options = {} if dtype is None else {"dtype": dtype}
     try:
-        return functional.build_to_fill(spec.build, 0)
+        return functional.build_to_fill(partial(spec.build, **options), 0)
     except errors.ModelError:
         # A module that is in memory cannot be drawn anew: it is there already.
         if spec.build_pretrained is None:
             raise
-        return spec.build_pretrained(rngs=nnx.Rngs(0))
+        return spec.build_pretrained(rngs=nnx.Rngs(0), **options)
 
 
 def _traced(module: nnx.Module, size: int) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +39,9 @@ def assign(module: nnx.Module, arrays: Mapping[str, np.ndarray], source: str) ->
         WeightsError: a name on one side only, a shape that differs, or a value that is not finite.
     """
     leaves = _leaves(module)
-    if misfits := _misfits(arrays, leaves):
+    if wrong := misfits(arrays, leaves):
         raise errors.WeightsError(
-            f"{source} does not fit {type(module).__name__}: {'; '.join(misfits[:6])}",
+            f"{source} does not fit {type(module).__name__}: {'; '.join(wrong[:6])}",
             "Give the file that belongs to this architecture",
         )
     with np.errstate(over="ignore"):  # what is too large for the module's dtype is refused below
@@ -74,8 +75,8 @@ def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
             )
 
 
-def _misfits(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, nnx.Variable]) -> list[str]:
-    """What keeps arrays from filling a module, one phrase each."""
+def misfits(arrays: Mapping[str, np.ndarray], leaves: Mapping[str, Any]) -> list[str]:
+    """What keeps arrays from filling places of given shapes, both by name, one phrase each."""
     found = []
     if extra := sorted(set(arrays) - set(leaves)):
         found.append(f"{len(extra)} left over ({_some(extra)})")

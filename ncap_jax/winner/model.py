@@ -1,0 +1,253 @@
+"""The fine-tuned model that a user holds: labels, probabilities and features of images."""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import scipy.special
+
+from ncap_jax import errors
+from ncap_jax.data.decode import BrokenImageError, pillow_silenced
+from ncap_jax.finetune import steps
+from ncap_jax.ops.effort import Effort, Jitted
+from ncap_jax.winner import storage
+from ncap_jax.winner.facts import ModelFacts
+from ncap_jax.winner.images import Form, Picture, collect, decoded
+
+# Images at a time. All batches have this shape, the last one filled up: one program serves all.
+CPU_BATCH, ACCELERATOR_BATCH = 16, 128
+# Batches on the device before the oldest is waited for.
+AHEAD = 2
+# Broken images that an error names.
+MAX_SHOWN = 10
+# Of compilation; the same for few images and many, for the numbers depend on it.
+EFFORT: Effort = "some"
+head_logits = Jitted(steps.head_logits, static_argnames=("head", "train"))
+
+
+class Answer(NamedTuple):
+    """What the model says of one image.
+
+    Attributes:
+        name: of the image: its path, or its number.
+        label: name of the class; empty if the image is broken.
+        probabilities: (K,) float32; NaN if it is broken.
+        problem: why it is broken; else empty.
+    """
+
+    name: str
+    label: str
+    probabilities: np.ndarray
+    problem: str = ""
+
+    @property
+    def probability(self) -> float:
+        """Of the label; NaN if the image is broken."""
+        return float(np.max(self.probabilities))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Winner:
+    """A fine-tuned model with all that it takes to use it; immutable.
+
+    Images go the way that training images went, through the same code: decoded to one size
+    (`facts.preprocessing.image_size`), scaled on the device, through the network in inference
+    mode. What `images` may be is told by `ncap_jax.winner.images.collect`: paths, folders,
+    patterns, arrays, images of Pillow's, lists of these.
+
+    Attributes:
+        network: backbone, one linear head and preprocessing, static.
+        params: {"backbone", "head"} parameters.
+        state: {"backbone", "head"} batch statistics and the like.
+        facts: what `model.json` holds.
+
+    Raises:
+        ModelError: the head is not a single one for as many classes as there are names.
+    """
+
+    network: steps.Network
+    params: Mapping[str, Any]
+    state: Mapping[str, Any]
+    facts: ModelFacts
+
+    def __post_init__(self) -> None:
+        leaves = jax.tree.leaves(self.params["head"])
+        if any(leaf.shape[0] != 1 or leaf.shape[-1] != self.num_classes for leaf in leaves):
+            shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+            raise errors.ModelError(
+                f"the head has parameters of shapes {shapes}, which is no single linear head for "
+                f"{self.num_classes} classes",
+                "Finish the model with head=linear",
+            )
+        object.__setattr__(self, "facts", self.facts.checked())
+
+    @property
+    def name(self) -> str:
+        """Of the model, as the ranking calls it."""
+        return self.facts.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names, in the order of the probabilities."""
+        return self.facts.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes."""
+        return len(self.facts.class_names)
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """On the validation part, in [0, 1]; None: not measured."""
+        return self.facts.accuracy("validation")
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """On the test part, in [0, 1]; None: there was none."""
+        return self.facts.accuracy("test")
+
+    def predict(self, images: Any) -> list[str]:
+        """The name of the likeliest class of every image.
+
+        Raises:
+            DataError: `images` is nothing that holds images, or some are broken (all are named).
+            ModelError: the network does not give numbers.
+        """
+        best = np.argmax(self.logits(images), axis=1)
+        return [self.class_names[number] for number in best]
+
+    def predict_proba(self, images: Any) -> np.ndarray:
+        """Probabilities (n, K) float32, calibrated by `facts.temperature`; raises as `predict`."""
+        return self.probabilities_of(self.logits(images))
+
+    def logits(self, images: Any) -> np.ndarray:
+        """Logits (n, K) float32, before temperature; raises as `predict`."""
+        return self._outputs(images, self._logits)
+
+    def features(self, images: Any) -> np.ndarray:
+        """Features (n, width) float32 of the backbone; raises as `predict`."""
+        return self._outputs(images, self._features)
+
+    def answers(self, images: Any) -> list[Answer]:
+        """What the model says of every image; broken ones have a `problem` in place of a label.
+
+        Raises:
+            DataError: `images` is nothing that holds images.
+            ModelError: the network does not give numbers.
+        """
+        pictures = collect(images)
+        logits, broken = self._run(pictures, self._logits)
+        rows = iter(self.probabilities_of(logits))
+        nothing = np.full(self.num_classes, np.nan, np.float32)
+        found = []
+        for index, picture in enumerate(pictures):
+            if index in broken:
+                found.append(Answer(picture.name, "", nothing, broken[index]))
+                continue
+            row = next(rows)
+            found.append(Answer(picture.name, self.class_names[int(np.argmax(row))], row))
+        return found
+
+    def probabilities_of(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities (n, K) float32 of logits (n, K)."""
+        scaled = logits.astype(np.float64) / (self.facts.temperature or 1.0)
+        return scipy.special.softmax(scaled, axis=1).astype(np.float32)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the model to a folder of its own, from which `ncap_jax.load` reads it.
+
+        The folder holds `model.safetensors`, `model.json` and `README.md`; a model that is there
+        is replaced. After a kill or with a full disk it is whole or absent.
+
+        Raises:
+            OutputError: it cannot be written, or holds something else.
+            WeightsError: a weight is not finite.
+        """
+        storage.write(folder, self.network, self.params, self.state, self.facts)
+
+    def __repr__(self) -> str:
+        parts = [f"{self.num_classes} classes"]
+        for what, share in (("test", self.test_accuracy), ("validation", self.validation_accuracy)):
+            parts += [] if share is None else [f"{what} accuracy {100 * share:.1f} %"]
+        return f"Winner({self.name!r}: {', '.join(parts)})"
+
+    def _features(self, batch: jax.Array) -> jax.Array:
+        return steps.features(self.network, self.params, self.state, batch, effort=EFFORT)
+
+    def _logits(self, batch: jax.Array) -> jax.Array:
+        head = self.network.head, self.params["head"], self.state["head"]
+        logits, _ = head_logits(*head, self._features(batch), train=False, effort=EFFORT)
+        return logits[0]
+
+    def _outputs(self, images: Any, compute: Callable[[jax.Array], jax.Array]) -> np.ndarray:
+        """One row for every image, none of which may be broken."""
+        pictures = collect(images)
+        outputs, broken = self._run(pictures, compute)
+        if broken:
+            raise _broken({pictures[index].name: why for index, why in broken.items()})
+        return outputs
+
+    def _run(
+        self, pictures: list[Picture], compute: Callable[[jax.Array], jax.Array]
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """One row for every sound image, in order, and what is wrong with the others."""
+        pixels = self.facts.preprocessing
+        form = Form(pixels.image_size, pixels.channels)
+        broken: dict[int, str] = {}
+        waiting: collections.deque[tuple[jax.Array, int]] = collections.deque()
+        rows = [np.empty((0, self.num_classes), np.float32)]
+        with pillow_silenced():
+            for batch, count in _batches(pictures, form, broken):
+                waiting.append((compute(batch), count))
+                if len(waiting) > AHEAD:
+                    rows.append(_fetched(*waiting.popleft()))
+        rows += [_fetched(*each) for each in waiting]
+        outputs = np.concatenate(rows[1:] or rows)
+        if not np.isfinite(outputs).all():
+            raise errors.ModelError(
+                f"the network of {self.name} does not give numbers for "
+                f"{np.count_nonzero(~np.isfinite(outputs).all(axis=1))} of {len(outputs)} images",
+                "Its weights are damaged: make the model again",
+            )
+        return outputs, broken
+
+
+def _batches(
+    pictures: list[Picture], form: Form, broken: dict[int, str]
+) -> Iterator[tuple[jax.Array, int]]:
+    """Batches of one shape with the number of images in each; broken ones are entered."""
+    size = CPU_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH
+    # A new array for each: the device may still read the one before, which it need not copy.
+    batch, count = np.zeros((size, *form.size, form.channels), np.uint8), 0
+    for index, pixels in enumerate(decoded(pictures, form)):
+        if isinstance(pixels, BrokenImageError):
+            broken[index] = pixels.cause
+            continue
+        batch[count] = pixels
+        count += 1
+        if count == size:
+            yield jax.device_put(batch), count
+            batch, count = np.zeros_like(batch), 0
+    if count:
+        yield jax.device_put(batch), count
+
+
+def _fetched(outputs: jax.Array, count: int) -> np.ndarray:
+    """The rows of the images in a batch, on the host."""
+    return np.asarray(outputs)[:count]
+
+
+def _broken(problems: Mapping[str, str]) -> errors.DataError:
+    some = "; ".join(f"{name}: {why}" for name, why in list(problems.items())[:MAX_SHOWN])
+    more = f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
+    what = "1 image is broken" if len(problems) == 1 else f"{len(problems)} images are broken"
+    return errors.DataError(
+        f"{what}: {some}{more}",
+        "Leave them out, or ask for answers(images), which labels the others",
+    )

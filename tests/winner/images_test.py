@@ -1,0 +1,181 @@
+"""Whatever a user calls images becomes pixels as the data stage makes them."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ncap_jax import data, errors
+from ncap_jax.data.decode import BrokenImageError
+from ncap_jax.data.encoded import printable
+from ncap_jax.winner import images
+from ncap_jax.winner.images import Form
+from tests.support import hostile
+
+# Pillow warns of what is broken: `Winner` silences it.
+pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+FORM = Form((16, 16), 3)
+FORMS = "Give paths, folders, arrays (n, height, width, channels), or images of Pillow's"
+
+
+def pixels(given: Any, form: Form = FORM) -> list[np.ndarray]:
+    return [np.asarray(each) for each in images.decoded(images.collect(given), form)]
+
+
+def names(given: Any) -> list[str]:
+    return [picture.name for picture in images.collect(given)]
+
+
+def test_files_become_the_pixels_that_training_sees(tmp_path: pathlib.Path):
+    """Bit by bit, for sound files of all kinds, at the size at which the set was stored."""
+    for name in ("train/one", "train/two"):
+        (tmp_path / name).mkdir(parents=True)
+        hostile.write(tmp_path / name)
+    dataset = data.load_dataset(tmp_path, skip_broken=True, validation_fraction=0.5)
+    height, width, channels = dataset.images.shape[1:]
+    given = images.collect(tmp_path / "train" / "one")
+    found = {
+        each.tobytes()
+        for each in images.decoded(given, Form((height, width), channels))
+        if isinstance(each, np.ndarray)
+    }
+    trained = {each.tobytes() for each in (*dataset.images, *dataset.validation_images)}
+    assert found == trained
+    assert len(found) > 10
+
+
+def test_hostile_files_are_broken_for_the_same_reasons(tmp_path: pathlib.Path):
+    expected = hostile.write(tmp_path)
+    fates = {f"{tmp_path}/{printable(name)}": fate for name, fate in expected.items()}
+    given = images.collect(tmp_path)
+    for picture, result in zip(given, images.decoded(given, FORM)):
+        fate = fates[picture.name]
+        if fate.startswith("skipped: "):
+            assert isinstance(result, BrokenImageError)
+            assert result.cause.startswith(fate.removeprefix("skipped: "))
+        else:
+            assert isinstance(result, np.ndarray)
+            assert result.shape == (16, 16, 3)
+    assert len(given) == sum(not fate.startswith("ignored") for fate in expected.values())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_file_its_array_and_its_image_are_the_same(tmp_path: pathlib.Path, channels: int):
+    photo = hostile.photo()
+    photo.save(tmp_path / "a.png")
+    form = Form((20, 30), channels)
+    (expected,) = pixels(tmp_path / "a.png", form)
+    assert expected.shape == (20, 30, channels)
+    for given in (photo, np.asarray(photo), np.asarray(photo)[None], [[photo]], str(tmp_path)):
+        (found,) = pixels(given, form)
+        assert np.array_equal(found, expected)
+
+
+def test_an_image_of_pillows_stays_as_it_is():
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    plain, photo = hostile.photo(32, 48), hostile.photo(32, 48)
+    photo.info["exif"] = turned.tobytes()
+    before = photo.tobytes()
+    (found,) = pixels(photo)
+    assert (photo.tobytes(), photo.size) == (before, (32, 48))
+    assert np.array_equal(found, pixels(plain.rotate(-90, expand=True))[0])
+
+
+def test_grey_images():
+    grey = np.arange(16 * 16, dtype=np.uint8).reshape(16, 16)
+    for given in (grey, grey[..., None], grey[None, ..., None]):
+        (found,) = pixels(given)
+        assert np.array_equal(found, np.stack([grey] * 3, axis=-1))
+
+
+def test_other_numbers_than_bytes():
+    shares = np.full((2, 16, 16, 3), 1.0, np.float32)
+    assert np.array_equal(pixels(shares)[1], np.full((16, 16, 3), 255, np.uint8))
+
+
+def test_names(tmp_path: pathlib.Path):
+    for name in ("b.png", "a.JPG", "c.txt", ".d.png", "sub/e.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    paths = [str(tmp_path / name) for name in ("a.JPG", "b.png", "sub/e.png")]
+    assert names(tmp_path) == paths
+    assert names(f"{tmp_path}/*.png") == paths[1:2]
+    assert names(f"{tmp_path}/**/*.png") == paths[1:]
+    assert names(tmp_path / "c.txt") == [str(tmp_path / "c.txt")]  # asked for by name
+    array = np.zeros((2, 8, 8, 3), np.uint8)
+    photo = hostile.photo()
+    assert names(array) == ["image 0", "image 1"]
+    assert names(photo) == ["image 0"]
+    assert names([photo, array, tmp_path / "b.png", array[0]]) == [
+        *("image 0", "image 1.0", "image 1.1"),
+        paths[1],
+        "image 3",
+    ]
+
+
+def test_the_home_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.png").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert names("~/a.png") == [str(tmp_path / "a.png")]
+
+
+def test_a_name_that_looks_like_a_pattern(tmp_path: pathlib.Path):
+    (tmp_path / "[a].png").touch()
+    assert names(tmp_path / "[a].png") == [str(tmp_path / "[a].png")]
+    assert names(f"{tmp_path}/*.png") == [str(tmp_path / "[a].png")]
+
+
+def test_a_name_that_is_no_text(tmp_path: pathlib.Path):
+    (tmp_path / os.fsdecode(b"\xff\n.png")).touch()
+    assert names(tmp_path) == [f"{tmp_path}/\\xff\\n.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "cause", "remedy"),
+    [
+        ([], "there are no images", FORMS),
+        (np.zeros((0, 8, 8, 3)), "there are no images", FORMS),
+        (None, "NoneType None is no image", FORMS),
+        ({"a": 1}, "dict {'a': 1} is no image", FORMS),
+        ([3], "int 3 is no image", FORMS),
+        ("nowhere/*.png", "no file matches nowhere/*.png", FORMS),
+        (
+            np.zeros((8, 8, 4), np.uint8),
+            "an array of shape (8, 8, 4) is no image",
+            "Give (height, width, channels) with 1 (grey) or 3 (red, green, blue) channels, "
+            "or (n, height, width, channels)",
+        ),
+        (
+            np.zeros((2, 3, 8, 8), np.uint8),
+            "given images have shape (2, 3, 8, 8) (channels first?)",
+            "Give (n, height, width, channels) with 1 (grey) or 3 (red, green, blue) channels",
+        ),
+        (
+            np.full((8, 8, 3), 2.5),
+            "given images have floats from 2.5 to 2.5",
+            "Give uint8 pixels 0..255, or floats in 0..1",
+        ),
+    ],
+)
+def test_what_is_no_image(given: Any, cause: str, remedy: str):
+    with pytest.raises(errors.DataError) as caught:
+        images.collect(given)
+    assert (caught.value.cause, caught.value.remedy) == (cause, remedy)
+
+
+def test_an_empty_folder(tmp_path: pathlib.Path):
+    with pytest.raises(errors.DataError) as caught:
+        images.collect(tmp_path)
+    assert caught.value.cause == f"{tmp_path} holds no images"
+
+
+def test_a_missing_file_is_broken(tmp_path: pathlib.Path):
+    (result,) = images.decoded(images.collect(tmp_path / "none.png"), FORM)
+    assert isinstance(result, BrokenImageError)
+    assert result.cause == "No such file or directory"
