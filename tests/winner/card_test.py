@@ -6,16 +6,14 @@ import dataclasses
 
 from ncap_jax.winner import card
 from ncap_jax.winner.facts import Architecture, ModelFacts, Origin, Preprocessing
+from tests.support.winners import figures
 
 FACTS = ModelFacts(
     name="tiny_plain",
     architecture=Architecture("zoo", "tiny_plain"),
     preprocessing=Preprocessing("unit", 32, (40, 48), 1),
     class_names=("cat", "dog"),
-    metrics={
-        "validation": {"accuracy": 0.9},
-        "test": {"accuracy": 0.875, "accuracy_interval": [0.8, 0.925]},
-    },
+    metrics={"test": figures(7, 1, ("cat", "dog"))},
     chosen={"candidates": ["tiny_plain", "b"], "long": ["x" * 400]},
     data={"training_images": 96},
     origin=Origin("file.h5", licence="MIT", citation="a paper"),
@@ -27,8 +25,7 @@ def test_a_card():
     text = card.render(FACTS)
     lines = text.splitlines()
     assert lines[0] == r"# tiny\_plain"
-    assert "| validation | 90.0 % | – |" in lines
-    assert "| test | 87.5 % | 80.0 % to 92.5 % |" in lines
+    assert "| test | 8 | 87.5 % | 52.9 % to 97.8 % | 87.5 % | 0.467 | 12.5 % |" in lines
     assert "| candidates | tiny\\_plain, b |" in lines
     assert "| training images | 96 |" in lines
     assert "Classes: cat, dog" in lines
