@@ -53,7 +53,7 @@ class CheckpointError(OutputError):
 
 
 class PackageError(NcapError):
-    """A folder that is no model's package, or one that is damaged, foreign or unsafe to read."""
+    """A saved model that is missing, damaged, of another version or unsafe to read."""
 
 
 class ProcessError(NcapError):

@@ -63,7 +63,7 @@ def collect(images: Any) -> list[Picture]:
     """
     pictures = list(_pictures(images, ""))
     if not pictures:
-        raise errors.DataError("there are no images", FORMS)
+        raise errors.DataError("no images are given", FORMS)
     return pictures
 
 
@@ -122,14 +122,14 @@ def _array(images: Any) -> np.ndarray:
     """(n, h, w, c) uint8 of an array of one or several images."""
     if not hasattr(images, "shape"):
         name = type(images).__name__
-        raise errors.DataError(f"{name} {images!r:.80} is no image", FORMS)
+        raise errors.DataError(f"{name} {images!r:.80} is not an image", FORMS)
     array = np.asarray(images)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim == 3:
         if array.shape[-1] not in (1, 3):
             raise errors.DataError(
-                f"an array of shape {array.shape} is no image",
+                f"an array of shape {array.shape} is not an image",
                 "Give (height, width, channels) with 1 (grey) or 3 (red, green, blue) channels, "
                 "or (n, height, width, channels)",
             )

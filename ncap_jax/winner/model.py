@@ -68,7 +68,7 @@ class Winner:
         facts: what `model.json` holds.
 
     Raises:
-        ModelError: the head is not a single one for as many classes as there are names.
+        ModelError: the head is not one linear head for as many classes as there are names.
     """
 
     network: steps.Network
@@ -81,7 +81,7 @@ class Winner:
         if any(leaf.shape[0] != 1 or leaf.shape[-1] != self.num_classes for leaf in leaves):
             shapes = ", ".join(str(leaf.shape) for leaf in leaves)
             raise errors.ModelError(
-                f"the head has parameters of shapes {shapes}, which is no single linear head for "
+                f"the head has parameters of shapes {shapes}, not those of one linear head for "
                 f"{self.num_classes} classes",
                 "Finish the model with head=linear",
             )

@@ -18,7 +18,7 @@ import os
 import pathlib
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import jax
 import numpy as np
@@ -27,11 +27,13 @@ import safetensors.numpy
 
 from ncap_jax import errors, files
 from ncap_jax.data.encoded import printable
-from ncap_jax.finetune.steps import Network
 from ncap_jax.winner import card
-from ncap_jax.winner.architecture import Skeleton
 from ncap_jax.winner.facts import COPY, ModelFacts
 from ncap_jax.zoo.weights import store, trees
+
+if TYPE_CHECKING:
+    from ncap_jax.finetune.steps import Network
+    from ncap_jax.winner.architecture import Skeleton
 
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
 PARTS = ("backbone", "head")
@@ -99,7 +101,7 @@ def read_facts(folder: str | os.PathLike[str]) -> ModelFacts:
     """What a package says of its model.
 
     Raises:
-        PackageError: there is no package, or its model.json cannot be used.
+        PackageError: the folder or its model.json is missing or cannot be used.
     """
     path = pathlib.Path(folder)
     if not path.is_dir():
@@ -174,7 +176,7 @@ def _check_fit(
 
 
 def _refuse_foreign(path: pathlib.Path) -> None:
-    """Refuse to replace what is no package, or holds more than one does."""
+    """Refuse to replace a folder that holds anything but a package."""
     try:
         names = {entry.name for entry in path.iterdir()} if path.exists() else set()
     except OSError as error:

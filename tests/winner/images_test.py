@@ -139,15 +139,15 @@ def test_a_name_that_is_no_text(tmp_path: pathlib.Path):
 @pytest.mark.parametrize(
     ("given", "cause", "remedy"),
     [
-        ([], "there are no images", FORMS),
-        (np.zeros((0, 8, 8, 3)), "there are no images", FORMS),
-        (None, "NoneType None is no image", FORMS),
-        ({"a": 1}, "dict {'a': 1} is no image", FORMS),
-        ([3], "int 3 is no image", FORMS),
+        ([], "no images are given", FORMS),
+        (np.zeros((0, 8, 8, 3)), "no images are given", FORMS),
+        (None, "NoneType None is not an image", FORMS),
+        ({"a": 1}, "dict {'a': 1} is not an image", FORMS),
+        ([3], "int 3 is not an image", FORMS),
         ("nowhere/*.png", "no file matches nowhere/*.png", FORMS),
         (
             np.zeros((8, 8, 4), np.uint8),
-            "an array of shape (8, 8, 4) is no image",
+            "an array of shape (8, 8, 4) is not an image",
             "Give (height, width, channels) with 1 (grey) or 3 (red, green, blue) channels, "
             "or (n, height, width, channels)",
         ),

@@ -114,7 +114,7 @@ def test_a_head_that_is_not_a_single_linear_one():
     with pytest.raises(errors.ModelError) as caught:
         dataclasses.replace(winner, params={**winner.params, "head": two})
     assert caught.value.cause == (
-        "the head has parameters of shapes (2, 10), (2, 12, 10), which is no single linear head "
+        "the head has parameters of shapes (2, 10), (2, 12, 10), not those of one linear head "
         "for 10 classes"
     )
     assert caught.value.remedy == "Finish the model with head=linear"

@@ -53,7 +53,7 @@ def _leaves(tree: Any, above: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def _random_streams(definition: Functional, params: Params, state: State) -> set[Path]:
-    """Paths of what is no weight: keys of random numbers and their counts."""
+    """Paths of the arrays that are not weights: keys of random numbers and their counts."""
     module = nnx.merge(definition.inference, nnx.State(params), nnx.State(state))
     return {path for path, _ in nnx.to_flat_state(nnx.state(module, nnx.RngState))}
 
