@@ -6,6 +6,8 @@ from typing import Any
 
 import jax.extend.core as jex
 
+from ncap_jax.ops.equations import INLINE, inner_jaxpr
+
 # fmt: off
 ELEMENTWISE = frozenset((
     "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh", "cbrt",
@@ -23,18 +25,8 @@ REARRANGEMENTS = frozenset((
 ))
 REDUCTIONS = frozenset(("reduce_sum", "reduce_max", "reduce_min"))
 LINEAR = REARRANGEMENTS | REDUCTIONS | {"reduce_window_sum", "reduce_window_max"}
-INLINE = frozenset((
-    "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
-    "custom_vjp_call", "custom_vjp_call_jaxpr",
-))
 # fmt: on
 CONTROL = frozenset(("scan", "while", "cond"))
-
-
-def inner_jaxpr(eqn: jex.JaxprEqn) -> jex.ClosedJaxpr:
-    """The body of a call."""
-    body = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
-    return body if isinstance(body, jex.ClosedJaxpr) else jex.ClosedJaxpr(body, ())
 
 
 def shape(atom: Any) -> tuple[int, ...]:
@@ -50,14 +42,6 @@ def is_elementwise(eqn: jex.JaxprEqn) -> bool:
     shapes = {shape(v) for v in (*eqn.invars, *eqn.outvars)}
     body = inner_jaxpr(eqn).jaxpr
     return len(eqn.outvars) == 1 == len(shapes) and all(map(is_elementwise, body.eqns))
-
-
-def bind(eqn: jex.JaxprEqn, *primals: Any) -> list[Any]:
-    """Evaluate one equation."""
-    parts = eqn.primitive.get_bind_params(eqn.params)
-    subfuns, params = parts if isinstance(parts, tuple) else ((), parts)  # before JAX 0.10
-    out = eqn.primitive.bind(*subfuns, *primals, **params)
-    return list(out) if eqn.primitive.multiple_results else [out]
 
 
 def scan_sizes(eqn: jex.JaxprEqn) -> tuple[int, int]:

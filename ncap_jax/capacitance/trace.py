@@ -29,11 +29,12 @@ from jax import Array
 from ncap_jax.capacitance import bilinear, primitives
 from ncap_jax.capacitance.bilinear import Use, Weight
 from ncap_jax.capacitance.forward_pass import ForwardPass, TapeEntry, Value
-from ncap_jax.capacitance.primitives import bind, shape
+from ncap_jax.capacitance.primitives import shape
 from ncap_jax.capacitance.streams import Graph, LinearMap, Map, Stream, is_statistic
 from ncap_jax.errors import KernelError
-from ncap_jax.ops import depthwise
+from ncap_jax.ops import depthwise, equations
 from ncap_jax.ops.dtypes import is_float, struct
+from ncap_jax.ops.equations import bind
 
 # (params, constants, inputs) -> logits (batch, classes)
 Apply = Callable[[Any, Any, Array], Array]
@@ -118,7 +119,7 @@ class Trace:
             return [self._product(eqn, values)]
         if primitives.is_elementwise(eqn) and any(v.active for v in values):
             return [self._elementwise(eqn, values)]
-        if name in primitives.INLINE | primitives.CONTROL and interesting:
+        if name in equations.INLINE | primitives.CONTROL and interesting:
             self.calls.append(eqn)
             inside = self._control if name in primitives.CONTROL else self._inlined
             outputs = inside(eqn, values)
@@ -296,7 +297,7 @@ class Trace:
         return primitives.source_location(eqn, *reversed(self.calls))
 
     def _inlined(self, eqn: jex.JaxprEqn, values: list[Value]) -> list[Value]:
-        return self.run(primitives.inner_jaxpr(eqn), values)
+        return self.run(equations.inner_jaxpr(eqn), values)
 
     def _control(self, eqn: jex.JaxprEqn, values: list[Value]) -> list[Value]:
         """Unroll a scan; other control flow has no fixed graph."""

@@ -148,8 +148,8 @@ def _params(
 # ---- the arithmetic -----------------------------------------------------------------------------
 
 
-def _general(x: Array, w: Array, params: Params) -> Array:
-    """(D1) by XLA's convolution."""
+def general(x: Array, w: Array, params: Params) -> Array:
+    """(D1) by XLA's convolution; `params` are those of the primitive's equation."""
     return lax.conv_general_dilated(x, w, **{**params, "dimension_numbers": _LAYOUT_NAMES})
 
 
@@ -204,7 +204,7 @@ def _accumulated(x: Array, g: Array, *, kernel: Sequence[int], **params: Any) ->
 def _general_gradient(x: Array, g: Array, *, kernel: Sequence[int], **params: Any) -> Array:
     """(D2) by XLA's convolution."""
     w = jax.ShapeDtypeStruct((*kernel, 1, x.shape[3]), x.dtype)
-    return jax.linear_transpose(lambda w: _general(x, w, params), w)(g)[0]
+    return jax.linear_transpose(lambda w: general(x, w, params), w)(g)[0]
 
 
 # ---- the primitives -----------------------------------------------------------------------------
@@ -327,7 +327,7 @@ _convolution_p = _primitive(
     NAME,
     _convolution_shape,
     _shifted,
-    lambda x, w, **params: _general(x, w, params),
+    lambda x, w, **params: general(x, w, params),
     (_by_input, _by_filter),
     _batch_convolution,
 )

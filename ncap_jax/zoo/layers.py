@@ -93,6 +93,18 @@ class Backbone(nnx.Module):
         *_, last = self.stages(x).values()
         return global_average(last)
 
+    def sized_weights(self, size: int) -> dict[str, jax.Array]:
+        """The weights that implementations with one fixed input size hold for that size.
+
+        Args:
+            size: side of the images in pixels.
+
+        Returns:
+            Path of a weight -> its value; none but those that depend on the size.
+        """
+        del size
+        return {}
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """The same as `features`."""
         return self.features(x)

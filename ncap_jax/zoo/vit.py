@@ -106,6 +106,10 @@ class ViT(Backbone):
         grid = jax.image.resize(grid, (1, rows, columns, width), "cubic", antialias=True)
         return jnp.concatenate([embeddings[:, :1], grid.reshape(1, -1, width)], axis=1)
 
+    def sized_weights(self, size: int) -> dict[str, jax.Array]:
+        """The position embeddings for the grid of patches."""
+        return {"pos_embed": self.positions(size // PATCH, size // PATCH)}
+
     def features(self, x: jax.Array) -> jax.Array:
         """(batch, height, width, 3) float, already preprocessed -> (batch, width), float32 up."""
         token = self.stages(x)["norm"][:, 0]

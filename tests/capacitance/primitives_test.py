@@ -106,36 +106,6 @@ def test_elementwise_bodies_are_elementwise():
     assert not primitives.is_elementwise(only(jax.jit(lax.mul), X, jnp.float32(2)))
 
 
-def test_inner_jaxprs_evaluate_to_the_call():
-    for function in (jax.jit(jnp.sin), jax.nn.relu, jax.checkpoint(jnp.sin)):
-        inner = primitives.inner_jaxpr(only(function, X))
-        assert isinstance(inner, jex.ClosedJaxpr)
-        (found,) = jex.jaxpr_as_fun(inner)(X)
-        np.testing.assert_array_equal(found, function(X))
-
-
-BOUND: dict[str, Callable[[Array], Any]] = {
-    "one result": jnp.sin,
-    "parameters": lambda x: lax.slice(x, (0, 1), (2, 3)),
-    "two results": lambda x: lax.split(x, (1, 2), 1),
-    "a call": jax.jit(lambda x: jnp.sin(x) + 1),
-}
-
-
-@pytest.mark.parametrize("name", BOUND)
-def test_bind_evaluates_an_equation(name):
-    function = BOUND[name]
-    found = primitives.bind(only(function, X), X)
-    for value, expected in zip(found, jax.tree.leaves(function(X)), strict=True):
-        np.testing.assert_array_equal(value, expected)
-
-
-def test_bind_evaluates_custom_derivatives_with_their_rule():
-    equation = only(jax.nn.relu6, X)
-    (slope,) = jax.vjp(lambda x: primitives.bind(equation, x)[0], X * 20)[1](X)
-    np.testing.assert_array_equal(slope, np.where(X * 20 < 6, X, 0))
-
-
 def test_scan_operands_are_told_apart():
     kernel, rows = jnp.ones((3, 3), jnp.float32), jnp.ones((5, 3), jnp.float32)
 

@@ -182,3 +182,7 @@ def test_backbones_average_their_last_stage():
 
 def test_relu6():
     np.testing.assert_array_equal(layers.relu6(jnp.asarray([-1.0, 3, 7])), [0, 3, 6])
+
+
+def test_most_networks_hold_the_same_weights_for_every_size():
+    assert layers.Backbone().sized_weights(64) == {}

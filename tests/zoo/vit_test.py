@@ -175,3 +175,16 @@ def test_positions_are_resized_as_a_grid(model: ViT):
 def test_other_sizes(model: ViT):
     features = jax.eval_shape(lambda x: model.features(x), jnp.zeros((1, 64, 96, 3)))
     assert features.shape == (1, WIDTH)
+
+
+def test_what_an_implementation_of_one_size_holds(monkeypatch: pytest.MonkeyPatch):
+    """The position embeddings are those of its grid; everything else is the same."""
+    monkeypatch.setattr(vit, "DEPTH", 0)
+    module = functional.build_to_fill(partial(ViT, 64), 0)
+    embeddings = np.random.default_rng(0).normal(size=(1, 1 + GRID**2, 64)).astype(np.float32)
+    module.pos_embed.set_value(jnp.asarray(embeddings))
+    (own,) = module.sized_weights(16 * GRID).values()
+    np.testing.assert_array_equal(own, embeddings)
+    small = module.sized_weights(96)
+    assert {name: array.shape for name, array in small.items()} == {"pos_embed": (1, 37, 64)}
+    np.testing.assert_array_equal(small["pos_embed"], module.positions(6, 6))

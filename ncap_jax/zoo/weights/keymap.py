@@ -101,6 +101,25 @@ def rename(
     return renamed
 
 
+def publish(
+    module: nnx.Module, arrays: Mapping[str, np.ndarray], convention: Convention
+) -> dict[str, np.ndarray]:
+    """Our arrays under published names and in the publisher's layout: the reverse of `rename`.
+
+    Args:
+        module: built of `ncap_jax.zoo.layers`; only its structure is read.
+        arrays: dotted path in the module's state -> array. What belongs to no layer with a
+            published name is left out.
+        convention: whose names and layouts they become.
+    """
+    table = published_names(module, (), convention).items()
+    return {
+        key: arrays[path] if axes is None else np.transpose(arrays[path], np.argsort(axes))
+        for key, (path, axes) in table
+        if path in arrays
+    }
+
+
 def is_published(
     module: nnx.Module, arrays: Mapping[str, np.ndarray], convention: Convention
 ) -> bool:

@@ -11,7 +11,7 @@ from flax import nnx
 from ncap_jax.zoo import functional
 from ncap_jax.zoo.layers import DepthwiseConv
 from ncap_jax.zoo.vit import ViT
-from ncap_jax.zoo.weights import keymap
+from ncap_jax.zoo.weights import keymap, store
 from tests.support.weights_files import KERAS, keras_arrays, net
 
 
@@ -76,3 +76,20 @@ def test_parameters_of_no_layer_have_published_names(monkeypatch: pytest.MonkeyP
 def test_whose_names_they_are(names: list[str], convention: keymap.Convention, published: bool):
     arrays = {name: np.zeros(1) for name in names}
     assert keymap.is_published(net(), arrays, convention) == published
+
+
+@pytest.mark.parametrize("convention", ["keras", "torch"])
+def test_publishing_is_the_reverse_of_reading(convention: keymap.Convention):
+    module = net()
+    arrays = {
+        path: np.arange(a.size).reshape(a.shape) for path, a in store.state_arrays(module).items()
+    }
+    published = keymap.publish(module, arrays, convention)
+    assert len(published) == len(arrays) - (convention == "torch")
+    again = keymap.rename(module, published, convention)
+    for path, array in again.items():
+        np.testing.assert_array_equal(array, arrays[path])
+
+
+def test_what_has_no_published_name_is_left_out():
+    assert keymap.publish(net(), {"other": np.zeros(1)}, "torch") == {}
