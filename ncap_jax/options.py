@@ -348,6 +348,12 @@ class Limits:
     epochs_budget: int | None = option(
         None, "Epochs for all models together (default: as many as epochs gives each).", at_least(1)
     )
+    keep_states: int = option(
+        2,
+        "Of this many first models the fine-tuned state is kept, for finish to go on from, and of "
+        "those tied with the best up to five in all. 0 keeps none.",
+        at_least(0),
+    )
 
 
 @dataclass(frozen=True)

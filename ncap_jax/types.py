@@ -317,6 +317,7 @@ class Ranking:
         predictor: the method that ranked.
         strength: which beta_eff the rows show (`beta_eff` of `RankedModel`).
         info: facts of the run, for the report.
+        source: where `ncap_jax.finish` finds the run; nothing for people.
     """
 
     dataset: str
@@ -326,6 +327,11 @@ class Ranking:
     predictor: str = ""
     strength: Strength = "signed"
     info: RunInfo = RunInfo()
+    source: Any = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy elsewhere has the answer, not the folder, which belongs to this process.
+        return {**self.__dict__, "source": None}
 
     @property
     def best(self) -> RankedModel:

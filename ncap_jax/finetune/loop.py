@@ -31,6 +31,7 @@ def run(
     checkpoints: Checkpoints | None = None,
     after: int | None = None,
     until: int | None = None,
+    saved: Container[int] | None = None,
 ) -> Iterator[EpochRecord]:
     """Fine-tune, yielding a record before training (epoch 0) and after every epoch.
 
@@ -42,6 +43,7 @@ def run(
         checkpoints: where the state is kept after each epoch, once its record has been taken.
         after: resume from the checkpoint of this epoch; None: from the start.
         until: pause after this epoch; None: the last of the run.
+        saved: the epochs after which it is kept; None: all but the last.
     """
     epochs, rates = tuning.config.epochs, tuning.candidate.rates
     train_state = starting_state(tuning, checkpoints, after)
@@ -66,7 +68,7 @@ def run(
         yield record
         if not is_finite(record):
             return
-        if checkpoints is not None and epoch < epochs:
+        if checkpoints is not None and epoch in (range(epochs) if saved is None else saved):
             checkpoints.save(epoch, train_state)
 
 
@@ -139,6 +141,7 @@ def finetune(
     seen: Sequence[EpochRecord] = (),
     checkpoints: Checkpoints | None = None,
     until: int | None = None,
+    saved: Container[int] | None = None,
     on_record: Callable[[EpochRecord], None] = lambda record: None,
 ) -> Trajectory:
     """Fine-tune one candidate for all epochs of its run, or up to a pause.
@@ -148,6 +151,7 @@ def finetune(
         seen: the records of an interrupted run, which resumes from the last one's checkpoint.
         checkpoints: see `run`.
         until: pause after this epoch, to resume with `seen` and the checkpoints; None: never.
+        saved: see `run`.
         on_record: called with each record as it is made.
 
     Returns:
@@ -160,7 +164,8 @@ def finetune(
     start = time.perf_counter() - sum(record.seconds for record in seen)
     records = list(seen)
     after = records[-1].epoch if records else None
-    for record in run(tuning, checkpoints=checkpoints, after=after, until=until):
+    passed = run(tuning, checkpoints=checkpoints, after=after, until=until, saved=saved)
+    for record in passed:
         records.append(record)
         on_record(record)
     config = tuning.config

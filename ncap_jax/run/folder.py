@@ -3,7 +3,8 @@
     run.json                     what the run is made of; another run's folder is refused
     trajectories/<model>.jsonl   a line an epoch, appended
     ledger.jsonl                 a line a finished model, appended
-    checkpoints/<model>/         the state after the last epoch, while the model is under way
+    checkpoints/<model>/         the state after the last epoch, while the model is under way; of
+                                 the first models it stays, for `ncap_jax.run.finishing`
 
 Everything is written so that a run can resume after a kill at any moment. An epoch is first a
 line of its trajectory, then a checkpoint: a line without its checkpoint is cut off again and the
@@ -21,7 +22,7 @@ import json
 import os
 import pathlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -226,7 +227,7 @@ class RunFolder:
             )
 
     def finish(self, trajectory: Trajectory) -> None:
-        """Enter a model's end into the ledger; its checkpoint is no longer needed."""
+        """Enter a model's end into the ledger; its checkpoint stays until `keep_states`."""
         end = ledger.Entry(
             trajectory.model,
             trajectory.status,
@@ -235,15 +236,21 @@ class RunFolder:
             records=len(trajectory.records),
         )
         distributed.on_primary(partial(ledger.append, self.path, end))
-        if trajectory.status in FINAL:
-            self.files.checkpoints(trajectory.model).remove()
+
+    def keep_states(self, ended: Iterable[Trajectory], kept: Collection[str]) -> None:
+        """Remove the checkpoints of models that have ended for good, apart from those to keep.
+
+        Args:
+            ended: models that ended; who may still be tried again keeps its checkpoint.
+            kept: names of those to keep.
+        """
+        for trajectory in ended:
+            if trajectory.status in FINAL and trajectory.model not in kept:
+                self.files.checkpoints(trajectory.model).remove()
 
     def finished(self, head: Head) -> dict[str, Trajectory]:
         """Models that need not be run again, by name."""
         found = distributed.on_primary(self._finished)
-        for model in found:
-            # A kill may have stopped the removal half-way.
-            self.files.checkpoints(model).remove()
         return {
             model: Trajectory(
                 model,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
-import tempfile
+import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ncap_jax import caching, data, distributed, report
 from ncap_jax.data.pairs import DataSource
@@ -23,7 +24,9 @@ from ncap_jax.run.checks import check_run, obtainable, warn_of_few_images
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import Job
 from ncap_jax.run.schedule import Scheduler
+from ncap_jax.run.scratch import Scratch
 from ncap_jax.selection import budget
+from ncap_jax.selection.keeping import kept, most_states
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import ModelSpec, Ranking, Trajectory, Watcher
 from ncap_jax.zoo import shapes
@@ -48,6 +51,20 @@ class Request:
     tensorboard: Path | None = None
 
 
+class Source(NamedTuple):
+    """Where `ncap_jax.run.finishing` finds a run.
+
+    Attributes:
+        request: what was asked for.
+        folder: that holds the states; None: none were kept.
+        scratch: owner of the folder if it is a temporary one, which lives as long as this.
+    """
+
+    request: Request
+    folder: pathlib.Path | None
+    scratch: Scratch | None
+
+
 def rank(request: Request) -> Ranking:
     """Do the main job; see `ncap_jax.rank_models` for arguments, result and errors."""
     call_start = time.monotonic()
@@ -57,7 +74,8 @@ def rank(request: Request) -> Ranking:
     clock = budget.TimeBudget(job.config, call_start)
     run_start = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        folder = open_folder(request.output_dir, about)
+        place = open_place(request, about)
+        folder = place.folder
         if folder is not None:
             stack.enter_context(folder)
         watchers: list[Watcher] = []
@@ -70,9 +88,12 @@ def rank(request: Request) -> Ranking:
         trajectories = finetune_all(job, folder, Watchers(watchers), clock)
         info = facts.run_info(job, about, time.perf_counter() - run_start)
         ranking = rank_trajectories(trajectories, job.dataset.name, job.config, info=info)
-        if folder is not None and distributed.is_primary():
+        if request.output_dir is not None and folder is not None and distributed.is_primary():
             report.write(ranking, folder.path)
-    return ranking
+        if folder is not None:
+            folder.keep_states(trajectories, kept(ranking))
+    path = None if folder is None else folder.path
+    return dataclasses.replace(ranking, source=Source(request, path, place.scratch))
 
 
 def prepare(request: Request) -> tuple[Job, dict[str, Any]]:
@@ -90,14 +111,29 @@ def prepare(request: Request) -> tuple[Job, dict[str, Any]]:
     return job, about
 
 
-def open_folder(output_dir: Path | None, about: dict[str, Any]) -> RunFolder | None:
-    """The folder of a run, None if it has none; of several processes the primary one's counts.
+class Place(NamedTuple):
+    """Where a run keeps its files: `scratch` owns a folder that is removed with it."""
+
+    folder: RunFolder | None = None
+    scratch: Scratch | None = None
+
+
+def open_place(request: Request, about: dict[str, Any]) -> Place:
+    """The folder of a run; of several processes the primary one's counts.
+
+    Where none was asked for, it is a temporary one if the run needs it.
 
     Raises:
         OutputError: see `RunFolder`.
     """
-    path = distributed.broadcast_json(None if output_dir is None else os.fspath(output_dir))
-    return None if path is None else RunFolder(path, about)
+    wanted = request.output_dir
+    path = distributed.broadcast_json(None if wanted is None else os.fspath(wanted))
+    if path is not None:
+        return Place(RunFolder(path, about))
+    if not needs_folder(request.config):
+        return Place()
+    scratch = Scratch()
+    return Place(RunFolder(scratch.path, about), scratch)
 
 
 def finetune_all(
@@ -107,7 +143,7 @@ def finetune_all(
 
     Args:
         job: the run.
-        folder: of the run; None: where states must outlast a pause or a worker, a temporary one.
+        folder: of the run, where it has one.
         watcher: told of every epoch and every end.
         clock: the time budget; it counts from the start of the call.
 
@@ -116,8 +152,6 @@ def finetune_all(
     """
     turns = budget.admission_order(job.specs, job.config)
     with contextlib.ExitStack() as stack:
-        if folder is None and needs_folder(job.config):
-            folder = stack.enter_context(temporary_folder(job.names))
         scheduler = Scheduler(job.names, job.config, folder, watcher, clock, turns)
         if scheduler.unfinished():
             executor = start.make_executor(job.config, makers(job, folder), len(job.specs))
@@ -141,15 +175,8 @@ def makers(job: Job, folder: RunFolder | None) -> start.Makers:
 def needs_folder(config: RankConfig) -> bool:
     """Whether a model's state must be kept outside the function that trains it."""
     return (
-        config.executor != "local"
+        (most_states(config) > 0 and not distributed.is_distributed())
+        or config.executor != "local"
         or config.strategy == "halving"
         or config.epochs_budget is not None
     )
-
-
-@contextlib.contextmanager
-def temporary_folder(names: Sequence[str]) -> Iterator[RunFolder]:
-    """A run's folder for the time of one call."""
-    about = {"config": {}, "models": dict.fromkeys(names), "data": {}}
-    with tempfile.TemporaryDirectory(prefix="ncap_jax-") as path, RunFolder(path, about) as folder:
-        yield folder

@@ -22,7 +22,7 @@ from ncap_jax.options import RankConfig
 from ncap_jax.run.executors import Executor, Lost
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import EpochDone, Task
-from ncap_jax.selection import budget, halving
+from ncap_jax.selection import budget, halving, keeping
 from ncap_jax.types import Trajectory, Watcher
 
 
@@ -56,6 +56,8 @@ class Scheduler:
         for name in names:
             if name in self._ends:
                 watcher.finished(self._ends[name])
+        if folder is not None:
+            self._keep_states()  # a kill may have stopped a removal half-way
 
     def unfinished(self) -> list[str]:
         """The models that have something to do, in order of their turns."""
@@ -152,7 +154,14 @@ class Scheduler:
         self._ends[trajectory.model] = trajectory
         if self._folder is not None:
             self._folder.finish(trajectory)
+            self._keep_states()
         self._watcher.finished(trajectory)
+
+    def _keep_states(self) -> None:
+        """Remove states that no longer belong to the first models of those that have ended."""
+        assert self._folder is not None
+        ended = tuple(self._ends.values())
+        self._folder.keep_states(ended, keeping.leaders(ended, self._config))
 
     def _stop(self, reasons: dict[str, str]) -> None:
         """End waiting models, each with its reason beside what its message says already."""

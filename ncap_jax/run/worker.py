@@ -31,6 +31,7 @@ from ncap_jax.run.folder import RUN_FILE, ModelFiles
 from ncap_jax.run.job import EpochDone, Job, Task
 from ncap_jax.selection import ranking
 from ncap_jax.selection.budget import TimeIsUp
+from ncap_jax.selection.keeping import most_states
 from ncap_jax.types import EpochRecord, ModelSpec, Status, Trajectory
 
 # How many models may end before compiled programs are freed; one with more parameters than LARGE
@@ -238,6 +239,7 @@ class _Attempts:
             seen=seen,
             checkpoints=files.checkpoints(task.model) if files is not None else None,
             until=task.until,
+            saved=range(config.epochs + (most_states(config) > 0)),
             on_record=self._on_record,
         )
         return dataclasses.replace(trajectory, seconds=before + time.perf_counter() - start)

@@ -222,6 +222,15 @@ def _order(entries: Sequence[_Entry]) -> list[_Entry]:
     return sorted((e for e in entries if math.isfinite(e.score.mean)), key=key)
 
 
+def names_in_order(trajectories: Sequence[Trajectory], config: RankConfig) -> tuple[str, ...]:
+    """The models that `rank_trajectories` ranks, in its order, by the chosen method alone."""
+    chosen = predictors.get(config.predictor, config.head)
+    rankable = [t for t in trajectories if t.status in _RANKABLE and t.epochs >= 1]
+    scores = chosen(rankable)
+    entries = [_Entry(t, score, score, {}) for t, score in zip(rankable, scores, strict=True)]
+    return tuple(entry.trajectory.model for entry in _order(entries))
+
+
 class _Standing(NamedTuple):
     """How a contender stands against the others."""
 

@@ -238,7 +238,17 @@ def test_a_model_that_ended_is_taken_as_it_is(tmp_path):
         folder.files.append("a", RECORDS[2])
         folder.finish(ended)
         assert repr(folder.finished("probe")) == repr({"a": ended})
-        assert not (tmp_path / "checkpoints" / "a").exists()
+
+
+def test_states_of_models_that_ended_are_kept_by_name(tmp_path):
+    ends = {"a": "ok", "b": "diverged", "c": "ok", "d": "stopped"}
+    trajectories = [Trajectory(name, "probe", RECORDS[:1], status) for name, status in ends.items()]
+    with RunFolder(tmp_path, FACTS) as folder:
+        for name in ends:
+            folder.files.checkpoints(name).save(0, SMALL)
+        folder.keep_states(trajectories, ("c",))
+    # Who was stopped may go on in a later call.
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["c", "d"]
 
 
 @pytest.mark.parametrize("status", ["failed", "out_of_memory", "stopped"])
@@ -279,7 +289,9 @@ def test_a_checkpoint_half_removed_is_removed(tmp_path):
         folder.finish(Trajectory("a", "probe", RECORDS[:1]))
     left.mkdir(parents=True)
     with RunFolder(tmp_path, FACTS) as folder:
-        assert list(folder.finished("probe")) == ["a"]
+        ended = folder.finished("probe")
+        assert list(ended) == ["a"]
+        folder.keep_states(ended.values(), ())
     assert not (tmp_path / "checkpoints" / "a").exists()
 
 
@@ -325,6 +337,7 @@ def test_records_and_state_are_those_of_both(both, tmp_path):
             folder.files.halve_batch("b", "halved")
             folder.finish(Trajectory("a", "probe", seen, seconds=3.0))
             note = folder.files.halving_note("b")
+            folder.keep_states([Trajectory("a", "probe", seen)], ())
             return repr((seen, note, folder.finished("probe"))), bits(state)
 
     finished = {"a": Trajectory("a", "probe", RECORDS[:2], seconds=3.0)}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
+import pickle
 import shutil
 import warnings
 
@@ -17,7 +19,7 @@ from ncap_jax.finetune import loop, trajectory_files
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run import pipeline, worker
-from ncap_jax.run.folder import ModelFiles
+from ncap_jax.run.folder import ModelFiles, RunFolder
 from tests.support import fake_training, toy_runs
 from tests.support.photos import write_class
 from tests.support.small import small_config
@@ -25,6 +27,7 @@ from tests.support.toy_runs import CONFIG, POOL, digits, interrupted, rank, time
 from tests.support.two_processes import TwoProcesses
 
 # For training that is fake.
+LINEAR = dataclasses.replace(CONFIG, head="linear")
 STREAMED = RankConfig(epochs=3, weights="random", trial_rates=())
 
 
@@ -225,14 +228,62 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_run_that_pauses_without_a_folder_has_a_temporary_one():
-    """States must outlast the pauses of halving, and workers."""
-    assert not pipeline.needs_folder(CONFIG)
-    for changes in ({"strategy": "halving"}, {"executor": "processes"}, {"epochs_budget": 9}):
-        assert pipeline.needs_folder(dataclasses.replace(CONFIG, **changes))
-    with pipeline.temporary_folder(["a"]) as folder:
+    """States must outlast the pauses of halving, workers, and the run if it is to be finished."""
+    bare = dataclasses.replace(LINEAR, keep_states=0)
+    assert not pipeline.needs_folder(bare)
+    assert pipeline.open_place(request(bare), {}) == (None, None)
+    for changes in (
+        *({"strategy": "halving"}, {"executor": "processes"}, {"epochs_budget": 9}),
+        {"keep_states": 1},
+    ):
+        assert pipeline.needs_folder(dataclasses.replace(bare, **changes)), changes
+    facts = {"config": {}, "models": {"a": None}, "data": {}}
+    place = pipeline.open_place(request(LINEAR), facts)
+    with place.folder as folder:
         assert (folder.path / "run.json").is_file()
-        assert folder.finished("probe") == {}
+        assert folder.finished("linear") == {}
+    del place
+    gc.collect()
     assert not folder.path.exists()
+
+
+def request(config):
+    """Of a run without a folder."""
+    return pipeline.Request(POOL[:1], digits(), config, DataConfig())
+
+
+def states(folder):
+    """The models whose states are in a run's folder."""
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("tie", "left"), [(1.0, ["toy_1"]), (0.0, ["toy_1", "toy_2", "toy_3"])], ids=["none", "all"]
+)
+def test_states_of_the_first_and_of_tied_models_are_kept(monkeypatch, tie, left):
+    fake_training.install(monkeypatch)
+    monkeypatch.setattr("ncap_jax.selection.contest.TIE_PROBABILITY", tie)
+    ranking = rank(config=dataclasses.replace(LINEAR, keep_states=1), models=3)
+    assert [row.name for row in ranking.models] == ["toy_1", "toy_2", "toy_3"]
+    assert states(ranking.source.folder) == left
+    for name in left:
+        assert ModelFiles(ranking.source.folder).checkpoints(name).latest() == LINEAR.epochs
+
+
+def test_no_state_is_kept_if_none_is_wanted(monkeypatch):
+    fake_training.install(monkeypatch)
+    assert rank(config=dataclasses.replace(LINEAR, keep_states=0)).source.folder is None
+
+
+def test_a_ranking_in_memory_keeps_states_as_long_as_it_lives(monkeypatch):
+    fake_training.install(monkeypatch)
+    ranking = rank(config=LINEAR)
+    folder = ranking.source.folder
+    assert states(folder) == ["toy_1", "toy_2"]
+    assert pickle.loads(pickle.dumps(ranking)).source is None
+    del ranking
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_what_is_made_where(tmp_path):
@@ -240,7 +291,7 @@ def test_what_is_made_where(tmp_path):
     job = pipeline.Job(tuple(POOL[:1]), digits(), CONFIG)
     makers = pipeline.makers(job, None)
     assert makers.here().files is makers.elsewhere().files is None
-    with pipeline.temporary_folder(["toy_1"]) as folder:
+    with RunFolder(tmp_path, {"config": {}, "models": {"toy_1": None}, "data": {}}) as folder:
         makers = pipeline.makers(job, folder)
         here, elsewhere = makers.here(), makers.elsewhere()
         assert here.files is folder.files
