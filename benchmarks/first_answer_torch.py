@@ -31,7 +31,7 @@ NAMES = {
     "xception": "legacy_xception",
     "vgg16": "vgg16",
 }
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 128
 
 
 class Stages:

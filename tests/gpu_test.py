@@ -24,7 +24,7 @@ from ncap_jax.data.feeding import make_feed
 from ncap_jax.finetune import steps
 from ncap_jax.finetune.candidate import prepare
 from ncap_jax.measure.network import split_model
-from ncap_jax.ops import depthwise
+from ncap_jax.ops.convolutions import convolution
 from ncap_jax.types import STRENGTHS
 from ncap_jax.zoo import MODELS, load_model
 from ncap_jax.zoo.layers import moments
@@ -100,7 +100,7 @@ def test_depthwise_convolution_and_its_gradients():
     def run(dtype):
         def f(x, w):
             options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 16}
-            y = depthwise.convolution(x, w, (2, 2), "SAME", precision="highest", **options)
+            y = convolution(x, w, (2, 2), "SAME", precision="highest", **options)
             return jnp.sum(y**2), y
 
         (_, y), gradients = jax.value_and_grad(f, (0, 1), has_aux=True)(

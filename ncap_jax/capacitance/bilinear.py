@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ncap_jax.ops import depthwise
+from ncap_jax.ops.convolutions import convolution
 from ncap_jax.ops.dtypes import accumulator
 
 PRIMITIVES = ("dot_general", "conv_general_dilated")
@@ -49,7 +49,7 @@ class Weight:
 def apply(name: str, params: dict[str, Any], lhs: Array, rhs: Array) -> Array:
     """Evaluate the primitive itself, in full precision on every device."""
     kept = {k: v for k, v in params.items() if k not in ("precision", "out_sharding")}
-    function = lax.dot_general if name == "dot_general" else depthwise.convolution
+    function = lax.dot_general if name == "dot_general" else convolution
     return function(lhs, rhs, precision=lax.Precision.HIGHEST, **kept)
 
 

@@ -32,7 +32,7 @@ from ncap_jax.capacitance.forward_pass import ForwardPass, TapeEntry, Value
 from ncap_jax.capacitance.primitives import shape
 from ncap_jax.capacitance.streams import Graph, LinearMap, Map, Stream, is_statistic
 from ncap_jax.errors import KernelError
-from ncap_jax.ops import depthwise, equations
+from ncap_jax.ops import convolutions, equations
 from ncap_jax.ops.dtypes import is_float, struct
 from ncap_jax.ops.equations import bind
 
@@ -109,8 +109,7 @@ class Trace:
 
     def equation(self, eqn: jex.JaxprEqn, values: list[Value]) -> list[Value]:
         """Evaluate one equation by the rule for its kind."""
-        if depthwise.is_depthwise(eqn):
-            eqn = depthwise.as_convolution(eqn)
+        eqn = convolutions.as_general(eqn)
         name = eqn.primitive.name
         interesting = any(v.active or v.weight or v.mixed for v in values)
         if name == "stop_gradient":

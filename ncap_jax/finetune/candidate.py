@@ -24,7 +24,7 @@ from ncap_jax.types import ModelSpec, Statuses, Values
 from ncap_jax.zoo import functional, load_model, probe, shapes
 from ncap_jax.zoo.preprocess import Preprocess
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 128
 
 
 @dataclass(frozen=True)

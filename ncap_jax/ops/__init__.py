@@ -1,1 +1,4 @@
-"""Pure JAX operations that several rooms use: depthwise convolution, pooling, dtypes."""
+"""Pure JAX that several stages use; what has a form of its own for a convolution registers it."""
+
+from ncap_jax.ops import depthwise as depthwise
+from ncap_jax.ops import pointwise as pointwise

@@ -11,112 +11,50 @@ of the dilated cotangent with the filter rotated by 180 degrees; by the filter i
     dw[i, j, 0, c] = Σ_bpq x̃[b, s p + i, s q + j, c] g[b, p, q, c]                            (D2)
 
 which is first accumulated elementwise over the samples: XLA does not vectorise a reduction over
-leading dimensions. Figures: `python -m benchmarks.depthwise`.
+leading dimensions. Figures: `python -m benchmarks.convolutions`.
 
 On accelerators both lower to XLA's convolution, whose library kernels are faster there. The
-primitive carries the parameters of `lax.conv_general_dilated_p`, so that code that reads jaxprs
-(`ncap_jax.capacitance.trace`) can treat one as the other.
+primitive carries the parameters of `lax.conv_general_dilated_p` (`ncap_jax.ops.convolutions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.interpreters import ad, batching, mlir
 
+from ncap_jax.ops.bilinear import bilinear_primitive
+from ncap_jax.ops.convolutions import FORMS, general, general_params
 from ncap_jax.ops.dtypes import accumulator
 
 NAME = "depthwise_convolution"
-# The order of dimensions that the primitive takes: images NHWC, filters HWIO.
-_LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-_LAYOUT_NAMES = ("NHWC", "HWIO", "NHWC")
-
 Params = dict[str, Any]
 
 
 def convolution(
-    lhs: Array,
-    rhs: Array,
-    window_strides: Sequence[int],
+    x: Array,
+    w: Array,
+    strides: Sequence[int],
     padding: Any,
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    out_sharding: Any = None,
-) -> Array:
-    """`lax.conv_general_dilated`, by (D1) where it is a depthwise convolution of images.
-
-    That is: NHWC by HWIO, floating point, one input and one output channel per group, and a filter
-    that is not dilated. Everything else is passed on. The arguments are those of
-    `lax.conv_general_dilated`; `flax.nnx.Conv` takes this function as `conv_general_dilated`.
-
-    Args:
-        lhs: (batch, height, width, channels).
-        rhs: (kernel height, kernel width, 1, channels).
-        window_strides: strides along both axes.
-        padding: "SAME", "VALID" or ((top, bottom), (left, right)).
-        lhs_dilation: dilation of the image along both axes; None: (1, 1).
-        rhs_dilation: dilation of the filter along both axes; None: (1, 1).
-        dimension_numbers: as in `lax.conv_general_dilated`.
-        feature_group_count: number of groups of channels.
-        batch_group_count: number of groups of samples.
-        precision: of the products on accelerators; on the CPU they are taken in at least float32.
-        preferred_element_type: dtype of the sums.
-        out_sharding: sharding of the result, under explicit sharding.
+    dilation: Sequence[int] | None,
+    groups: int,
+    precision: Any,
+) -> Array | None:
+    """(D1) of x (batch, height, width, channels) by w (height, width, 1, channels).
 
     Returns:
-        (batch, height', width', channels) in the dtype of the operands.
+        (batch, height', width', channels) in the dtype of the operands; None where a filter sees
+        several channels, or no pixel is left.
     """
-    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    depthwise = (
-        numbers == _LAYOUT
-        and feature_group_count == lhs.shape[3] == rhs.shape[3]
-        and rhs.shape[2] == batch_group_count == 1
-        and all(step == 1 for step in rhs_dilation or ())
-        and jnp.issubdtype(lhs.dtype, jnp.floating)
-        and lhs.dtype == rhs.dtype
-        and preferred_element_type is None
-        and out_sharding is None
-    )
-    if depthwise:
-        params = _params(lhs, rhs, window_strides, padding, lhs_dilation, precision)
-        if 0 not in (*lhs.shape, *rhs.shape, *_output_sides(lhs, rhs.shape, params)):
-            return _convolution_p.bind(lhs, rhs, **params)
-    optional = {} if out_sharding is None else {"out_sharding": out_sharding}
-    return lax.conv_general_dilated(
-        lhs,
-        rhs,
-        window_strides,
-        padding,
-        lhs_dilation,
-        rhs_dilation,
-        dimension_numbers,
-        feature_group_count,
-        batch_group_count,
-        precision,
-        preferred_element_type,
-        **optional,
-    )
-
-
-def is_depthwise(eqn: jex.JaxprEqn) -> bool:
-    """Whether an equation of a jaxpr is this primitive."""
-    return eqn.primitive is _convolution_p
-
-
-def as_convolution(eqn: jex.JaxprEqn) -> jex.JaxprEqn:
-    """The equation as the general convolution that it is."""
-    return eqn.replace(primitive=lax.conv_general_dilated_p)
+    if not groups == x.shape[3] == w.shape[3] or w.shape[2] != 1:
+        return None
+    params = _params(x, w, strides, padding, dilation, precision)
+    if 0 in (*x.shape, *w.shape, *_output_sides(x, w.shape, params)):
+        return None
+    return _convolution_p.bind(x, w, **params)
 
 
 def _params(
@@ -132,25 +70,10 @@ def _params(
     if isinstance(padding, str):
         dilated = [(n - 1) * d + 1 for n, d in zip(x.shape[1:3], dilation)]
         padding = lax.padtype_to_pads(dilated, w.shape[:2], strides, padding)
-    return {
-        "window_strides": tuple(strides),
-        "padding": tuple((int(low), int(high)) for low, high in padding),
-        "lhs_dilation": dilation,
-        "rhs_dilation": (1, 1),
-        "dimension_numbers": _LAYOUT,
-        "feature_group_count": x.shape[3],
-        "batch_group_count": 1,
-        "precision": lax.Precision(precision) if isinstance(precision, str) else precision,
-        "preferred_element_type": None,
-    }
+    return general_params(strides, padding, dilation, x.shape[3], precision)
 
 
 # ---- the arithmetic -----------------------------------------------------------------------------
-
-
-def general(x: Array, w: Array, params: Params) -> Array:
-    """(D1) by XLA's convolution; `params` are those of the primitive's equation."""
-    return lax.conv_general_dilated(x, w, **{**params, "dimension_numbers": _LAYOUT_NAMES})
 
 
 def _output_sides(x: Any, kernel: Sequence[int], params: Params) -> list[int]:
@@ -204,7 +127,7 @@ def _accumulated(x: Array, g: Array, *, kernel: Sequence[int], **params: Any) ->
 def _general_gradient(x: Array, g: Array, *, kernel: Sequence[int], **params: Any) -> Array:
     """(D2) by XLA's convolution."""
     w = jax.ShapeDtypeStruct((*kernel, 1, x.shape[3]), x.dtype)
-    return jax.linear_transpose(lambda w: general(x, w, params), w)(g)[0]
+    return jax.linear_transpose(lambda w: general(x, w, **params), w)(g)[0]
 
 
 # ---- the primitives -----------------------------------------------------------------------------
@@ -297,41 +220,15 @@ def _into_channels(array: Array, axis: int | None, size: int) -> Array:
     return moved.reshape(*moved.shape[:-2], -1)
 
 
-def _primitive(
-    name: str,
-    shape: Callable[..., jax.core.ShapedArray],
-    on_cpu: Callable[..., Array],
-    elsewhere: Callable[..., Array],
-    transposes: tuple[Callable[..., Array], Callable[..., Array]],
-    batch: Callable[..., tuple[Array, int]],
-) -> jex.Primitive:
-    """A bilinear primitive from its rules."""
-    primitive = jex.Primitive(name)
-    primitive.def_abstract_eval(shape)
-
-    @partial(jax.jit, static_argnames="params")
-    def run(x: Array, y: Array, params: tuple[tuple[str, Any], ...]) -> Array:
-        return primitive.bind(x, y, **dict(params))
-
-    primitive.def_impl(lambda x, y, **params: run(x, y, params=tuple(params.items())))
-    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
-    mlir.register_lowering(
-        primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu"
-    )
-    ad.defbilinear(primitive, *transposes)
-    batching.primitive_batchers[primitive] = batch
-    return primitive
-
-
-_convolution_p = _primitive(
+_convolution_p = bilinear_primitive(
     NAME,
     _convolution_shape,
     _shifted,
-    lambda x, w, **params: general(x, w, params),
+    general,
     (_by_input, _by_filter),
     _batch_convolution,
 )
-_gradient_p = _primitive(
+_gradient_p = bilinear_primitive(
     f"{NAME}_gradient",
     _gradient_shape,
     _accumulated,
@@ -339,3 +236,4 @@ _gradient_p = _primitive(
     (_gradient_by_input, _gradient_by_cotangent),
     _batch_gradient,
 )
+FORMS[NAME] = convolution

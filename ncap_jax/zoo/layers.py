@@ -22,7 +22,7 @@ import scipy.special
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ncap_jax.ops import depthwise
+from ncap_jax.ops.convolutions import convolution
 from ncap_jax.ops.pooling import Padding
 
 Size = int | tuple[int, int]
@@ -43,7 +43,8 @@ def symmetric_uniform(
     if isinstance(key, jax.core.Tracer):
         return jax.random.uniform(key, shape, dtype, -limit, limit)
     seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
-    return jnp.asarray(np.random.default_rng(seed).uniform(-limit, limit, shape).astype(dtype))
+    drawn = np.random.default_rng(seed).uniform(-limit, limit, shape).astype(dtype)
+    return jax.device_put(drawn)  # `jnp.asarray` compiles a program for every shape
 
 
 def he_uniform(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -59,7 +60,7 @@ def truncated_normal(
         return 0.02 * jax.random.truncated_normal(key, -2, 2, shape, dtype)
     tail = scipy.special.ndtr(-2.0)
     uniform = np.asarray(symmetric_uniform(key, shape, 0.5 - tail, jnp.float32))
-    return jnp.asarray((0.02 * scipy.special.ndtri(0.5 + uniform)).astype(dtype))
+    return jax.device_put((0.02 * scipy.special.ndtri(0.5 + uniform)).astype(dtype))
 
 
 zeros = nnx.initializers.zeros_init()
@@ -156,8 +157,7 @@ class Conv(nnx.Conv):
             feature_group_count=groups,
             kernel_init=kernel_init,
             bias_init=bias_init,
-            # The usual convolution, but for depthwise ones, which XLA's CPU compiler runs slowly.
-            conv_general_dilated=depthwise.convolution,
+            conv_general_dilated=convolution,
             dtype=dtype,
             rngs=rngs,
         )

@@ -2,7 +2,7 @@
 
 A function is traced to a jaxpr and evaluated equation by equation, with these replacements:
 
-- the depthwise convolution of `ncap_jax.ops.depthwise` becomes XLA's,
+- the forms of convolutions (`ncap_jax.ops.convolutions`) become XLA's,
 - maxima and sums over windows of images become Flax's pooling, for which converters have an
   operation (ONNX Runtime has none for windows over four axes),
 - padding becomes `jax.numpy.pad`, for which converters take a batch of any size,
@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from ncap_jax.ops import depthwise
+from ncap_jax.ops import convolutions
 from ncap_jax.ops.equations import INLINE, bind, inner_jaxpr
 
 MAX, SUM = "reduce_window_max", "reduce_window_sum"
@@ -62,9 +62,8 @@ def _evaluate(closed: jex.ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
 
 def _equation(eqn: jex.JaxprEqn, values: list[Any]) -> list[Any]:
     name = eqn.primitive.name
-    if depthwise.is_depthwise(eqn):
-        x, kernel = values
-        return [depthwise.general(x, kernel, eqn.params)]
+    if name in convolutions.FORMS:
+        return [convolutions.general(*values, **eqn.params)]
     if name in (MAX, SUM) and _pools_images(eqn):
         return [_pooled(eqn, values[0])]
     if name == "pad" and _is_known(values[1]) and _pads_only(eqn):

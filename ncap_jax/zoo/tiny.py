@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ncap_jax.ops import pooling
-from ncap_jax.ops.depthwise import convolution
+from ncap_jax.ops.convolutions import convolution
 from ncap_jax.types import ModelSpec
 from ncap_jax.zoo.layers import global_average
 

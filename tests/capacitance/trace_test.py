@@ -18,7 +18,7 @@ from ncap_jax.capacitance.forward_pass import ForwardPass
 from ncap_jax.capacitance.line_graph import State
 from ncap_jax.capacitance.streams import Node, Stream
 from ncap_jax.errors import KernelError
-from ncap_jax.ops import depthwise
+from ncap_jax.ops.convolutions import convolution
 from ncap_jax.types import Strength
 from tests.support.nets import (
     Case,
@@ -433,7 +433,7 @@ def test_depthwise_layers_are_convolutions(x64):
             strengths=("absolute",),
             every_edge=True,
         )
-        for convolution in (depthwise.convolution, lax.conv_general_dilated)
+        for function in (convolution, lax.conv_general_dilated)
     )
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

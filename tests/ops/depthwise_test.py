@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,11 +12,12 @@ import pytest
 from jax import Array, lax
 
 from ncap_jax.ops import depthwise
+from ncap_jax.ops.convolutions import convolution
+from tests.support import convolutions
+from tests.support.convolutions import assert_equal, draw, primitives
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-# docs/numerics.md: float64, sums of some hundred terms in two orders.
-EXACT = 1e-12
 CASES: dict[str, dict[str, Any]] = {
     "same": {},
     "strided": {"window_strides": (2, 2)},
@@ -28,54 +28,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(*shape: int, seed: int = 0) -> Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+def ours(x: Array, w: Array, **options: Any) -> Array:
+    return convolutions.ours(x, w, groups=x.shape[-1], **options)
 
 
-def applied(convolution: Callable[..., Array], x: Array, w: Array, **options: Any) -> Array:
-    options = {"window_strides": (1, 1), "padding": "SAME", **options}
-    return convolution(
-        x,
-        w,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-        **options,
-    )
-
-
-ours = partial(applied, depthwise.convolution)
-xla = partial(applied, lax.conv_general_dilated)
-
-
-def derivatives(convolution: Callable[..., Array], x: Array, w: Array) -> dict[str, Any]:
-    """Value, tangent, both gradients, and the derivatives of the gradients, as one tree."""
-    tangents = draw(*x.shape, seed=7), draw(*w.shape, seed=8)
-    y, tangent = jax.jvp(convolution, (x, w), tangents)
-    g = draw(*y.shape, seed=9)
-
-    def gradients(x: Array, w: Array, g: Array) -> tuple[Array, Array]:
-        return jax.vjp(convolution, x, w)[1](g)
-
-    by_input, by_filter = gradients(x, w, g)
-    _, pull = jax.vjp(gradients, x, w, g)
-    return {
-        "value": y,
-        "tangent": tangent,
-        "gradients": (by_input, by_filter),
-        "forward over reverse": jax.jvp(gradients, (x, w, g), (*tangents, g))[1],
-        "reverse over reverse": pull(tangents),
-    }
-
-
-def primitives(function: Callable[..., Array], *arguments: Array) -> list[str]:
-    return [eqn.primitive.name for eqn in jax.make_jaxpr(function)(*arguments).eqns]
-
-
-def assert_equal(found: Any, wanted: Any) -> None:
-    assert jax.tree.structure(found) == jax.tree.structure(wanted)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        assert a.shape == b.shape
-        np.testing.assert_allclose(a, b, rtol=0, atol=EXACT)
+def xla(x: Array, w: Array, **options: Any) -> Array:
+    return convolutions.xla(x, w, groups=x.shape[-1], **options)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -84,12 +42,7 @@ def test_values_and_derivatives_are_those_of_xla(case):
     x, w = draw(2, 7, 8, 3), draw(*options.pop("kernel", (3, 3)), 1, 3, seed=1)
     f, reference = (partial(g, **options) for g in (ours, xla))
     assert primitives(f, x, w) == [depthwise.NAME]
-
-    @jax.jit
-    def both(x: Array, w: Array) -> tuple[dict[str, Any], dict[str, Any]]:
-        return derivatives(f, x, w), derivatives(reference, x, w)
-
-    assert_equal(*both(x, w))
+    assert_equal(*convolutions.both_derivatives(f, reference, x, w))
 
 
 def test_outside_jit_it_is_the_same():
@@ -104,19 +57,7 @@ def test_vmap(batched):
     x, w = draw(4, 2, 7, 8, 3), draw(4, 3, 3, 1, 3, seed=1)
     x, w = (x[0] if batched == "filters" else x), (w[0] if batched == "images" else w)
     axes = (None if batched == "filters" else 0, None if batched == "images" else 0)
-
-    def with_gradients(convolution: Callable[..., Array], x: Array, w: Array) -> Any:
-        y, pull = jax.vjp(convolution, x, w)
-        return y, pull(draw(*y.shape, seed=9))
-
-    @jax.jit
-    def both(x: Array, w: Array) -> list[Any]:
-        return [
-            jax.vmap(partial(with_gradients, partial(f, window_strides=(2, 2))), in_axes=axes)(x, w)
-            for f in (ours, xla)
-        ]
-
-    assert_equal(*both(x, w))
+    assert_equal(*convolutions.both_under_vmap(ours, xla, axes, x, w))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +74,7 @@ def test_everything_else_is_the_usual_convolution(x, options):
     x, w = draw(*x), draw(3, 3, x[3] // groups, x[3], seed=1)
     common = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": groups}
     common |= {"window_strides": (1, 1), "padding": "SAME", **options}
-    f = partial(depthwise.convolution, **common)
+    f = partial(convolution, **common)
     assert depthwise.NAME not in primitives(f, x, w)
     assert_equal([f(x, w)], [lax.conv_general_dilated(x, w, **common)])
 

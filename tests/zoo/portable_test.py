@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array, export, lax
 
 from ncap_jax.ops import depthwise, pooling
+from ncap_jax.ops.convolutions import convolution
 from ncap_jax.ops.equations import INLINE
 from ncap_jax.zoo.portable import portable
 
@@ -23,7 +24,7 @@ SHAPE = jax.ShapeDtypeStruct(X.shape, X.dtype)
 
 
 def filtered(x: Array) -> Array:
-    return depthwise.convolution(
+    return convolution(
         x, jnp.asarray(KERNEL), (1, 1), "SAME", feature_group_count=3,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )  # fmt: skip

@@ -1,8 +1,9 @@
-"""Depthwise convolution: ours against XLA's, value and both gradients, and what compiling it costs.
+"""Depthwise and 1x1 convolutions: ours against XLA's, both gradients, and what compiling costs.
 
-    python -m benchmarks.depthwise --output=benchmarks/results/depthwise_cpu.json
+    python -m benchmarks.convolutions --output=benchmarks/results/convolutions_cpu.json
 
-The shapes are layers of MobileNetV2 at 96 pixels and of a ConvNeXt (7x7). Both sides are jitted
+The depthwise shapes are layers of MobileNetV2 at 96 pixels and of a ConvNeXt (7x7), the others of
+ResNet50 and MobileNetV2 at 96 pixels. Both sides are jitted
 functions of the same arrays that return the value and the two gradients; they take turns in one
 process, after agreeing to 1e-4 of the largest entry (float32, sums in another order).
 `compile_s` is the time to compile that function anew, the compilation cache switched off.
@@ -21,29 +22,42 @@ from absl import app, flags
 from jax import lax
 
 from benchmarks import timing
-from ncap_jax.ops import depthwise
+from ncap_jax.ops.convolutions import convolution
 from ncap_jax.run import facts
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Calls of each; the fastest counts.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 32, "Images.", lower_bound=1)
 
-# (side, channels, kernel, stride)
-LAYERS = ((48, 96, 3, 2), (24, 144, 3, 1), (12, 192, 3, 1), (6, 576, 3, 1), (24, 96, 7, 1))
+# (side, input channels, output channels; None: depthwise, kernel, stride)
+LAYERS = (
+    (48, 96, None, 3, 2),
+    (24, 144, None, 3, 1),
+    (12, 192, None, 3, 1),
+    (6, 576, None, 3, 1),
+    (24, 96, None, 7, 1),
+    (24, 64, 256, 1, 1),
+    (24, 256, 64, 1, 1),
+    (24, 256, 512, 1, 2),
+    (12, 512, 128, 1, 1),
+    (6, 256, 1024, 1, 1),
+    (3, 2048, 512, 1, 1),
+    (24, 24, 144, 1, 1),
+)
 
 
-def step_of(convolution: Callable, stride: int) -> Callable:
+def step_of(function: Callable, stride: int, groups: int) -> Callable:
     """(x, w, g) -> value and gradients, not jitted."""
 
     def step(x: jax.Array, w: jax.Array, g: jax.Array) -> tuple[jax.Array, ...]:
         def layer(x: jax.Array, w: jax.Array) -> jax.Array:
-            return convolution(
+            return function(
                 x,
                 w,
                 (stride, stride),
                 "SAME",
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=x.shape[3],
+                feature_group_count=groups,
             )
 
         y, pull = jax.vjp(layer, x, w)
@@ -52,25 +66,28 @@ def step_of(convolution: Callable, stride: int) -> Callable:
     return step
 
 
-def measure(side: int, channels: int, kernel: int, stride: int) -> dict[str, Any]:
+def measure(
+    side: int, inputs: int, outputs: int | None, kernel: int, stride: int
+) -> dict[str, Any]:
     """One layer: milliseconds and compile seconds of both."""
-    rng = np.random.default_rng(0)
+    rng, groups = np.random.default_rng(0), inputs if outputs is None else 1
     shapes = (
-        (_BATCH.value, side, side, channels),
-        (kernel, kernel, 1, channels),
-        (_BATCH.value, side // stride, side // stride, channels),
+        (_BATCH.value, side, side, inputs),
+        (kernel, kernel, inputs // groups, outputs or inputs),
+        (_BATCH.value, side // stride, side // stride, outputs or inputs),
     )
     arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
     functions = {
-        "ours": step_of(depthwise.convolution, stride),
-        "xla": step_of(lax.conv_general_dilated, stride),
+        "ours": step_of(convolution, stride, groups),
+        "xla": step_of(lax.conv_general_dilated, stride, groups),
     }
     calls, seconds = timing.compile_each(functions, arrays)
     for ours, theirs in zip(*(call() for call in calls.values())):
         assert float(jnp.abs(ours - theirs).max()) <= 1e-4 * float(jnp.abs(theirs).max())
+    what = "depthwise" if outputs is None else f"{outputs} filters of"
     times = timing.take_turns(calls, _REPEATS.value)
     return {
-        "layer": f"{side}x{side}x{channels}, {kernel}x{kernel}, stride {stride}",
+        "layer": f"{side}x{side}x{inputs}, {what} {kernel}x{kernel}, stride {stride}",
         **times,
         "compile_s": seconds,
         "times_faster": {k: times["xla"][k] / times["ours"][k] for k in times["ours"]},

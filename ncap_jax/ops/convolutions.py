@@ -1,0 +1,120 @@
+"""`lax.conv_general_dilated`, with the forms that suit a CPU where XLA's is slow.
+
+`ncap_jax.ops.depthwise` and `ncap_jax.ops.pointwise` register them here, as primitives of their
+own. These carry the parameters of `lax.conv_general_dilated_p`, so that code that reads jaxprs
+(`ncap_jax.capacitance.trace`) can treat one as the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.extend.core as jex
+import jax.numpy as jnp
+from jax import Array, lax
+
+# The order of dimensions that the forms take: images NHWC, filters HWIO.
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+NUMBERS = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+
+# Name of a primitive -> (x, w, strides, padding, dilation, groups, precision) -> its value, or None
+# where another form is right.
+FORMS: dict[str, Callable[..., Array | None]] = {}
+
+
+def convolution(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: Any,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> Array:
+    """`lax.conv_general_dilated`; 1 x 1 and depthwise ones of images by primitives of their own.
+
+    Of images: NHWC by HWIO, floating point, with a filter that is not dilated. Everything else is
+    passed on. `flax.nnx.Conv` takes this function as `conv_general_dilated`.
+
+    Args:
+        lhs: (batch, height, width, in).
+        rhs: (kernel height, kernel width, in / groups, out).
+        window_strides: strides along both axes.
+        padding: "SAME", "VALID" or ((top, bottom), (left, right)).
+        lhs_dilation: dilation of the image along both axes; None: (1, 1).
+        rhs_dilation: dilation of the filter along both axes; None: (1, 1).
+        dimension_numbers: as in `lax.conv_general_dilated`.
+        feature_group_count: number of groups of channels.
+        batch_group_count: number of groups of samples.
+        precision: of the products on accelerators; on the CPU they are taken in at least float32.
+        preferred_element_type: dtype of the sums.
+        out_sharding: sharding of the result, under explicit sharding.
+
+    Returns:
+        (batch, height', width', out) in the dtype of the operands.
+    """
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    of_images = (
+        numbers == NUMBERS
+        and batch_group_count == 1
+        and all(step == 1 for step in rhs_dilation or ())
+        and jnp.issubdtype(lhs.dtype, jnp.floating)
+        and lhs.dtype == rhs.dtype
+        and preferred_element_type is None
+        and out_sharding is None
+    )
+    shared = lhs, rhs, window_strides, padding, lhs_dilation
+    for form in FORMS.values() if of_images else ():
+        y = form(*shared, feature_group_count, precision)
+        if y is not None:
+            return y
+    optional = {} if out_sharding is None else {"out_sharding": out_sharding}
+    return lax.conv_general_dilated(
+        *shared,
+        rhs_dilation,
+        dimension_numbers,
+        feature_group_count,
+        batch_group_count,
+        precision,
+        preferred_element_type,
+        **optional,
+    )
+
+
+def as_general(eqn: jex.JaxprEqn) -> jex.JaxprEqn:
+    """An equation of a jaxpr; if it is one of these convolutions, the general one that it is."""
+    if eqn.primitive.name not in FORMS:
+        return eqn
+    return eqn.replace(primitive=lax.conv_general_dilated_p)
+
+
+def general(x: Array, w: Array, **params: Any) -> Array:
+    """XLA's convolution; `params` are those of a form's equation."""
+    return lax.conv_general_dilated(x, w, **{**params, "dimension_numbers": LAYOUT})
+
+
+def general_params(
+    strides: Sequence[int],
+    padding: Sequence[Sequence[int]],
+    dilation: Sequence[int] | None,
+    groups: int,
+    precision: Any,
+) -> dict[str, Any]:
+    """The parameters of `lax.conv_general_dilated_p` for a filter that is not dilated."""
+    return {
+        "window_strides": tuple(strides),
+        "padding": tuple((int(low), int(high)) for low, high in padding),
+        "lhs_dilation": tuple(dilation or (1, 1)),
+        "rhs_dilation": (1, 1),
+        "dimension_numbers": NUMBERS,
+        "feature_group_count": groups,
+        "batch_group_count": 1,
+        "precision": lax.Precision(precision) if isinstance(precision, str) else precision,
+        "preferred_element_type": None,
+    }
