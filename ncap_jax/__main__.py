@@ -14,6 +14,10 @@ but some models failed; 130, interrupted. After 4 and 130 the same command with 
     python -m ncap_jax --rerun=runs/mine/run.json
 
 repeats a run and compares the results. Exit codes: 0, they are the same; 1, they differ.
+
+    python -m ncap_jax predict MODEL IMAGES...
+
+labels images with a model that was saved; predict --help tells more.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 # A first word -> the module whose `main` is given the words after it.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {"predict": "ncap_jax.commands.predict"}
 
 flags.DEFINE_list("models", ["tiny_*"], "Names or patterns of models, comma-separated.")
 flags.DEFINE_string(

@@ -134,5 +134,19 @@ def _list(source: NameOrPath, config: DataConfig, parts: tuple[str, ...]) -> Lis
     return list_published(path, config.data_dir, parts)
 
 
+def list_source(source: NameOrPath, parts: tuple[str, ...], data_dir: str | None = None) -> Listing:
+    """The images of a name or path, of which nothing is decoded.
+
+    Args:
+        source: the name of a TFDS set, an image folder or a CSV file, as for `load_dataset`.
+        parts: that are wanted of a TFDS set; folders and files are listed with all of theirs.
+        data_dir: of TFDS sets.
+
+    Raises:
+        DataError: there is nothing of that name, or it cannot be read.
+    """
+    return _list(source, _resolve(None, {"data_dir": data_dir}), parts)
+
+
 def _looks_like_a_path(text: str) -> bool:
     return text.startswith((".", "~")) or os.sep in text or "/" in text

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -82,7 +82,10 @@ def decoded(pictures: list[Picture], form: Form) -> Iterator[np.ndarray | decode
 def _pictures(images: Any, number: str) -> Iterator[Picture]:
     """The images in `images`, of which those without a name are called by their number."""
     if isinstance(images, str | os.PathLike):
-        yield from (Picture(printable(path), partial(_read_file, path)) for path in _paths(images))
+        yield from (
+            Picture(printable(path), partial(read_opened, partial(decode.open_file, path)))
+            for path in _paths(images)
+        )
     elif isinstance(images, Image.Image):
         yield Picture(f"image {number or 0}", partial(_read_pillow, images))
     elif isinstance(images, EncodedImages):
@@ -139,8 +142,17 @@ def _array(images: Any) -> np.ndarray:
     return check_images(array, "given")[0]
 
 
-def _read_file(path: str, form: Form) -> np.ndarray:
-    with decode.open_file(path) as file:
+def read_opened(open_it: Callable[[], BinaryIO], form: Form) -> np.ndarray:
+    """The pixels of an encoded image.
+
+    Args:
+        open_it: opens it; may raise `BrokenImageError`.
+        form: of the pixels.
+
+    Raises:
+        BrokenImageError: it cannot be opened or decoded, with the reason.
+    """
+    with open_it() as file:
         decode.verify(file)
         return decode.decode(file, form.size, form.channels)[0]
 

@@ -14,11 +14,14 @@ import scipy.special
 
 from ncap_jax import errors
 from ncap_jax.data.decode import BrokenImageError, pillow_silenced
+from ncap_jax.data.pairs import DataSource
 from ncap_jax.finetune import steps
 from ncap_jax.ops.effort import Effort, Jitted
 from ncap_jax.winner import storage
 from ncap_jax.winner.facts import ModelFacts
 from ncap_jax.winner.images import Form, Picture, collect, decoded
+from ncap_jax.winner.labelled import labelled
+from ncap_jax.winner.metrics import ClassificationMetrics, classification_metrics
 
 # Images at a time. All batches have this shape, the last one filled up: one program serves all.
 CPU_BATCH, ACCELERATOR_BATCH = 16, 128
@@ -128,11 +131,11 @@ class Winner:
 
     def logits(self, images: Any) -> np.ndarray:
         """Logits (n, K) float32, before temperature; raises as `predict`."""
-        return self._outputs(images, self._logits)
+        return self._outputs(collect(images), self._logits)
 
     def features(self, images: Any) -> np.ndarray:
         """Features (n, width) float32 of the backbone; raises as `predict`."""
-        return self._outputs(images, self._features)
+        return self._outputs(collect(images), self._features)
 
     def answers(self, images: Any) -> list[Answer]:
         """What the model says of every image; broken ones have a `problem` in place of a label.
@@ -153,6 +156,33 @@ class Winner:
             row = next(rows)
             found.append(Answer(picture.name, self.class_names[int(np.argmax(row))], row))
         return found
+
+    def evaluate(self, dataset: DataSource, data_dir: str | None = None) -> ClassificationMetrics:
+        """How well the model does on images whose classes are known.
+
+        Args:
+            dataset: an image folder `<class>/<image>` or a CSV file; the name of a TFDS set, of
+                which the test part counts; `(images, labels)`; or a Dataset. See
+                `ncap_jax.winner.labelled.labelled`.
+            data_dir: of TFDS sets.
+
+        Returns:
+            Accuracy with its interval, figures of every class, confusion matrix and more.
+
+        Raises:
+            DataError: no such data, broken images (they are named), or a class that the model
+                does not know.
+            ModelError: the network does not give numbers.
+        """
+        pictures, labels = labelled(dataset, self.class_names, data_dir)
+        logits = self._outputs(pictures, self._logits)
+        scaled = self.facts.temperature is not None
+        return classification_metrics(
+            self.probabilities_of(logits),
+            labels,
+            self.class_names,
+            uncalibrated=scipy.special.softmax(logits, axis=1) if scaled else None,
+        )
 
     def probabilities_of(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities (n, K) float32 of logits (n, K)."""
@@ -185,9 +215,10 @@ class Winner:
         logits, _ = head_logits(*head, self._features(batch), train=False, effort=EFFORT)
         return logits[0]
 
-    def _outputs(self, images: Any, compute: Callable[[jax.Array], jax.Array]) -> np.ndarray:
+    def _outputs(
+        self, pictures: list[Picture], compute: Callable[[jax.Array], jax.Array]
+    ) -> np.ndarray:
         """One row for every image, none of which may be broken."""
-        pictures = collect(images)
         outputs, broken = self._run(pictures, compute)
         if broken:
             raise _broken({pictures[index].name: why for index, why in broken.items()})

@@ -82,10 +82,12 @@ def test_dotted_names_exist(path):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_flags_exist(path):
     importlib.import_module("ncap_jax.__main__")
-    known = set(flags.FLAGS) | FOREIGN
+    commands = [file.read_text() for file in (ROOT / "ncap_jax" / "commands").glob("*.py")]
+    own = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', "\n".join(commands))
+    known = {*flags.FLAGS, *FOREIGN, *own}
     text = SCRIPT.sub("", path.read_text())
-    commands = "\n".join(line for line in text.splitlines() if "-m experiments" not in line)
-    named = set(FLAG.findall(commands))
+    lines = "\n".join(line for line in text.splitlines() if "-m experiments" not in line)
+    named = set(FLAG.findall(lines))
     assert named <= known, named - known
 
 

@@ -75,4 +75,4 @@ def toy_winner() -> Winner:
 @functools.cache
 def tiny_winner() -> Winner:
     """A model of the zoo with its pretrained weights, made once."""
-    return make_winner(MODELS["tiny_plain"], data.load_dataset("digits"), "pretrained")
+    return make_winner(MODELS["tiny_plain_wide"], data.load_dataset("digits"), "pretrained")

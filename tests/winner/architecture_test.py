@@ -82,7 +82,7 @@ def test_the_width_at_another_input_size():
         preprocessing=dataclasses.replace(tiny_winner().facts.preprocessing, input_size=40),
     )
     kernel = architecture.rebuild(facts).params["head"]["output"]["kernel"]
-    assert kernel.shape == (1, TINY.feature_width, 10)
+    assert kernel.shape == (1, MODELS["tiny_plain_wide"].feature_width, 10)
 
 
 @pytest.mark.parametrize(
