@@ -11,7 +11,6 @@ import numpy as np
 
 from ncap_jax import errors
 from ncap_jax.data.encoded import printable
-from ncap_jax.data.load import list_source
 from ncap_jax.data.pairs import DataSource, as_source
 from ncap_jax.types import Dataset
 from ncap_jax.winner.images import Picture, collect, read_opened
@@ -81,6 +80,9 @@ def _listed(
     source: str | os.PathLike[str], class_names: Sequence[str], data_dir: str | None
 ) -> Labelled:
     """The images of a folder, a CSV file or a TFDS set."""
+    # Imported here: labelling images needs no reader of data sets.
+    from ncap_jax.data.load import list_source
+
     listing = list_source(source, ("train", "test"), data_dir)
     if "test" not in listing.parts and {*listing.parts} != {"train"}:
         raise errors.DataError(f"{printable(source)} has no test part", OWN)
