@@ -423,6 +423,12 @@ class DataConfig:
         "Share of the training part that becomes the validation part where a set has none.",
         fraction("0.2"),
     )
+    test_fraction: float | None = option(
+        None,
+        "Share of the training part that is set aside for the winner's test, before validation is "
+        "split off, where a set has no test part (default: nothing).",
+        fraction("0.2"),
+    )
     max_train: int | None = option(
         None, "At most this many training samples, stratified.", at_least(1)
     )

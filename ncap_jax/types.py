@@ -49,6 +49,9 @@ class Dataset:
         class_names: K names in label order, or None: the numbers are the names.
         name: what the report calls the set.
         info: what was done to the source on the way here (label mapping, skipped files, ...).
+        test_images: (l, height, width, channels) uint8, or None. No ranking sees them: only the
+            finished winner is tested on them (`ncap_jax.data.load_test_part`).
+        test_labels: (l,) integers, or None.
     """
 
     images: np.ndarray
@@ -58,6 +61,8 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     name: str = "arrays"
     info: Mapping[str, Any] = field(default_factory=dict)
+    test_images: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:

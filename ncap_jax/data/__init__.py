@@ -6,7 +6,8 @@
     load_dataset("photos.csv")                 a list of path,label
     load_dataset(Dataset(images, labels))      arrays
 
-Selection sees the training and validation parts only; `load_test_split` is for studies.
+Selection sees the training and validation parts only. `load_test_part` gives the part on which the
+finished winner is tested, `load_test_split` the same as arrays.
 docs/data.md is the user's guide.
 
 The functions are imported when they are first used (PEP 562): what fine-tuning needs of this
@@ -17,14 +18,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ncap_jax.data.describe import contact_sheet, statistics
-    from ncap_jax.data.load import load_dataset, load_test_split
+    from ncap_jax.data.describe import contact_sheet, count_leaks, statistics
+    from ncap_jax.data.load import load_dataset, load_test_part, load_test_split
 
-__all__ = ["contact_sheet", "load_dataset", "load_test_split", "statistics"]
+__all__ = [
+    "contact_sheet",
+    "count_leaks",
+    "load_dataset",
+    "load_test_part",
+    "load_test_split",
+    "statistics",
+]
 
 _HOMES = {
     "contact_sheet": "ncap_jax.data.describe",
+    "count_leaks": "ncap_jax.data.describe",
     "load_dataset": "ncap_jax.data.load",
+    "load_test_part": "ncap_jax.data.load",
     "load_test_split": "ncap_jax.data.load",
     "statistics": "ncap_jax.data.describe",
 }

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ncap_jax import errors
+from ncap_jax.data.held_out import HeldOut, number_test_labels
 from ncap_jax.data.images import Images, is_streamed, take
 from ncap_jax.data.labels import check_text
-from ncap_jax.data.sampling import Samples, choose_samples
+from ncap_jax.data.sampling import Choice, Samples, choose_samples
 from ncap_jax.options import DataConfig
 from ncap_jax.types import Dataset
 
@@ -38,16 +39,8 @@ def check_dataset(dataset: Dataset, config: DataConfig, *, seed: int) -> Dataset
     check_text(dataset.name, "name of the data set")
     check_text(dataset.info, "note on the data set")
     info: dict[str, Any] = dict(dataset.info)
-    parts, images = _parts(dataset), []
-    for part in parts:
-        checked, note = check_images(part.images, part.name)
-        _check_lengths(checked, part.labels, part.name)
-        images.append(checked)
-        info.update({"image_conversion": note} if note else {})
-    _check_same_shape(images)
-    choice = choose_samples(
-        [part.labels for part in parts], dataset.class_names, config, seed=seed, info=info
-    )
+    images, choice = _chosen_samples(dataset, config, seed, info)
+    _test_labels(dataset, config)  # refused before models train, not after
     return Dataset(
         images=_chosen(images, choice.train),
         labels=choice.train.labels,
@@ -59,24 +52,72 @@ def check_dataset(dataset: Dataset, config: DataConfig, *, seed: int) -> Dataset
     )
 
 
+def check_test_part(dataset: Dataset, config: DataConfig, *, seed: int) -> HeldOut | None:
+    """The test part of any `Dataset` of arrays: its own, or what `test_fraction` sets aside.
+
+    Args:
+        dataset: as for `check_dataset`, with the same options and seed.
+        config: the options of reading, already checked.
+        seed: of the splits.
+
+    Raises:
+        DataError: images or labels that cannot be used, or a class that training lacks.
+        ConfigError: a fraction that cannot work with this set.
+    """
+    images, choice = _chosen_samples(dataset, config, seed, {})
+    if choice.test is not None:
+        return HeldOut(_chosen(images, choice.test), choice.test.labels)
+    labels = _test_labels(dataset, config)
+    return None if labels is None else HeldOut(images[-1], labels)
+
+
+def _test_labels(dataset: Dataset, config: DataConfig) -> np.ndarray | None:
+    if dataset.test_labels is None:
+        return None
+    return number_test_labels(
+        dataset.labels, dataset.test_labels, dataset.class_names, remap=config.remap_labels
+    )
+
+
 class _Part(NamedTuple):
     name: str
     images: Any
     labels: Any
 
 
+def _chosen_samples(
+    dataset: Dataset, config: DataConfig, seed: int, info: dict[str, Any]
+) -> tuple[list[Any], Choice]:
+    """The checked images of every part that is there, test last, and what they are used for."""
+    parts, images = _parts(dataset), []
+    for part in parts:
+        checked, note = check_images(part.images, part.name)
+        _check_lengths(checked, part.labels, part.name)
+        images.append(checked)
+        info.update({"image_conversion": note} if note else {})
+    _check_same_shape(parts, images)
+    labels = [part.labels for part in parts if part.name != "test"]
+    num_test = len(images[-1]) if len(labels) < len(parts) else 0
+    names = dataset.class_names
+    return images, choose_samples(labels, names, config, seed=seed, info=info, num_test=num_test)
+
+
 def _parts(dataset: Dataset) -> list[_Part]:
-    """The training part, and the validation part if there is one."""
-    train = _Part("training", dataset.images, dataset.labels)
-    validation = _Part("validation", dataset.validation_images, dataset.validation_labels)
-    has_images, has_labels = validation.images is not None, validation.labels is not None
-    if has_images != has_labels:
-        given, missing = ("images", "labels") if has_images else ("labels", "images")
-        raise errors.DataError(
-            f"the data set has validation {given} but no validation {missing}",
-            "Give both, or neither",
-        )
-    return [train, validation] if has_images else [train]
+    """The training part, and the validation and the test part if there are such."""
+    parts = [
+        _Part("training", dataset.images, dataset.labels),
+        _Part("validation", dataset.validation_images, dataset.validation_labels),
+        _Part("test", dataset.test_images, dataset.test_labels),
+    ]
+    for part in parts[1:]:
+        has_images, has_labels = part.images is not None, part.labels is not None
+        if has_images != has_labels:
+            given, missing = ("images", "labels") if has_images else ("labels", "images")
+            raise errors.DataError(
+                f"the data set has {part.name} {given} but no {part.name} {missing}",
+                "Give both, or neither",
+            )
+    return [parts[0], *(part for part in parts[1:] if part.images is not None)]
 
 
 def _chosen(images: list[Any], samples: Samples) -> Any:
@@ -162,10 +203,11 @@ def _check_lengths(images: np.ndarray, labels: Any, what: str) -> None:
         )
 
 
-def _check_same_shape(images: list[np.ndarray]) -> None:
-    shapes = [part.shape[1:] for part in images]
-    if len(set(shapes)) > 1:
-        raise errors.DataError(
-            f"training images are {shapes[0]}, validation images {shapes[1]}",
-            "Give both the same height, width and number of channels",
-        )
+def _check_same_shape(parts: list[_Part], images: list[np.ndarray]) -> None:
+    shape = images[0].shape[1:]
+    for part, checked in zip(parts, images):
+        if checked.shape[1:] != shape:
+            raise errors.DataError(
+                f"training images are {shape}, {part.name} images {checked.shape[1:]}",
+                "Give both the same height, width and number of channels",
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ncap_jax import errors
-from ncap_jax.data.images import gather, is_streamed
+from ncap_jax.data.held_out import HeldOut
+from ncap_jax.data.images import Images, checksums, gather, is_streamed
 from ncap_jax.data.split import stratified_subset
 from ncap_jax.types import Dataset
 
@@ -51,15 +53,44 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
         ],
         "imbalance": float(train.max() / train.min()),
         "majority_accuracy": float(validation[train.argmax()] / validation.sum()),
-        "duplicates": None if is_streamed(images[0]) else count_duplicates(*images),
+        "duplicates": None if is_streamed(images[0]) else int(np.count_nonzero(repeated(*images))),
         "memory_bytes": int(images[0].nbytes + images[1].nbytes),
     }
 
 
-def count_duplicates(train: np.ndarray, validation: np.ndarray) -> int:
-    """How many validation images (m, h, w, c) equal some training image (n, h, w, c)."""
-    seen = {image.tobytes() for image in train}
-    return sum(image.tobytes() in seen for image in validation)
+def count_leaks(dataset: Dataset, test: HeldOut) -> int:
+    """How many test images are also training or validation images, pixel by pixel; warns of them.
+
+    Args:
+        dataset: as `load_dataset` returns it.
+        test: as `load_test_part` returns it, of the same source.
+    """
+    parts: tuple[Any, Any] = dataset.images, dataset.validation_images
+    leaks = int(np.count_nonzero(np.logical_or(*(repeated(part, test.images) for part in parts))))
+    if leaks:
+        warnings.warn(
+            f"{leaks} of {len(test.labels)} test images are also among the training or validation "
+            "images, pixel by pixel: the test accuracy will be too high. Remove them from one part",
+            stacklevel=2,
+        )
+    return leaks
+
+
+def repeated(known: Images, images: Images) -> np.ndarray:
+    """Which images (m, h, w, c) equal some known image (n, h, w, c): (m,) bool."""
+    if known.shape[1:] != images.shape[1:]:
+        return np.zeros(len(images), bool)
+    places: dict[int, list[int]] = {}
+    for place, found in enumerate(checksums(known).tolist()):
+        places.setdefault(found, []).append(place)
+    # Equal checksums are rare among different images, but not impossible: the pixels decide.
+    return np.array(
+        [
+            any(np.array_equal(known[place], images[index]) for place in places.get(found, ()))
+            for index, found in enumerate(checksums(images).tolist())
+        ],
+        bool,
+    )
 
 
 def contact_sheet(

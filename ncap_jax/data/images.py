@@ -60,6 +60,13 @@ def checksum(pixels: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(pixels).data)
 
 
+def checksums(images: Images) -> np.ndarray:
+    """(n,) uint32: the `checksum` of every image; of encoded images those that are known."""
+    if isinstance(images, EncodedImages):
+        return images.checksums()
+    return np.array([checksum(image) for image in images], np.uint32)
+
+
 def digest(parts: Iterable[Images]) -> str:
     """SHA-256 in hex over the pixels of arrays; of encoded images over every image's checksum."""
     found = hashlib.sha256()

@@ -11,8 +11,9 @@ import numpy as np
 from ncap_jax import errors
 from ncap_jax.data import decode
 from ncap_jax.data.encoded import ImageStore, Source
+from ncap_jax.data.held_out import HeldOut, number_test_labels
 from ncap_jax.data.images import checksum
-from ncap_jax.data.labels import check_parts, map_labels
+from ncap_jax.data.labels import check_parts
 from ncap_jax.data.listing import MAX_NAMED, Listing, summary
 from ncap_jax.data.sampling import Choice, Samples, choose_samples
 from ncap_jax.data.threads import WORKERS, ordered_map
@@ -57,47 +58,79 @@ def ingest(listing: Listing, config: DataConfig, *, seed: int) -> Dataset:
         headers = _merged(part.broken for part in parts)
         _refuse_broken(headers, config)
         size = {"stored_size": "×".join(map(str, parts[0].store.size))}
-        choice = choose_samples(
-            [part.labels for part in parts],
-            listing.class_names,
-            config,
-            seed=seed,
-            info={**listing.info, **size},
-        )
+        choice = _choose(parts, listing, config, seed, {**listing.info, **size})
         train, validation = (
             parts[samples.source].store.take(samples.indices)
             for samples in (choice.train, choice.validation)
         )
-        stream = config.stream
-        if stream is None:
-            stream = train.nbytes + validation.nbytes > IN_MEMORY_BYTES
-        decoded = [_decode_all(store, keep=not stream) for store in (train, validation)]
+        keep = _keeps(config, train, validation)
+        decoded = [_decode_all(store, keep=keep) for store in (train, validation)]
         broken = {**headers, **_merged(part.broken for part in decoded)}
         _refuse_broken(broken, config)
     return _assemble(listing.name, choice, decoded, broken)
 
 
-def ingest_test(listing: Listing, config: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The test part, decoded to the size and numbered by the classes of the training part.
+def ingest_test(listing: Listing, config: DataConfig, *, seed: int) -> HeldOut | None:
+    """The test part, with the size and the numbers of classes that the training part has.
+
+    Args:
+        listing: the images, those of the test part among them if it has one.
+        config: the options of reading, already checked.
+        seed: of the splits; with the same options, `ingest` leaves out what is set aside here.
 
     Returns:
-        images (n, h, w, c) uint8 and labels (n,) int32.
+        The set's own test part, or what `test_fraction` sets aside; None: there is neither.
 
     Raises:
-        DataError: the set has no test part, or one that cannot be used.
+        DataError: a test part that cannot be used.
+        ConfigError: a fraction that cannot work with this set.
     """
-    if "test" not in listing.parts:
-        raise errors.DataError(
-            f"{listing.name} has no test part, only {', '.join(listing.parts)}",
-            "Add a split named test",
-        )
+    if not listing.num_test and config.test_fraction is None:
+        return None
     with decode.pillow_silenced():
-        # The training part's headers give the stored size; its broken files do not matter here.
-        train, test = _open_parts(listing, ("train", "test"), config.image_size)
-        (_, numbers), _, _ = map_labels([train.labels, test.labels], listing.class_names)
-        decoded = _decode_all(test.store, keep=True)
-        _refuse_broken({**test.broken, **decoded.broken}, config)
-    return np.asarray(decoded.images), numbers[decoded.kept]
+        own = _own_test(listing, config) if listing.num_test else _set_aside(listing, config, seed)
+        decoded = _decode_all(own.store, keep=_keeps(config, own.store))
+        broken = {**own.broken, **decoded.broken}
+        _refuse_broken(broken, config)
+    return HeldOut(
+        decoded.images,
+        own.labels[decoded.kept],
+        tuple(own.store.name(int(index)) for index in decoded.kept),
+        summary("skipped", broken) | _conversions([decoded]),
+    )
+
+
+def _own_test(listing: Listing, config: DataConfig) -> _Part:
+    # The training part's headers give the stored size; its broken files do not matter here.
+    train, test = _open_parts(listing, ("train", "test"), config.image_size)
+    _refuse_broken(test.broken, config)
+    if not len(test.store):
+        raise _nothing_usable(listing.name, test.broken, "test")
+    remap = config.remap_labels
+    labels = number_test_labels(train.labels, test.labels, listing.class_names, remap=remap)
+    return replace(test, labels=labels)
+
+
+def _set_aside(listing: Listing, config: DataConfig, seed: int) -> _Part:
+    parts = _open_parts(listing, ("train", "validation"), config.image_size)
+    _refuse_broken(_merged(part.broken for part in parts), config)
+    test = _choose(parts, listing, config, seed, {}).test
+    assert test is not None  # a fraction is given
+    return _Part(parts[0].store.take(test.indices), test.labels, {})
+
+
+def _choose(
+    parts: list[_Part], listing: Listing, config: DataConfig, seed: int, info: dict[str, Any]
+) -> Choice:
+    labels, names = [part.labels for part in parts], listing.class_names
+    return choose_samples(labels, names, config, seed=seed, info=info, num_test=listing.num_test)
+
+
+def _keeps(config: DataConfig, *stores: ImageStore) -> bool:
+    """Whether the pixels are held in memory."""
+    if config.stream is None:
+        return sum(store.nbytes for store in stores) <= IN_MEMORY_BYTES
+    return not config.stream
 
 
 def stored_size(sizes: list[tuple[int, int]], image_size: int | None) -> tuple[int, int]:
@@ -148,7 +181,7 @@ def _open_parts(listing: Listing, names: tuple[str, ...], image_size: int | None
     present = [listing.parts[name] for name in names if name in listing.parts]
     headers = [_read_headers(source, listing.shape) for source, _ in present]
     if not headers[0].sizes:
-        raise _nothing_usable(listing.name, _merged(each.broken for each in headers))
+        raise _nothing_usable(listing.name, _merged(each.broken for each in headers), "training")
     channels, threads = 3, WORKERS
     if listing.shape is not None:
         height, width, channels = listing.shape
@@ -164,12 +197,12 @@ def _open_parts(listing: Listing, names: tuple[str, ...], image_size: int | None
     ]
 
 
-def _nothing_usable(name: str, broken: Mapping[str, str]) -> errors.DataError:
+def _nothing_usable(name: str, broken: Mapping[str, str], part: str) -> errors.DataError:
     if not broken:
-        return errors.DataError(f"{name} has no training images", "Add some")
+        return errors.DataError(f"{name} has no {part} images", "Add some")
     first, reason = next(iter(broken.items()))
     return errors.DataError(
-        f"{name} has no usable training images: {len(broken)} are broken, the first is "
+        f"{name} has no usable {part} images: {len(broken)} are broken, the first is "
         f"{first}: {reason}",
         "Give images in one of the formats JPEG, PNG, WebP, BMP, GIF and TIFF",
     )

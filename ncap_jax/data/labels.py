@@ -62,6 +62,26 @@ def map_labels(
     return [part.astype(np.int32) for part in mapped], names, info
 
 
+def labels_only_in(
+    labels: Any, others: Any, class_names: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Names of the classes that some labels have and others lack, in order.
+
+    Args:
+        labels: (n,) in any form that `map_labels` takes.
+        others: (m,) in the same form; of another kind, nothing is compared.
+        class_names: K names in label order, by which numbers are called; None: they are the names.
+    """
+    (kind, array), (other_kind, other) = _read(labels), _read(others)
+    if kind != other_kind:
+        return ()
+    if kind == "string":
+        return sort_names({_text(label) for label in array} - {_text(label) for label in other})
+    names = class_names or ()
+    unknown = sorted({int(v) for v in np.unique(array)} - {int(v) for v in np.unique(other)})
+    return tuple(names[v] if 0 <= v < len(names) else str(v) for v in unknown)
+
+
 def _read(labels: Any) -> tuple[str, np.ndarray]:
     """Labels as one array (n,), and their kind.
 

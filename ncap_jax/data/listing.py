@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, NoReturn
 
 from ncap_jax import errors
@@ -39,6 +39,7 @@ class Listing:
         class_names: in label order.
         shape: (height, width, channels) where the source promises one for all images, or None.
         info: for `Dataset.info`.
+        num_test: number of images in the set's own test part, whether it is among `parts` or not.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Listing:
     class_names: tuple[str, ...]
     shape: tuple[int, int, int] | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    num_test: int = 0
 
 
 def list_folder(root: str | os.PathLike[str]) -> Listing:
@@ -88,7 +90,9 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
         **summary("ignored", ignored),
         **summary("links", links),
     }
-    return Listing(printable(path.name), parts, sort_names(names), info=info)
+    return Listing(
+        printable(path.name), parts, sort_names(names), info=info, num_test=_num_test(parts)
+    )
 
 
 def list_csv(path: str | os.PathLike[str]) -> Listing:
@@ -137,6 +141,7 @@ def list_csv(path: str | os.PathLike[str]) -> Listing:
         {part: (Files(paths), labels) for part, (paths, labels) in parts.items()},
         sort_names(set(parts["train"][1])),
         info={"source": f"CSV file {where}", **summary("links", links)},
+        num_test=_num_test(parts),
     )
 
 
@@ -156,6 +161,10 @@ def summary(key: str, files: Mapping[str, str]) -> dict[str, Any]:
     if not files:
         return {}
     return {key: {"count": len(files), "files": dict(list(files.items())[:MAX_NAMED])}}
+
+
+def _num_test(parts: Mapping[str, tuple[Sized, list[str]]]) -> int:
+    return len(parts["test"][0]) if "test" in parts else 0
 
 
 def _part_folders(root: str, ignored: dict[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`load_dataset`: from whatever names a data set to a checked `Dataset`."""
+"""From whatever names a data set to a checked `Dataset`, and to the test part set aside."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from ncap_jax import errors
-from ncap_jax.data.checks import check_dataset
+from ncap_jax.data.checks import check_dataset, check_test_part
 from ncap_jax.data.digits import load_digits
+from ncap_jax.data.encoded import printable
+from ncap_jax.data.held_out import HeldOut
 from ncap_jax.data.ingest import ingest, ingest_test
 from ncap_jax.data.listing import Listing, list_csv, list_folder
 from ncap_jax.data.pairs import DataSource, NameOrPath, as_source, refuse_apart
@@ -39,14 +41,14 @@ def load_dataset(
             Text is a path if it contains a separator, begins with `.` or `~`, or if something
             lies there and no TFDS set has that name.
         config: how the set is read; None: `DataConfig()`.
-        seed: of the validation split and of the subsets.
+        seed: of the splits and of the subsets.
         **options: single options of `ncap_jax.DataConfig` by keyword, such as `max_train=500`;
             they override those of `config`.
 
     Returns:
         images (n, h, w, 1 or 3) uint8, labels (n,) int32 in 0..K-1, a validation part of the
         same form, K class names, and in `info` what was done. Streamed images are
-        `ncap_jax.data.images.EncodedImages`.
+        `ncap_jax.data.images.EncodedImages`. A test part is not among them (`load_test_part`).
 
     Raises:
         DataError: unknown source, or images or labels that cannot be used.
@@ -63,36 +65,60 @@ def load_dataset(
     return ingest(_list(source, config, ("train", "validation")), config, seed=seed)
 
 
-def load_test_split(
-    source: NameOrPath, config: DataConfig | None = None, **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """The test part of a data set, for studies; selection never calls this.
+def load_test_part(
+    source: DataSource, config: DataConfig | None = None, *, seed: int = 0, **options: Any
+) -> HeldOut | None:
+    """The test part that `load_dataset` leaves out; no ranking calls this.
+
+    It is the source's own: the folder `test` beside `train`, the rows of a CSV file whose split is
+    test, the TFDS split named test, `Dataset.test_images`. Where there is none, `test_fraction`
+    sets a part of the training images aside, the same for equal sources, options and seeds.
 
     Args:
-        source: the name of a TFDS set, an image folder or a CSV file, as for `load_dataset`.
-        config: as for `load_dataset`, of which `data_dir`, `image_size` and `skip_broken` apply:
-            the test part is neither split nor cut, and always decoded.
+        source: as for `load_dataset`.
+        config: as for `load_dataset`; `max_train` and `max_validation` do not cut the test part.
+        seed: of the splits, as for `load_dataset`.
         **options: as for `load_dataset`.
 
     Returns:
-        images (n, h, w, c) uint8 and labels (n,) int32, of the size and with the numbers that
-        the training part has.
+        Images of the size, and labels with the numbers, that the training part has; or None.
 
     Raises:
-        DataError: as for `load_dataset`, or the set has no test part.
+        DataError: as for `load_dataset`, or a class that the training part lacks, by name.
         ConfigError: an option that is unknown or cannot work.
     """
-    config = _resolve(config, options)
-    if not isinstance(source, str | os.PathLike):
-        raise errors.DataError(
-            "only a name or a path has a test part",
-            "Give the name of a TFDS set, an image folder or a CSV file",
-        )
+    refuse_apart(source, config)
+    config = _resolve(config, options, "seed")
+    check_value(SEED, seed)
+    source = as_source(source)
     if source == "digits":
+        source = load_digits()
+    if isinstance(source, Dataset):
+        _refuse_for_arrays(source, config)
+        return check_test_part(source, config, seed=seed)
+    return ingest_test(_list(source, config, ("train", "validation", "test")), config, seed=seed)
+
+
+def load_test_split(
+    source: DataSource, config: DataConfig | None = None, *, seed: int = 0, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The test part of a data set as arrays, for studies; see `load_test_part`.
+
+    Returns:
+        images (n, h, w, c) uint8 and labels (n,) int32.
+
+    Raises:
+        DataError: as for `load_test_part`, or the set has no test part.
+        ConfigError: an option that is unknown or cannot work.
+    """
+    found = load_test_part(source, config, seed=seed, **{**options, "stream": False})
+    if found is None:
+        name = printable(source) if isinstance(source, str | os.PathLike) else "the data set"
         raise errors.DataError(
-            "digits has no test part", "Use its validation part, which has 1,297 samples"
+            f"{name} has no test part",
+            "Add one named test, or set some images aside with test_fraction=0.2",
         )
-    return ingest_test(_list(source, config, ("train", "test")), config)
+    return np.asarray(found.images), found.labels
 
 
 def _resolve(config: DataConfig | None, options: Mapping[str, Any], *others: str) -> DataConfig:
@@ -114,13 +140,17 @@ def _resolve(config: DataConfig | None, options: Mapping[str, Any], *others: str
 
 
 def _load_arrays(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:
+    _refuse_for_arrays(dataset, config)
+    return check_dataset(dataset, config, seed=seed)
+
+
+def _refuse_for_arrays(dataset: Dataset, config: DataConfig) -> None:
     given = "image_size" if config.image_size is not None else "stream" if config.stream else ""
     if given:
         raise errors.ConfigError(
             f"{given} does not apply to {dataset.name}, whose images are in memory already",
             "Leave it out: models resize the images to their own input",
         )
-    return check_dataset(dataset, config, seed=seed)
 
 
 def _list(source: NameOrPath, config: DataConfig, parts: tuple[str, ...]) -> Listing:

@@ -92,6 +92,7 @@ def list_published(
         tuple(str(name) for name in features["label"].names),
         shape=(height, width, channels) if fixed else None,
         info={"source": f"TFDS {builder.info.full_name}"},
+        num_test=splits["test"].num_examples if "test" in splits else 0,
     )
 
 

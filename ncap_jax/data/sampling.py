@@ -1,4 +1,4 @@
-"""Which samples of a data set train and which validate, decided from labels alone.
+"""Which samples of a data set train, validate and test, decided from labels alone.
 
 No image is touched here: the caller takes the chosen ones from an array or from files.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from ncap_jax import errors
 from ncap_jax.data.labels import check_parts, map_labels
-from ncap_jax.data.split import stratified_split, stratified_subset
+from ncap_jax.data.split import split_for_test, stratified_split, stratified_subset
 from ncap_jax.options import DataConfig
 
 
@@ -31,6 +31,10 @@ class Samples:
     indices: np.ndarray
     labels: np.ndarray
 
+    def take(self, places: np.ndarray) -> Samples:
+        """Some of these samples."""
+        return Samples(self.source, self.indices[places], self.labels[places])
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -41,12 +45,14 @@ class Choice:
         validation: the validation part.
         class_names: K names in label order.
         info: what was done, for `Dataset.info`.
+        test: what `test_fraction` set aside of the training part; None: nothing.
     """
 
     train: Samples
     validation: Samples
     class_names: tuple[str, ...]
     info: dict[str, Any]
+    test: Samples | None = None
 
 
 def choose_samples(
@@ -56,17 +62,19 @@ def choose_samples(
     *,
     seed: int,
     info: Mapping[str, Any],
+    num_test: int = 0,
 ) -> Choice:
-    """Map labels to 0..K-1, split validation off where there is none, draw subsets.
+    """Map labels to 0..K-1, split off test and validation where there are none, draw subsets.
 
     Args:
         labels: of the training part, and of the validation part if there is one, in any form
             that `map_labels` takes.
         class_names: K names in label order, or None.
         config: the options of reading, already checked.
-        seed: of the split and of the subsets.
-        info: what is known already; `label_mapping`, `validation`, `subset_of` and
+        seed: of the splits and of the subsets.
+        info: what is known already; `label_mapping`, `test`, `validation`, `subset_of` and
             `classes_without_validation` are added where they apply.
+        num_test: number of images in the set's own test part; where it has one, none is split off.
 
     Raises:
         DataError: labels that cannot be used.
@@ -79,13 +87,17 @@ def choose_samples(
             f"max_train={config.max_train} is less than the number of classes, {len(names)}",
             "Keep at least one training sample of each class",
         )
-    if len(mapped) == 1:
-        (train, validation), notes["validation"] = _split(mapped[0], config, seed)
-    else:
-        train, validation = (
-            Samples(number, np.arange(len(part)), part) for number, part in enumerate(mapped)
-        )
+    train, *given = (Samples(k, np.arange(len(part)), part) for k, part in enumerate(mapped))
+    test = None
+    if num_test:
+        notes["test"] = f"{num_test} images, set aside"
+    elif config.test_fraction is not None:
+        (train, test), notes["test"] = _split_test(train, config.test_fraction, given, seed)
+    if given:
+        validation = given[0]
         notes.setdefault("validation", "given")
+    else:
+        (train, validation), notes["validation"] = _split(train, config, seed)
     sizes = {"training": len(train.labels), "validation": len(validation.labels)}
     train = _at_most(train, config.max_train, seed)
     validation = _at_most(validation, config.max_validation, seed)
@@ -94,20 +106,27 @@ def choose_samples(
         notes["subset_of"] = {**notes.get("subset_of", {}), **cut}
     notes.pop("classes_without_validation", None)
     notes.update(check_parts([train.labels, validation.labels], names))
-    return Choice(train, validation, names, notes)
+    return Choice(train, validation, names, notes, test)
 
 
-def _split(
-    labels: np.ndarray, config: DataConfig, seed: int
+def _split_test(
+    samples: Samples, fraction: float, validation: Sequence[Samples], seed: int
 ) -> tuple[tuple[Samples, Samples], str]:
+    """Training and test out of one part, and a note on it."""
+    # Every class keeps a sample to train on, and one to validate on where that is still to split.
+    kept, test = split_for_test(samples.labels, fraction, seed, leave=1 if validation else 2)
+    note = f"{len(test)} of {len(samples.labels)} training samples, stratified, seed {seed}"
+    return (samples.take(kept), samples.take(test)), note
+
+
+def _split(samples: Samples, config: DataConfig, seed: int) -> tuple[tuple[Samples, Samples], str]:
     """Training and validation out of one part, and a note on it."""
     # One sample of every class that has two, whatever the fraction: a class that nobody validates
     # would go unnoticed.
+    labels = samples.labels
     wanted = round(config.validation_fraction * len(labels))
     size = max(wanted, int(np.count_nonzero(np.bincount(labels) > 1)))
-    kept, split_off = (
-        Samples(0, indices, labels[indices]) for indices in stratified_split(labels, size, seed)
-    )
+    kept, split_off = (samples.take(places) for places in stratified_split(labels, size, seed))
     note = f"{size} of {len(labels)} training samples, stratified, seed {seed}"
     return (kept, split_off), note
 
@@ -116,5 +135,4 @@ def _at_most(samples: Samples, limit: int | None, seed: int) -> Samples:
     """A stratified subset of at most `limit` samples; None: all of them."""
     if limit is None or limit >= len(samples.labels):
         return samples
-    keep = stratified_subset(samples.labels, limit, seed)
-    return Samples(samples.source, samples.indices[keep], samples.labels[keep])
+    return samples.take(stratified_subset(samples.labels, limit, seed))

@@ -37,13 +37,17 @@ def stratified_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
     return _draw(members, quotas, seed)
 
 
-def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(
+    labels: np.ndarray, size: int, seed: int, *, leave: int = 1, part: str = "validation"
+) -> tuple[np.ndarray, np.ndarray]:
     """Split off `size` samples, stratified, leaving at least one of every class behind.
 
     Args:
         labels: (n,) integers.
         size: number of samples to split off.
         seed: of the draw.
+        leave: samples that every class keeps; one that has no more gives none.
+        part: what is split off, for messages.
 
     Returns:
         Two ascending int32 index arrays that partition 0..n-1: what is left (n - size,), and
@@ -54,18 +58,42 @@ def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarr
     """
     classes, members = np.unique(labels, return_inverse=True)
     counts = np.bincount(members, minlength=len(classes))
-    room = len(labels) - len(classes)
+    capacity = np.maximum(counts - leave, 0)
+    room = int(capacity.sum())
+    staying = "training" if leave == 1 else "training and validation"
     if not 1 <= size <= room:
         raise errors.ConfigError(
-            f"a validation part of {size} samples cannot be split off {len(labels)} samples of "
+            f"a {part} part of {size} samples cannot be split off {len(labels)} samples of "
             f"{len(classes)} classes",
-            f"Between 1 and {room} samples can be split off, so that every class stays in training"
+            f"Between 1 and {room} samples can be split off, so that every class stays in {staying}"
             if room > 0
-            else "Give more samples, so that every class stays in training",
+            else f"Give more samples, so that every class stays in {staying}",
         )
-    split_off = _draw(members, _quotas(counts, size, counts - 1, seed), seed)
+    split_off = _draw(members, _quotas(counts, size, capacity, seed), seed)
     left = np.setdiff1d(np.arange(len(labels), dtype=np.int32), split_off, assume_unique=True)
     return left, split_off
+
+
+def split_for_test(
+    labels: np.ndarray, fraction: float, seed: int, *, leave: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Set a share of the samples aside for the winner's test, stratified.
+
+    Args:
+        labels: (n,) integers.
+        fraction: of the samples; at least one of every class that can give one, whatever the share.
+        seed: of the draw.
+        leave: samples that every class keeps, for the parts that are made of the rest.
+
+    Returns:
+        What is left, and what is set aside, as `stratified_split` does.
+
+    Raises:
+        ConfigError: the share is so large that a class would be left with fewer.
+    """
+    size = max(round(fraction * len(labels)), int(np.count_nonzero(np.bincount(labels) > leave)))
+    # 3: a stream of its own, independent of the validation split drawn with the same seed.
+    return stratified_split(labels, size, _fold(seed, 3), leave=leave, part="test")
 
 
 def measurement_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:

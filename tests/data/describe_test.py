@@ -1,13 +1,15 @@
 import io
 import json
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ncap_jax import errors
-from ncap_jax.data import contact_sheet, load_dataset, statistics
-from ncap_jax.data.describe import count_duplicates
+from ncap_jax.data import contact_sheet, count_leaks, images, load_dataset, statistics
+from ncap_jax.data.describe import repeated
+from ncap_jax.data.held_out import HeldOut
 from ncap_jax.types import Dataset
 
 
@@ -35,7 +37,33 @@ def test_leaks_between_the_parts_are_counted():
         np.concatenate([digits.validation_labels[:20], digits.labels[:3]]),
     )
     assert statistics(load_dataset(leaky))["duplicates"] == 3
-    assert count_duplicates(digits.images, digits.images) == 500
+    assert repeated(digits.images, digits.images).sum() == 500
+
+
+def test_test_images_that_were_seen_are_counted_and_warned_of(photos):
+    loaded = load_dataset(photos, stream=True)
+    test = HeldOut(
+        np.concatenate([loaded.images[3][None], loaded.validation_images[1][None] ^ 1] * 2),
+        np.zeros(4, np.int32),
+    )
+    seen = (
+        "2 of 4 test images are also among the training or validation images, pixel by pixel: the "
+        "test accuracy will be too high. Remove them from one part"
+    )
+    with pytest.warns(UserWarning, match="test images") as warned:
+        assert count_leaks(loaded, test) == 2
+    assert [str(warning.message) for warning in warned] == [seen]
+    apart = HeldOut(test.images[1::2], test.labels[1::2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert count_leaks(loaded, apart) == 0
+
+
+def test_equal_checksums_alone_are_no_repetition(monkeypatch):
+    monkeypatch.setattr(images, "checksum", lambda pixels: 7)
+    known = np.arange(3, dtype=np.uint8)[:, None, None, None]
+    assert repeated(known, known[1:] + 1).tolist() == [True, False]
+    assert repeated(known, np.zeros((2, 4, 4, 1), np.uint8)).tolist() == [False, False]
 
 
 def test_streamed_sets_are_not_decoded_for_it(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ncap_jax import errors
-from ncap_jax.data import ingest, load_dataset, load_test_split
+from ncap_jax.data import ingest, load_dataset, load_test_part, load_test_split
 from ncap_jax.data.encoded import printable
 from ncap_jax.data.images import checksum, is_streamed
 from tests.support import hostile
@@ -74,7 +74,10 @@ def test_given_parts_and_the_test_part(photos, tmp_path):
     assert labels.dtype == np.int32
     with pytest.raises(errors.DataError) as caught:
         load_test_split(photos)
-    assert str(caught.value) == "photos has no test part, only train. Add a split named test."
+    assert str(caught.value) == (
+        f"{photos} has no test part. "
+        "Add one named test, or set some images aside with test_fraction=0.2."
+    )
 
 
 def test_broken_test_images(photos, tmp_path):
@@ -91,6 +94,38 @@ def test_broken_test_images(photos, tmp_path):
     assert caught.value.cause.startswith(f"1 image is broken: {path}: cannot be decoded: ")
     assert caught.value.remedy == REMEDY
     assert first_pixels(load_test_split(root, skip_broken=True)[0]) == [0]
+    part = load_test_part(root, skip_broken=True)
+    assert part.names == (str(root / "test" / "cat" / "000.png"),)
+    assert list(part.info["skipped"]["files"]) == [str(path)]
+    for name in ("000", "001"):
+        (root / "test" / "cat" / f"{name}.png").write_bytes(b"no image")
+    with pytest.raises(errors.DataError) as caught:
+        load_test_part(root, skip_broken=True)
+    assert caught.value.cause.startswith("parts has no usable test images: 2 are broken, the first")
+
+
+def test_images_beside_the_classes_are_no_test_part(photos, tmp_path):
+    root = tmp_path / "parts"
+    root.mkdir()
+    photos.rename(root / "train")
+    write_class(root / "test", 3)
+    assert load_test_part(root) is None
+    assert "test" not in load_dataset(root).info
+    assert load_dataset(root, test_fraction=0.2).info["test"].startswith("4 of 20 training samples")
+
+
+def test_a_class_of_the_test_part_alone_is_refused(photos, tmp_path):
+    root = tmp_path / "parts"
+    root.mkdir()
+    photos.rename(root / "train")
+    write_class(root / "test" / "owl", 1)
+    assert load_dataset(root).class_names == ("cat", "dog")
+    with pytest.raises(errors.DataError) as caught:
+        load_test_part(root)
+    assert str(caught.value) == (
+        "the test part has a class that the training part lacks: 'owl'. "
+        "Remove these images from the test part, or add such images to the training part."
+    )
 
 
 def test_stored_size_rule():

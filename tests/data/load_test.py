@@ -1,13 +1,15 @@
+import itertools
 import os
 
 import numpy as np
 import pytest
 
 from ncap_jax import errors
-from ncap_jax.data import load_dataset, load_test_split
+from ncap_jax.data import load_dataset, load_test_part, load_test_split
+from ncap_jax.data.images import is_streamed
 from ncap_jax.options import DataConfig
 from ncap_jax.types import Dataset
-from tests.support.photos import write_class
+from tests.support.photos import first_pixels, write_class
 
 IMAGES = np.zeros((8, 4, 4, 1), np.uint8)
 ARRAYS = Dataset(IMAGES, np.arange(8) % 2, name="mine")
@@ -53,10 +55,12 @@ def test_an_unknown_option_names_the_near_ones(function):
     )
 
 
-def test_the_seed_is_an_option_only_where_something_is_drawn():
-    assert refusal("digits", sead=5) == "unknown option 'sead'. Did you mean seed or stream."
-    message = refusal("digits", function=load_test_split, seed=5)
-    assert message.startswith("unknown option 'seed'. Known: data_dir, image_size, ")
+def test_a_misspelt_seed_is_named():
+    for function in (load_dataset, load_test_part):
+        message = refusal("digits", function=function, sead=5)
+        assert message == "unknown option 'sead'. Did you mean seed or stream."
+        message = refusal("digits", function=function, seed=-1)
+        assert message == "seed=-1. Give a whole number from 0 to 4294967295."
 
 
 @pytest.mark.parametrize(
@@ -129,12 +133,107 @@ def test_images_and_labels_as_two_arguments_are_refused():
     )
 
 
-@pytest.mark.parametrize("source", [ARRAYS, (IMAGES, ARRAYS.labels), None])
-def test_arrays_have_no_test_part(source):
-    message = refusal(source, function=load_test_split, kind=errors.DataError)
-    assert message == (
-        "only a name or a path has a test part. "
-        "Give the name of a TFDS set, an image folder or a CSV file."
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [(ARRAYS, "the data set"), ((IMAGES, ARRAYS.labels), "the data set"), ("digits", "digits")],
+)
+def test_a_set_without_a_test_part(source, name):
+    assert load_test_part(source) is None
+    assert refusal(source, function=load_test_split, kind=errors.DataError) == (
+        f"{name} has no test part. "
+        "Add one named test, or set some images aside with test_fraction=0.2."
+    )
+
+
+def numbered(count, **parts):
+    """Grey images, each known by its pixels' value, of two classes in turn."""
+    values = np.arange(count, dtype=np.uint8)
+    images = np.broadcast_to(values[:, None, None, None], (count, 4, 4, 1))
+    return Dataset(images, values % 2, **parts)
+
+
+def test_arrays_bring_their_own_test_part():
+    given = numbered(20, test_images=np.full((3, 4, 4), 99, np.uint8), test_labels=[1, 0, 1])
+    loaded = load_dataset(given, test_fraction=0.3)
+    assert len(loaded.labels) + len(loaded.validation_labels) == 20, "nothing more is set aside"
+    assert loaded.test_images is None
+    assert loaded.info["test"] == "3 images, set aside"
+    images, labels = load_test_part(given, test_fraction=0.3)
+    assert images.shape == (3, 4, 4, 1)
+    assert labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"test_images": IMAGES},
+            "the data set has test images but no test labels. Give both, or neither.",
+        ),
+        (
+            {"test_images": IMAGES[:, :2], "test_labels": [0] * 8},
+            "training images are (4, 4, 1), test images (2, 4, 1). "
+            "Give both the same height, width and number of channels.",
+        ),
+        (
+            {"test_images": IMAGES, "test_labels": [0] * 7},
+            "there are 8 test images but 7 labels. Give one label per image.",
+        ),
+        (
+            {"test_images": IMAGES, "test_labels": [2] * 8},
+            "the test part has a class that the training part lacks: '2'. "
+            "Remove these images from the test part, or add such images to the training part.",
+        ),
+    ],
+)
+def test_a_test_part_that_cannot_be_used_is_refused_before_training(parts, message):
+    for function in (load_dataset, load_test_part):
+        assert refusal(numbered(20, **parts), function=function, kind=errors.DataError) == message
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_fraction_is_set_aside_first(given):
+    own = numbered(6)
+    parts = {"validation_images": own.images, "validation_labels": own.labels} if given else {}
+    source = numbered(60, **parts)
+    loaded = load_dataset(source, test_fraction=0.2, seed=4)
+    part = load_test_part(source, test_fraction=0.2, seed=4, max_train=5, max_validation=2)
+    pixels = [images[:, 0, 0, 0].tolist() for images in (loaded.images, part.images)]
+    if not given:
+        pixels.append(loaded.validation_images[:, 0, 0, 0].tolist())
+    # No image is in two parts, and none is lost.
+    assert sorted(itertools.chain(*pixels)) == list(range(60))
+    assert np.bincount(part.labels).tolist() == [6, 6]
+    np.testing.assert_array_equal(part.images[:, 0, 0, 0] % 2, part.labels)
+    assert loaded.info["test"] == "12 of 60 training samples, stratified, seed 4"
+    other = load_test_part(source, test_fraction=0.2, seed=5)
+    assert other.images[:, 0, 0, 0].tolist() != part.images[:, 0, 0, 0].tolist()
+    again = load_dataset(loaded, seed=4)
+    assert again.info["test"] == loaded.info["test"], "what was set aside stays known"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_images_set_aside_of_a_folder(photos, stream):
+    options = {"test_fraction": 0.25, "stream": stream, "seed": 2}
+    loaded, part = (f(photos, **options) for f in (load_dataset, load_test_part))
+    held = [first_pixels(i) for i in (loaded.images, loaded.validation_images, part.images)]
+    assert sorted(itertools.chain(*held)) == [*range(12), *range(100, 108)]
+    assert is_streamed(part.images) == stream
+    np.testing.assert_array_equal(part.labels, np.asarray(part.images)[:, 0, 0, 0] >= 100)
+    assert np.bincount(part.labels).tolist() == [3, 2]
+    numbers = np.asarray(part.images)[:, 0, 0, 0].tolist()
+    folders = ["dog" if label else "cat" for label in part.labels]
+    assert part.names == tuple(f"{photos}/{f}/{n:03}.png" for f, n in zip(folders, numbers))
+
+
+def test_a_fraction_that_is_too_large_says_what_can_be_set_aside():
+    assert refusal(numbered(8), test_fraction=0.9) == (
+        "a test part of 7 samples cannot be split off 8 samples of 2 classes. "
+        "Between 1 and 4 samples can be split off, so that every class stays in training and "
+        "validation."
+    )
+    assert refusal(numbered(4), test_fraction=0.5).endswith(
+        "Give more samples, so that every class stays in training and validation."
     )
 
 
@@ -145,14 +244,14 @@ def test_the_test_part_has_the_size_and_numbers_of_training(tmp_path):
     images, labels = load_test_split(tmp_path)
     assert images.shape == (2, 8, 8, 3)
     assert labels.tolist() == [1, 1]
-    by_record, _ = load_test_split(tmp_path, DataConfig(image_size=6, max_train=2, stream=True))
+    config = DataConfig(image_size=6, max_train=2, stream=True, test_fraction=0.5)
+    by_record, _ = load_test_split(tmp_path, config)
+    assert isinstance(by_record, np.ndarray)
     assert by_record.shape == (2, 6, 6, 3), "decoded, and neither split nor cut"
-
-
-def test_digits_have_no_test_part():
-    assert refusal("digits", function=load_test_split, kind=errors.DataError) == (
-        "digits has no test part. Use its validation part, which has 1,297 samples."
-    )
+    part = load_test_part(tmp_path, config)
+    assert is_streamed(part.images)
+    np.testing.assert_array_equal(np.asarray(part.images), by_record)
+    assert load_dataset(tmp_path, config, max_train=None).info["test"] == "2 images, set aside"
 
 
 def test_names_and_paths_are_told_apart(tmp_path, monkeypatch):

@@ -55,6 +55,7 @@ def test_selection_never_sees_the_test_part(shared_data):
     assert np.bincount(checked.validation_labels).tolist() == [50] * 10
     assert checked.info["subset_of"] == {"training": 8_000, "validation": 2_000}
     assert checked.class_names[:2] == ("airplane", "automobile")
+    assert checked.info["test"] == "2000 images, set aside"
     images, _ = load_test_split("cifar10", data_dir=shared_data / "tfds")
     seen = {image.tobytes() for image in [*checked.images, *checked.validation_images]}
     assert not seen & {image.tobytes() for image in images}
@@ -179,7 +180,8 @@ def test_a_validation_split_is_used(tmp_path):
     assert len(checked.validation_labels) == 10
     assert checked.info["validation"] == "given"
     assert refusal("svhn_cropped", tmp_path, load_test_split) == (
-        "svhn_cropped has no test part, only train. Add a split named test."
+        "svhn_cropped has no test part. "
+        "Add one named test, or set some images aside with test_fraction=0.2."
     )
 
 

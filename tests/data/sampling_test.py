@@ -44,6 +44,28 @@ def test_a_given_validation_part_is_kept():
     assert choice.info == {"validation": "given"}
 
 
+def test_a_test_part_is_set_aside_before_the_others():
+    choice = choose(TEN, test_fraction=0.2, validation_fraction=0.25, max_train=50, seed=3)
+    assert choice.info["test"] == "60 of 300 training samples, stratified, seed 3"
+    assert choice.info["validation"] == "60 of 240 training samples, stratified, seed 3"
+    assert choice.info["subset_of"] == {"training": 180}
+    assert np.bincount(choice.test.labels).tolist() == [6] * 10
+    np.testing.assert_array_equal(TEN[choice.test.indices], choice.test.labels)
+    whole = choose(TEN, test_fraction=0.2, validation_fraction=0.25, seed=3)
+    np.testing.assert_array_equal(whole.test.indices, choice.test.indices)
+    parts = [whole.train.indices, whole.validation.indices, whole.test.indices]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(300))
+
+
+def test_a_set_with_a_test_part_gives_no_other():
+    given = choose_samples([TEN], None, DataConfig(test_fraction=0.5), seed=0, info={}, num_test=9)
+    assert given.test is None
+    assert given.info["test"] == "9 images, set aside"
+    plain = choose_samples([TEN], None, DataConfig(), seed=0, info={})
+    np.testing.assert_array_equal(given.train.indices, plain.train.indices)
+    assert "test" not in plain.info
+
+
 def test_what_is_known_already_is_kept():
     known = {"source": "here", "validation": "1 of 5", "subset_of": {"training": 99}}
     choice = choose(TEN, TEN, info=known, max_validation=50)

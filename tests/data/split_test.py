@@ -45,6 +45,31 @@ def test_split_partitions_and_keeps_every_class(labels, data):
     assert set(labels[left]) == set(labels)
 
 
+@settings(max_examples=50, deadline=None)
+@given(labels=labels_strategy, leave=st.integers(1, 2), fraction=st.floats(0.01, 0.3))
+def test_every_class_keeps_enough_of_what_is_set_aside(labels, leave, fraction):
+    counts = np.bincount(labels)
+    givers = np.flatnonzero(counts > leave)
+    wanted = max(round(fraction * len(labels)), len(givers))
+    if not 1 <= wanted <= np.maximum(counts - leave, 0).sum():
+        with pytest.raises(errors.ConfigError):
+            split.split_for_test(labels, fraction, 1, leave=leave)
+        return
+    left, test = split.split_for_test(labels, fraction, 1, leave=leave)
+    np.testing.assert_array_equal(np.sort(np.concatenate([left, test])), np.arange(len(labels)))
+    assert len(test) == wanted
+    assert set(labels[test]) == set(givers), "no class that can give one goes without"
+    assert (np.bincount(labels[left], minlength=len(counts)) >= np.minimum(counts, leave)).all()
+
+
+def test_what_is_set_aside_is_another_draw_than_validation():
+    labels = np.arange(400) % 4
+    _, test = split.split_for_test(labels, 0.25, 7, leave=2)
+    _, validation = split.stratified_split(labels, 100, 7)
+    # Of 100 independent draws out of 400, 25 are expected in common, with a deviation of 4.
+    assert 9 <= len(np.intersect1d(test, validation)) <= 41
+
+
 def test_balanced_classes_are_split_evenly():
     labels = np.repeat(np.arange(5), 20)
     left, split_off = split.stratified_split(labels, 25, seed=0)
