@@ -20,8 +20,9 @@ from ncap_jax.types import NETWORK_STRENGTHS, Prediction, Trajectory
 EARLY = (1, 2, 3, 5, 10)
 POOLS = ("embedded", "genuine")
 # At which learning rate the early signals are taken: the higher, the lower (where a pool has
-# them), or for each run the one of the lower validation loss after its first epoch.
-Rate = Literal["high", "low", "better"]
+# them), for each run the one of the lower validation loss after its first epoch, or for each model
+# the one that ends better on the other sets.
+Rate = Literal["high", "low", "better", "known"]
 # Head -> its kinds of runs, at the higher and, where there is one, at the lower rate.
 RATES: Mapping[Head, Sequence[str]] = {
     "probe": ("probe",),
@@ -63,9 +64,25 @@ def read_tasks(head: Head, pool: str = "embedded", rate: Rate = "high") -> list[
     return [task(path.stem, head, corpus_files.read(path), rate) for path in files]
 
 
-def early_run(line: dict, head: Head, rate: Rate) -> Trajectory:
-    """The early epochs of one (model, seed)."""
-    kinds = {"high": RATES[head][:1], "low": RATES[head][1:], "better": RATES[head]}[rate]
+def known_rates(pool: str, without: str | None = None) -> dict[str, int]:
+    """Model -> its better rate in ordinary fine-tuning, 0 for the higher; one data set left out."""
+    ends: dict[str, list[list[float]]] = {}
+    for path in corpus_files.files():
+        if path.stem.endswith(f"_{pool}") and data_of(path.stem) != without:
+            for line in corpus_files.read(path):
+                runs = [line["runs"][kind]["validation_accuracy"] for kind in RATES["linear"]]
+                ends.setdefault(line["model"], []).append([run[-1] for run in runs])
+    return {model: int(np.argmax(np.mean(found, axis=0))) for model, found in ends.items()}
+
+
+def early_run(
+    line: dict, head: Head, rate: Rate, known: Mapping[str, int] | None = None
+) -> Trajectory:
+    """The early epochs of one (model, seed); `known` is needed for the rate of that name."""
+    kinds = {"high": RATES[head][:1], "low": RATES[head][1:], "better": RATES[head]}.get(rate)
+    if kinds is None:
+        assert known is not None
+        kinds = (RATES[head][known[line["model"]]],)
     found = []
     for kind in kinds:
         columns = line["runs"][kind]
@@ -86,10 +103,13 @@ def task(name: str, head: Head, lines: Sequence[dict], rate: Rate = "high") -> T
     seeds = sorted({line["seed"] for line in lines})
     seeds = [s for s in seeds if all((m, s) in by_key for m in models)]
     rows = [[by_key[m, s] for m in models] for s in seeds]
+    known = None
+    if rate == "known":
+        known = known_rates(name.rpartition("_")[2], data_of(name))
     return Task(
         name,
         head,
-        [[early_run(line, head, rate) for line in row] for row in rows],
+        [[early_run(line, head, rate, known) for line in row] for row in rows],
         np.array([[corpus_files.truth(line) for line in row] for row in rows]),
         np.array([[line["runs"]["linear"]["cpu"][-1] for line in row] for row in rows]),
         {

@@ -265,8 +265,9 @@ class Recipe:
         None,
         "Learning rates to try beside learning_rate: every model trains its first epoch at each "
         "and continues at the one with the lowest validation loss. An empty list tries none. By "
-        "default 3e-4 is tried, except for embedded models and where you set the optimizer or the "
-        "learning rate.",
+        "default a model is trained at the rate that suited it on other data, where that is known, "
+        "and 3e-4 is tried where it is not. If you set the optimizer or the learning rate, nothing "
+        "is tried.",
         RATES,
     )
     measure_size: int = option(

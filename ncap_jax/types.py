@@ -158,7 +158,7 @@ class EpochRecord:
         beta_eff_status: strength -> one status per value (`ncap_jax.capacitance.beta_eff`).
         seconds: wall time of the epoch's training and measurements.
         measure_seconds: the part of `seconds` that beta_eff took.
-        learning_rate: at which the model goes on, where several were tried; else None.
+        learning_rate: at which the model goes on, where it is not the run's own; else None.
         features: what is wrong with the features of the measurement subset: empty, `constant` or
             `not finite`.
     """

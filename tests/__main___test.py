@@ -39,7 +39,7 @@ def test_a_whole_run(tmp_path):
     folder = pathlib.Path("runs") / "digits"
     assert f"Report: {folder / 'report.html'}" in result.out
     assert f"Scalars: tensorboard --logdir={folder / 'tensorboard'}" in result.out
-    assert "Learning rate, the better of those tried" in result.out
+    assert "Learning rate, known to suit the model or found by a trial" in result.out
     assert "tiny_plain_wide: epoch 2/2, validation accuracy" in result.err
     said = [line for line in result.err.splitlines() if not line.startswith("import time:")]
     assert said[0].startswith("Plan: 1 model, 2 epochs. ")

@@ -19,6 +19,7 @@ from ncap_jax.finetune.evaluation import (
     measurement_features,
     observe,
 )
+from ncap_jax.finetune.learning_rates import chosen_rate
 from ncap_jax.options import Recipe
 from ncap_jax.types import EpochRecord, Status, Trajectory
 from ncap_jax.zoo import probe
@@ -51,7 +52,7 @@ def run(
     for epoch in range(0 if after is None else after + 1, last + 1):
         start = time.perf_counter()
         attempt = partial(advance, tuning, epoch=epoch)
-        if epoch == 1 and len(rates) > 1:
+        if epoch == 1 and rates != (tuning.config.learning_rate,):
             train_state, record = learning_rates.best_attempt(train_state, rates, attempt)
         elif observed is None or epoch in observed:
             train_state, record = attempt(train_state)
@@ -63,7 +64,7 @@ def run(
         record = dataclasses.replace(
             record,
             seconds=time.perf_counter() - start,
-            learning_rate=learning_rates.chosen_rate(train_state, rates) if epoch else None,
+            learning_rate=chosen_rate(train_state, rates, tuning.config) if epoch else None,
         )
         yield record
         if not is_finite(record):

@@ -180,13 +180,17 @@ def _beats_the_largest_class(accuracy: float, ranking: Ranking) -> bool:
 
 
 def learning_rates(ranking: Ranking) -> str:
-    """A sentence on which models continued at which learning rate; empty where none was tried."""
+    """A sentence on which models have learning rates of their own; empty where none has."""
     by_rate: dict[float, list[str]] = {}
     for row in ranking.models:
         if row.learning_rate is not None:
             by_rate.setdefault(row.learning_rate, []).append(visible(row.name))
     parts = [f"{rate:g} for {listed(names)}" for rate, names in sorted(by_rate.items())]
-    return f"Learning rate, the better of those tried: {'; '.join(parts)}." if parts else ""
+    return (
+        f"Learning rate, known to suit the model or found by a trial: {'; '.join(parts)}."
+        if parts
+        else ""
+    )
 
 
 def status(row: RankedModel) -> str:

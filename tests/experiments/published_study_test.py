@@ -9,6 +9,7 @@ import pytest
 
 from experiments import build_corpus, compare_predictors, corpus_files, published_study, tasks
 from ncap_jax import data
+from ncap_jax.finetune import learning_rates
 from ncap_jax.options import RankConfig
 from ncap_jax.types import Dataset
 from tests.support.corpus_lines import make_line
@@ -72,7 +73,19 @@ def genuine(tmp_path, monkeypatch):
     other = {"runs": {"linear": {"validation_accuracy": [0.1, 0.9]}}}
     other["runs"]["linear_low"] = {"validation_accuracy": [0.92]}
     (tmp_path / "digits_embedded.jsonl").write_text(json.dumps(other | {"model": "a", "seed": 0}))
-    names = ("birds6_genuine.jsonl", "digits_embedded.jsonl")
+    elsewhere = [
+        {
+            "model": line["model"],
+            "seed": 0,
+            "runs": {
+                kind: {"validation_accuracy": [end], "validation_loss": [3.0, 1.0]}
+                for kind, end in (("linear", 0.2), ("linear_low", 0.4))
+            },
+        }
+        for line in lines
+    ]
+    (tmp_path / "animals_genuine.jsonl").write_text("\n".join(map(json.dumps, elsewhere)))
+    names = ("animals_genuine.jsonl", "birds6_genuine.jsonl", "digits_embedded.jsonl")
     (tmp_path / corpus_files.MANIFEST).write_text(json.dumps({name: {} for name in names}))
     return lines
 
@@ -95,11 +108,32 @@ def test_early_signals_at_the_rate_of_the_better_first_epoch(genuine):
 
 
 def test_what_the_choice_loses(genuine):
-    """Ends of 0.5, 0.4 and 0.6, 0.8: the higher loses 0 and 20 points, the lower 10 and 0."""
+    """Ends of 0.5, 0.4 and 0.6, 0.8: the higher loses 0 and 20 points, the lower 10 and 0.
+
+    On the other set the lower is better for both.
+    """
     row, embedded = published_study.choice_table().splitlines()[-2:]
-    assert row == "| birds6 | 2 | 10.0 | 5.0 | 50 % | 0.0 | 100 % |"
-    assert embedded == "| digits, embedded models | 1 | 2.0 | 0.0 | 0 % | | |"
+    assert row == "| birds6 | 2 | 10.0 | 5.0 | 50 % | 0.0 | 100 % | 5.0 | 50 % |"
+    assert embedded == "| digits, embedded models | 1 | 2.0 | 0.0 | 0 % | | | | |"
     assert "| birds6 | model_1 | 60.0 | 80.0 |" in published_study.ends_table()
+
+
+def test_the_rates_that_the_product_knows_are_those_of_the_corpus():
+    rates = (1e-3, 3e-4)
+    found = {model: rates[place] for model, place in tasks.known_rates("genuine").items()}
+    assert found == learning_rates.KNOWN
+    embedded = tasks.known_rates("embedded")
+    assert len(embedded) == 13
+    assert [name for name, place in embedded.items() if rates[place] != 1e-3] == []
+
+
+def test_early_signals_at_the_rate_known_from_other_sets(genuine):
+    first, second = genuine
+    known = tasks.known_rates("genuine", without="animals")
+    assert known == {"model_0": 0, "model_1": 1}
+    for line, rate in ((first, "high"), (second, "low")):
+        run = tasks.early_run(line, "linear", "known", known)
+        assert run == tasks.early_run(line, "linear", rate)
 
 
 def test_epochs_in_a_row():

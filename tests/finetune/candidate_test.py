@@ -104,7 +104,7 @@ def test_parameters_are_float32_in_bfloat16_arithmetic():
     assert candidate.network.preprocess.dtype == np.dtype("bfloat16")
 
 
-@pytest.mark.parametrize(("parts", "batch"), [(1, 256), (3, 85), (1000, 1)])
+@pytest.mark.parametrize(("parts", "batch"), [(1, 128), (3, 42), (1000, 1)])
 def test_evaluation_takes_as_much_memory_as_a_part_of_a_training_batch(parts, batch):
     assert prepared(micro_batches=parts).evaluation_batch == batch
 

@@ -27,8 +27,13 @@ def without_rate(records):
 
 
 def test_which_rates_are_tried():
-    tiny, other = MODELS["tiny_resnet"], MODELS["resnet50"]
+    tiny, folded, other = (MODELS[n] for n in ("tiny_resnet", "squeezenet", "resnet50"))
     rates = learning_rates.rates_to_try
+    assert rates(folded, RankConfig()) == (3e-4,)  # known from other data
+    assert rates(folded, RankConfig(learning_rate=1e-4)) == (1e-4,)
+    assert rates(folded, RankConfig(trial_rates=(3e-4,))) == (1e-3, 3e-4)
+    assert rates(folded, RankConfig(weights="random")) == (1e-3, 3e-4)  # of pretrained weights
+    assert rates(dataclasses.replace(folded, weights="random"), RankConfig()) == (1e-3, 3e-4)
     assert rates(tiny, RankConfig()) == (1e-3,)
     assert rates(other, RankConfig()) == (1e-3, 3e-4)
     assert rates(other, RankConfig(learning_rate=1e-4)) == (1e-4,)  # chosen by somebody
@@ -71,7 +76,7 @@ def test_of_losses_the_lowest_and_no_nan():
     seen = []
 
     def attempt(state):
-        rate = learning_rates.chosen_rate(state, tuple(losses))
+        rate = learning_rates.chosen_rate(state, tuple(losses), RankConfig())
         seen.append(rate)
         kernel = state.params["backbone"]["conv"]["kernel"]
         np.testing.assert_array_equal(kernel, start)
@@ -80,7 +85,7 @@ def test_of_losses_the_lowest_and_no_nan():
 
     state, record = learning_rates.best_attempt(train_state, tuple(losses), attempt)
     assert seen == list(losses)
-    found = learning_rates.chosen_rate(state, tuple(losses)), record.validation_loss
+    found = learning_rates.chosen_rate(state, tuple(losses), RankConfig()), record.validation_loss
     assert found == (0.3, 1.0)
 
 
@@ -95,3 +100,12 @@ def test_a_rate_keeps_the_type_and_the_rest_of_the_state():
 
 def test_a_run_in_which_every_rate_diverges_says_so():
     assert loop.finetune(tuned(learning_rate=1e30, trial_rates=(1e35,))).status == "diverged"
+
+
+def test_a_known_rate_is_used_from_the_first_step(monkeypatch):
+    """As if the user had set it; the record says which it was."""
+    monkeypatch.setattr(learning_rates, "known_rate", lambda spec, recipe: GOOD)
+    known = loop.finetune(tuned(trial_rates=None))
+    assert [r.learning_rate for r in known.records] == [None, GOOD, GOOD, GOOD]
+    alone = loop.finetune(tuned(learning_rate=GOOD))
+    assert without_rate(known.records) == without_rate(alone.records)
