@@ -140,3 +140,66 @@ def test_null_stands_for_a_number_that_is_none() -> None:
     assert files.number(3) == 3.0
     with pytest.raises(files.DAMAGE):
         files.number("three")  # type: ignore[arg-type]
+
+
+def fill(path: pathlib.Path, content: bytes) -> None:
+    """Write a folder of two files."""
+    with files.atomic_folder(path) as folder:
+        for name in ("a", "b"):
+            (folder / name).write_bytes(content)
+
+
+def contents(path: pathlib.Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_a_folder_gets_its_name_once_its_files_are_on_the_disk(
+    tmp_path: pathlib.Path, disk: list[str]
+) -> None:
+    path = tmp_path / "new" / "folder"
+    fill(path, b"one")
+    assert contents(path) == {"a": b"one", "b": b"one"}
+    assert disk == ["sync", "sync", "sync", "name", "sync"]  # files, their list, the name above
+    fill(path, b"two")
+    assert contents(path) == {"a": b"two", "b": b"two"}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path: pathlib.Path) -> None:
+    fill(tmp_path / "real", b"one")
+    (tmp_path / "link").symlink_to("real")
+    fill(tmp_path / "link", b"two")
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path / "real")["a"] == b"two"
+
+
+def test_what_a_kill_left_beside_a_folder_is_removed(tmp_path: pathlib.Path) -> None:
+    for name in (".folder.1.tmp", ".folder.1.old.tmp", ".folder2.1.tmp", "folder.1.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    fill(tmp_path / "folder", b"one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(".folder2.1.tmp", "folder", "folder.1.tmp")
+    ]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    fill(tmp_path / "folder", b"one")
+    replace, calls = os.replace, []
+
+    def sometimes(source: pathlib.Path, target: pathlib.Path) -> None:
+        calls.append(target)
+        if len(calls) == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", sometimes)
+    with pytest.raises(errors.OutputError) as caught:
+        fill(tmp_path / "folder", b"two")
+    assert caught.value.cause == f"cannot write {tmp_path / 'folder'}: Input/output error"
+    assert caught.value.remedy == "Free space, or choose a folder that you may write to"
+    assert contents(tmp_path / "folder") == {"a": b"one", "b": b"one"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]

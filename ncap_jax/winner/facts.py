@@ -24,8 +24,9 @@ SCHEMA = 1
 # Names of models become names of files.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 MAX_CLASSES = 100_000
-# In pixels: of a side, and of an image.
-MAX_SIDE, MAX_PIXELS = 2**14, 2**26
+# In pixels: of an image that is decoded, and of a side of the network's input. A batch of such
+# images fits into the memory of any machine.
+MAX_PIXELS, MAX_SIDE = 2**24, 2**12
 # Of temperatures: beyond it, probabilities say nothing.
 HOTTEST = 1000.0
 
@@ -210,7 +211,7 @@ def _is_side(value: int) -> bool:
 
 
 def _is_size(value: tuple[int, int]) -> bool:
-    return all(map(_is_side, value)) and value[0] * value[1] <= MAX_PIXELS
+    return min(value) >= 1 and value[0] * value[1] <= MAX_PIXELS
 
 
 def _are_names(value: tuple[str, ...]) -> bool:

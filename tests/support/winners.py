@@ -35,11 +35,15 @@ METRICS = {"validation": figures(3, 1), "test": figures(1, 1)}
 
 
 def make_winner(
-    spec: ModelSpec = TOY, dataset: Dataset | None = None, weights: str = "random", **facts: Any
+    spec: ModelSpec = TOY,
+    dataset: Dataset | None = None,
+    weights: str = "random",
+    dtype: str = "float32",
+    **facts: Any,
 ) -> Winner:
     """A model as it is before training, with statistics of batch norm that are not the first."""
     dataset = dataset or small_digits()
-    config = small_config(head="linear", weights=weights)
+    config = small_config(head="linear", weights=weights, dtype=dtype)
     candidate = prepare(spec, make_feed(dataset), config)
     params, state, _ = candidate.train_state
     state = jax.tree.map(lambda leaf: leaf + 0.125 if leaf.dtype == "float32" else leaf, state)
@@ -60,6 +64,7 @@ def make_winner(
             architecture=architecture_of(spec),
             preprocessing=preprocessing_of(spec, dataset, config.input_size),
             class_names=tuple(dataset.class_names or ()),
+            dtype=dtype,
             origin=origin_of(spec, weights),
             **fields,
         ),

@@ -15,7 +15,7 @@ from ncap_jax.winner import architecture
 from ncap_jax.winner.facts import Architecture, Origin, Preprocessing
 from ncap_jax.zoo import MODELS, hub
 from tests.support.toy_runs import toy
-from tests.support.winners import tiny_winner, toy_winner
+from tests.support.winners import make_winner, tiny_winner, toy_winner
 
 TINY = MODELS["tiny_plain"]
 FROM_HUB = dataclasses.replace(
@@ -74,6 +74,20 @@ def test_the_network_comes_back(make):
         for shape, array in zip(jax.tree.leaves(shapes), jax.tree.leaves(arrays)):
             assert isinstance(shape, jax.ShapeDtypeStruct)
             assert (shape.shape, shape.dtype) == (array.shape, array.dtype)
+
+
+def test_a_model_of_the_hub_needs_no_network():
+    facts = dataclasses.replace(
+        tiny_winner().facts, name="tiny.hub", architecture=Architecture("hub", "tiny_plain_wide")
+    )
+    assert architecture.rebuild(facts).network == tiny_winner().network
+
+
+def test_the_arithmetic_comes_back():
+    winner = make_winner(dtype="bfloat16")
+    assert winner.facts.dtype == "bfloat16"
+    assert architecture.rebuild(winner.facts, toy(1)).network == winner.network
+    assert architecture.rebuild(toy_winner().facts, toy(1)).network != winner.network
 
 
 def test_the_width_at_another_input_size():

@@ -80,7 +80,7 @@ def test_fields_that_may_be_missing(name: str):
         ("preprocessing.input_size", 10**9, "preprocessing.input_size is 1000000000, not a numb"),
         ("preprocessing.image_size", [8], "preprocessing.image_size has 1 items, not 2"),
         ("preprocessing.image_size", [0, 9], "preprocessing.image_size is (0, 9), not height and"),
-        ("preprocessing.image_size", [16384] * 2, "preprocessing.image_size is (16384, 16384), n"),
+        ("preprocessing.image_size", [8192] * 2, "preprocessing.image_size is (8192, 8192), not"),
         ("preprocessing.channels", 4, "preprocessing.channels is 4, not 1 or 3"),
         ("class_names", ["a"], "class_names is ('a',), not 2 to 100000 names, none of them"),
         ("class_names", ["a", "a"], "class_names is ('a', 'a'), not 2 to 100000 names, none of"),

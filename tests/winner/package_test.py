@@ -6,13 +6,15 @@ import pathlib
 
 import numpy as np
 import pytest
+from flax import linen, nnx
 
 import ncap_jax as ncap
 from ncap_jax import errors
+from ncap_jax.types import ModelSpec
 from ncap_jax.winner import package
-from tests.support.small import small_digits
+from tests.support.small import SmallNet, small_digits
 from tests.support.toy_runs import toy
-from tests.support.winners import tiny_winner, toy_winner
+from tests.support.winners import make_winner, tiny_winner, toy_winner
 
 
 def test_a_model_of_the_zoo(tmp_path: pathlib.Path):
@@ -22,6 +24,32 @@ def test_a_model_of_the_zoo(tmp_path: pathlib.Path):
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
     assert np.array_equal(again.logits(images), winner.logits(images))
     assert repr(again) == repr(winner)
+
+
+def module() -> ModelSpec:
+    return ncap.from_module(SmallNet(rngs=nnx.Rngs(0)), name="mine", input_size=8)
+
+
+def linen_module() -> ModelSpec:
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x, train=False):
+            return linen.BatchNorm(use_running_average=not train)(linen.Conv(4, (4, 4), 4)(x))
+
+    return ncap.from_linen(Net(), None, name="linen", input_size=8)
+
+
+@pytest.mark.parametrize(
+    "make", [module, pytest.param(linen_module, marks=pytest.mark.slow)]
+)
+def test_adapted_modules(make, tmp_path: pathlib.Path):
+    """Equal to the last bit; loaded with a ModelSpec that other weights came with."""
+    spec = make()
+    winner = make_winner(spec, weights="pretrained" if spec.build_pretrained else "random")
+    winner.save(tmp_path / "model")
+    again = ncap.load(tmp_path / "model", make())
+    images = small_digits().images[:3]
+    assert np.array_equal(again.logits(images), winner.logits(images))
 
 
 def test_a_model_of_ones_own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
