@@ -11,6 +11,7 @@ import numpy as np
 
 from ncap_jax import errors
 from ncap_jax.data.encoded import printable
+from ncap_jax.data.held_out import HeldOut
 from ncap_jax.data.pairs import DataSource, as_source
 from ncap_jax.types import Dataset
 from ncap_jax.winner.images import Picture, collect, read_opened
@@ -33,23 +34,24 @@ class Labelled(NamedTuple):
 
 
 def labelled(
-    dataset: DataSource, class_names: Sequence[str], data_dir: str | None = None
+    dataset: DataSource | HeldOut, class_names: Sequence[str], data_dir: str | None = None
 ) -> Labelled:
     """The images that a model is to be judged by.
 
     Args:
         dataset: an image folder `<class>/<image>` or a CSV file of path,label, all of it, or its
             test part if it has parts; the name of a TFDS set, its test part; a Dataset: its test
-            part, or, if it has no other part either, its images; a pair (images, labels) of
-            anything that `collect` takes and of class numbers or names.
+            part, or, if it has no other part either, its images; what `load_test_part` returns;
+            a pair (images, labels) of anything that `collect` takes and of class numbers or names.
         class_names: K names, in the order of the model's probabilities.
         data_dir: of TFDS sets; None: the default of `ncap_jax.DataConfig`.
 
     Raises:
         DataError: no such data, no test part, or a class that the model does not know.
     """
-    if isinstance(dataset, tuple | list) and len(dataset) == 2:
-        return _pair(*dataset, class_names)
+    if isinstance(dataset, HeldOut) or (isinstance(dataset, tuple | list) and len(dataset) == 2):
+        images, labels = dataset
+        return _pair(images, labels, class_names)
     source = as_source(dataset)
     if not isinstance(source, Dataset):
         return _listed(source, class_names, data_dir)
@@ -60,6 +62,8 @@ def labelled(
 
 def _part(dataset: Dataset) -> tuple[Any, Any]:
     """Images and labels of the test part, or of the only part."""
+    if dataset.test_images is not None:
+        return dataset.test_images, dataset.test_labels
     if dataset.validation_images is None:
         return dataset.images, dataset.labels
     raise errors.DataError(f"the data set {dataset.name} has no test part", OWN)

@@ -14,6 +14,7 @@ import scipy.special
 
 from ncap_jax import errors
 from ncap_jax.data.decode import BrokenImageError, pillow_silenced
+from ncap_jax.data.held_out import HeldOut
 from ncap_jax.data.pairs import DataSource
 from ncap_jax.finetune import steps
 from ncap_jax.ops.effort import Effort, Jitted
@@ -157,13 +158,15 @@ class Winner:
             found.append(Answer(picture.name, self.class_names[int(np.argmax(row))], row))
         return found
 
-    def evaluate(self, dataset: DataSource, data_dir: str | None = None) -> ClassificationMetrics:
+    def evaluate(
+        self, dataset: DataSource | HeldOut, data_dir: str | None = None
+    ) -> ClassificationMetrics:
         """How well the model does on images whose classes are known.
 
         Args:
             dataset: an image folder `<class>/<image>` or a CSV file; the name of a TFDS set, of
-                which the test part counts; `(images, labels)`; or a Dataset. See
-                `ncap_jax.winner.labelled.labelled`.
+                which the test part counts; `(images, labels)`; a Dataset; or what
+                `load_test_part` returns. See `ncap_jax.winner.labelled.labelled`.
             data_dir: of TFDS sets.
 
         Returns:

@@ -39,9 +39,7 @@ def linen_module() -> ModelSpec:
     return ncap.from_linen(Net(), None, name="linen", input_size=8)
 
 
-@pytest.mark.parametrize(
-    "make", [module, pytest.param(linen_module, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("make", [module, pytest.param(linen_module, marks=pytest.mark.slow)])
 def test_adapted_modules(make, tmp_path: pathlib.Path):
     """Equal to the last bit; loaded with a ModelSpec that other weights came with."""
     spec = make()
