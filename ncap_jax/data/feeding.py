@@ -51,8 +51,12 @@ class _Resident:
         yield Chunk(*self._validation, indices, mask)
 
     def subset(self, indices: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        # Taken on the host: on the device it would compile a program for every number of samples.
-        return jax.device_put((self._images[indices], self.labels[indices]))
+        if jax.default_backend() == "cpu":
+            # On the device it would compile a program for every number of samples.
+            return jax.device_put((self._images[indices], self.labels[indices]))
+        # An accelerator has the images already: only the indices are sent, epoch after epoch.
+        images, labels = self._train
+        return jnp.take(images, indices, axis=0), jnp.take(labels, indices)
 
 
 class _Streamed:

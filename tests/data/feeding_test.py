@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -14,6 +15,19 @@ def test_a_resident_set_is_one_chunk_an_epoch(held):
     assert validation.images.shape == held.validation_images.shape
     again = next(iter(feed.train(0, 1, 8)))
     assert again.images is train.images, "the images are sent to the device once"
+
+
+def test_an_accelerator_takes_a_subset_of_the_images_that_it_has(held, monkeypatch):
+    feed, indices = make_feed(held), np.array([7, 0, 3, 7])
+    on_the_cpu = feed.subset(indices)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_put", None)  # nothing is sent again
+    for found, wanted, whole in zip(
+        feed.subset(indices), on_the_cpu, (held.images, held.labels), strict=True
+    ):
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(found, np.asarray(whole)[indices])
 
 
 def test_a_streamed_set_is_one_chunk_a_step(streamed):
