@@ -29,7 +29,7 @@ from ncap_jax.types import STRENGTHS
 from ncap_jax.zoo import MODELS, load_model
 from ncap_jax.zoo.layers import moments
 from tests.support.nets import random_net
-from tests.support.small import small_config, small_digits, small_spec
+from tests.support.small import deep_spec, small_config, small_digits, small_spec
 
 pytestmark = pytest.mark.gpu
 
@@ -123,6 +123,68 @@ def test_batch_norm_s_statistics_in_one_pass(mean):
     tolerance = np.finfo(np.float32).eps * np.sqrt(16 * 81) * (1 + 16)
     np.testing.assert_allclose(found[0], exact.mean((0, 1, 2)), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(found[1], exact.var((0, 1, 2)), rtol=tolerance)
+
+
+# docs/numerics.md; in shares of the largest entry of all gradients, because that of a bias below a
+# batch norm is rounding alone.
+STEP_TOLERANCE = {"float32": 5e-3, "bfloat16": 5e-2}
+
+
+@pytest.mark.parametrize("dtype", STEP_TOLERANCE)
+def test_a_training_step_and_its_gradient(dtype):
+    feed = make_feed(small_digits())
+    images, labels = (np.asarray(a) for a in feed.subset(np.arange(32)))
+
+    def candidate(dtype):
+        return prepare(deep_spec(), feed, small_config(head="linear", dtype=dtype))
+
+    def run(network, params, state):
+        value_and_gradient = jax.jit(
+            jax.value_and_grad(steps.loss_of_batch, has_aux=True), static_argnums=2
+        )
+        (loss, _), gradient = value_and_gradient(params, {}, network, state, (images, labels))
+        return jax.tree.map(lambda a: np.asarray(a, np.float64), (loss, gradient))
+
+    ours = candidate(dtype)
+    found = run(ours.network, *ours.train_state[:2])
+    arrays = jax.tree.map(lambda a: np.asarray(a, np.float64), ours.train_state[:2])
+    with exact():
+        wanted = run(candidate("float64").network, *arrays)
+    assert found[0] == pytest.approx(wanted[0], rel=STEP_TOLERANCE[dtype])
+    gradients, exactly = (jax.tree.leaves(both[1]) for both in (found, wanted))
+    tolerance = STEP_TOLERANCE[dtype] * max(np.abs(b).max() for b in exactly)
+    for a, b in zip(gradients, exactly, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+def test_whole_network_beta_eff_in_batches():
+    apply, params, constants = split_model(Classifier("tiny_depthwise"))
+    images = np.random.default_rng(1).uniform(size=(8, 32, 32, 3)).astype(np.float32)
+    labels = np.arange(8) % 10
+
+    measure = jax.jit(partial(network.measure, apply))
+
+    def sums(samples):
+        return measure(params, constants, images[samples], labels[samples])
+
+    whole = from_state(sums(slice(0, 8)))
+    parts = jax.tree.map(jnp.add, sums(slice(0, 4)), sums(slice(4, 8)))
+    for strength, found in from_state(parts).items():
+        tolerance = 1e-3 * max(float(whole[strength].condition), 1.0)
+        np.testing.assert_allclose(float(found.value), float(whole[strength].value), rtol=tolerance)
+
+
+def test_a_mesh_of_one_device_changes_nothing():
+    data = small_digits()
+    alone, mesh = (
+        ncap_jax.rank_models(
+            [small_spec()], data, small_config(mesh=mesh), show_progress=False
+        ).trajectories[0]
+        for mesh in (None, "data:1")
+    )
+    for name in ("train_loss", "validation_loss"):
+        # Another program: products in TF32 by other algorithms, which two epochs of Adam amplify.
+        np.testing.assert_allclose(mesh.series(name), alone.series(name), rtol=2e-2)
 
 
 def test_the_scanned_epoch_equals_single_steps():
