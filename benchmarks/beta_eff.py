@@ -14,9 +14,11 @@
    most), with the memory that XLA assigns; `memory`: the peak of a process of its own for each
    (target: 3 times at most).
 4. `scaling`: edges, batch and depth one at a time; `--figure` draws it.
+5. `probes`: the kernel vmapped over probes of one shape, against one call for each.
+6. `batches`: how large a batch of `network` may be, by doubling it.
 
 Sections that an existing output file holds already are kept, so that one section at a time may
-run: `--sections=network --networks=resnet50`.
+run: `--sections=network --networks=resnet50`. 5 and 6 are for accelerators and run when asked for.
 
 Times are the fastest of some calls, everything compared takes turns in one process. `cpu_ms` is
 the time of all threads: on a machine that others use it is the figure to compare.
@@ -24,6 +26,7 @@ the time of all threads: on a machine that others use it is the figure to compar
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import json
 import pathlib
@@ -36,11 +39,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks import beta_eff_batches, timing
 from benchmarks import beta_eff_rivals as rivals
-from benchmarks import timing
+from ncap_jax import files
 from ncap_jax.capacitance import beta_eff, line_graph, network
 from ncap_jax.run import facts
 from ncap_jax.types import STRENGTHS, Strength
+from ncap_jax.zoo import MODELS
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; printed in any case.")
 _FIGURE = flags.DEFINE_string("figure", None, "Draw `scaling` of the output into this file.")
@@ -53,11 +58,16 @@ _SECTIONS = flags.DEFINE_list(
 _NETWORKS = flags.DEFINE_list(
     "networks", ["mobilenet", "resnet50"], "Models for `network` and `memory`."
 )
+_SAMPLES = flags.DEFINE_integer("samples", 2048, "Samples for `probe`.", lower_bound=1)
+_PROBES = flags.DEFINE_integer("probes", 64, "Probes for `probes`.", lower_bound=1)
+_MOST = flags.DEFINE_integer("most", 4096, "The largest batch that `batches` tries.", lower_bound=1)
+_COMPILE_ONLY = flags.DEFINE_bool(
+    "compile_only", False, "Compile what `network` runs, for the cache, and measure nothing."
+)
 _PEAK_OF = flags.DEFINE_string("peak_of", None, "Internal: print one call's peak memory in MB.")
 
 PROBE = (1024, 256, 128, 64, 10)
 SAMPLES = 2048
-NETWORKS = {"mobilenet": 1024, "resnet50": 2048}  # width of the features
 ALL: tuple[Strength, ...] = ("signed", "absolute", "squared")
 
 
@@ -111,7 +121,7 @@ def mlp_measure(
 
 def probe_section() -> dict[str, Any]:
     """The probe against its gradient and against PyTorch."""
-    case = mlp_case(PROBE, SAMPLES)
+    case = mlp_case(PROBE, _SAMPLES.value)
     calls: dict[str, Callable] = {"gradient": partial(mlp_gradient, *case)}
     for strength in STRENGTHS:
         calls[strength] = partial(mlp_measure, *case, (strength,))
@@ -123,7 +133,7 @@ def probe_section() -> dict[str, Any]:
     edges = sum(m * n for m, n in itertools.pairwise(PROBE))
     return {
         "widths": PROBE,
-        "samples": SAMPLES,
+        "samples": _SAMPLES.value,
         "edges": edges,
         "times": times,
         "per_gradient": timing.relative(times, "gradient"),
@@ -136,9 +146,10 @@ def _work(milliseconds: float) -> dict[str, float]:
     pairs = [m * n for m, n in itertools.pairwise(PROBE)]
     inner = pairs[1:-2]  # layers 2..L-2: two matrices each
     products = sum(pairs) + sum(pairs[2:]) + 2 * sum(inner)  # forward, backward to layer 2
-    operations = 2.0 * SAMPLES * products
+    operations = 2.0 * _SAMPLES.value * products
     # Inputs and weights once, each activation written and read back once, matrices once.
-    numbers = SAMPLES * (PROBE[0] + 4 * sum(PROBE[1:])) + sum(pairs) + 2 * sum(inner)
+    activations = _SAMPLES.value * (PROBE[0] + 4 * sum(PROBE[1:]))
+    numbers = activations + sum(pairs) + 2 * sum(inner)
     return {
         "gflop": operations / 1e9,
         "mb": 4 * numbers / 1e6,
@@ -175,17 +186,19 @@ def _explicit(widths: Sequence[int], batch: int, rival: Callable) -> dict[str, A
     }
 
 
-def network_calls(name: str) -> dict[str, Any]:
-    """Compiled gradient and measurements of one of the zoo's networks."""
+def network_calls(name: str, batch: int) -> dict[str, Any]:
+    """Compiled gradient and measurements of one of the zoo's networks, for a batch of images."""
     from ncap_jax.measure.network import split_model
 
-    function, params, constants = split_model(rivals.classifier(name, NETWORKS[name]))
-    shape = (_BATCH.value, _SIDE.value, _SIDE.value, 3)
+    width = MODELS[name].feature_width
+    assert width is not None, "models of the zoo state it"
+    function, params, constants = split_model(rivals.classifier(name, width))
+    shape = (batch, _SIDE.value, _SIDE.value, 3)
     arguments = (
         params,
         constants,
         jax.random.normal(jax.random.key(0), shape),
-        jnp.arange(_BATCH.value) % 10,
+        jnp.arange(batch) % 10,
     )
 
     @jax.jit
@@ -208,17 +221,25 @@ def _compiled(function: Callable, arguments: tuple) -> tuple[Any, Callable]:
     return compiled, partial(compiled, *arguments)
 
 
+def compiled_together(builds: beta_eff_batches.Builds) -> dict[str, Any]:
+    """Programs and calls, each compiled in a thread of its own: XLA releases Python's lock."""
+    with concurrent.futures.ThreadPoolExecutor(len(builds)) as pool:
+        under_way = {key: pool.submit(build) for key, build in builds.items()}
+    return {key: future.result() for key, future in under_way.items()}
+
+
 def network_section() -> dict[str, Any]:
     """Whole networks against their gradient: time, and memory as XLA assigns it."""
     results = {}
     for name in _NETWORKS.value:
-        made = {key: build() for key, build in network_calls(name).items()}
+        made = compiled_together(network_calls(name, _BATCH.value))
         times = timing.take_turns({k: call for k, (_, call) in made.items()}, _REPEATS.value)
         results[name] = {
             "shape": (_BATCH.value, _SIDE.value, _SIDE.value, 3),
             "times": times,
             "per_gradient": timing.relative(times, "gradient"),
             "assigned": {k: timing.compiled_memory(program) for k, (program, _) in made.items()},
+            "work": {k: timing.compiled_work(program) for k, (program, _) in made.items()},
         }
     return results
 
@@ -230,7 +251,7 @@ def memory_section() -> dict[str, Any]:
         size = [f"--side={_SIDE.value}", f"--batch={_BATCH.value}"]
         peaks = {
             key: timing.in_subprocess("benchmarks.beta_eff", [f"--peak_of={name}:{key}", *size])
-            for key in network_calls(name)
+            for key in network_calls(name, _BATCH.value)
         }
         results[name] = {
             "shape": (_BATCH.value, _SIDE.value, _SIDE.value, 3),
@@ -265,12 +286,54 @@ def scaling_section() -> list[dict[str, Any]]:
     return rows
 
 
+def probes_section() -> dict[str, Any]:
+    """Many probes at once against one after the other; and the gradients of all at once."""
+    cases = [mlp_case(PROBE, _SAMPLES.value, seed) for seed in range(_PROBES.value)]
+    layers, (_, inputs, labels) = [case[0] for case in cases], cases[0]
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+    @jax.jit
+    def measure_all(layers: Any) -> Any:
+        return jax.vmap(lambda one: mlp_measure(one, inputs, labels, ("signed",)))(layers)
+
+    @jax.jit
+    def gradient_of_all(layers: Any) -> Any:
+        return jax.vmap(lambda one: mlp_gradient(one, inputs, labels))(layers)
+
+    calls: dict[str, Callable] = {
+        "gradient": partial(gradient_of_all, together),
+        "vmapped": partial(measure_all, together),
+        "one by one": lambda: [mlp_measure(one, inputs, labels, ("signed",)) for one in layers],
+    }
+    times = timing.take_turns(calls, _REPEATS.value)
+    shape = {"probes": _PROBES.value, "widths": PROBE, "samples": _SAMPLES.value}
+    return {**shape, "times": times, "per_gradient": timing.relative(times, "gradient")}
+
+
+def batches_section() -> dict[str, Any]:
+    """How large a batch each network's gradient and measurement can take."""
+    return {
+        name: beta_eff_batches.largest_batches(
+            partial(network_calls, name),
+            ("gradient", "signed"),
+            _BATCH.value,
+            _MOST.value,
+            _REPEATS.value,
+        )
+        for name in _NETWORKS.value
+    }
+
+
 def main(argv: Sequence[str]) -> None:
     """Run the sections and write the result."""
     del argv
+    if _COMPILE_ONLY.value:
+        for name in _NETWORKS.value:
+            compiled_together(network_calls(name, _BATCH.value))
+        return
     if _PEAK_OF.value:
         name, key = _PEAK_OF.value.split(":")
-        _, call = network_calls(name)[key]()
+        _, call = network_calls(name, _BATCH.value)[key]()
         print(json.dumps(timing.peak_growth(call)))
         return
     sections: dict[str, Callable[[], Any]] = {
@@ -279,6 +342,8 @@ def main(argv: Sequence[str]) -> None:
         "network": network_section,
         "memory": memory_section,
         "scaling": scaling_section,
+        "probes": probes_section,
+        "batches": batches_section,
     }
     path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
     result: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
@@ -286,11 +351,11 @@ def main(argv: Sequence[str]) -> None:
     for name in _SECTIONS.value:
         found = sections[name]()
         print(json.dumps({name: found}, indent=1, default=float), flush=True)
-        if name in ("network", "memory"):  # those of other networks stay
+        if name in ("network", "memory", "batches"):  # those of other networks stay
             found = {**result.get(name, {}), **found}
         result[name] = found
-    if path:
-        path.write_text(json.dumps(result, indent=1, default=float) + "\n")
+        if path:
+            files.write_atomically(path, json.dumps(result, indent=1, default=float) + "\n")
     if _FIGURE.value:
         rivals.draw(result["scaling"], pathlib.Path(_FIGURE.value))
 

@@ -137,7 +137,9 @@ def run(command: list[str], request: dict[str, Any], environ: dict[str, str]) ->
 def one_run(request: dict[str, Any]) -> dict[str, Any]:
     """What a process of `run_ours` does."""
     config = ncap.RankConfig(epochs=request["epochs"], batch_size=request["batch"])
-    if "data" in request:
+    if "config" in request:
+        config = dataclasses.replace(config, **request["config"])
+    elif "data" in request:
         config = dataclasses.replace(config, weights="random", trial_rates=(), input_size=SIDE)
     return ours(request["models"], request.get("data", "digits"), config, request["started"])
 
@@ -185,7 +187,7 @@ def about_models(recorder: Recorder, ranking: Ranking) -> dict[str, Any]:
             "status": trajectory.status,
             "seconds": trajectory.seconds,
             "first_step_s": steps.get(trajectory.model),
-            "validation_accuracy": [r.validation_accuracy for r in trajectory.records][-1:],
+            "validation_accuracy": [r.validation_accuracy for r in trajectory.records],
         }
         for trajectory in ranking.trajectories
     }
@@ -203,7 +205,8 @@ def read_data(source: str | Dataset) -> str | Dataset:
     if not isinstance(source, str) or not source.endswith(".npz"):
         return source
     with np.load(source) as file:
-        return Dataset(**file, name="500 images")
+        count = len(file["labels"]) + len(file["validation_labels"])
+        return Dataset(**file, name=f"{count:,} images")
 
 
 def make_data(path: pathlib.Path, shared: str | None) -> None:

@@ -13,12 +13,13 @@ random on both sides.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,11 +86,45 @@ def batches(epoch: int, n: int, batch: int) -> np.ndarray:
     return np.resize(order, (-(-n // batch), min(batch, n)))
 
 
+class Way(NamedTuple):
+    """How the networks compute: eagerly, in float32, on the images as they are, unless asked.
+
+    Attributes:
+        compiled: by `torch.compile`.
+        dtype: bfloat16 is autocast's.
+        layout: "channels_last" or None, PyTorch's own.
+        sides: name -> pixels to which the images are brought.
+        measured: training images on which losses are taken after an epoch; None: all.
+        seconds: after which no other network begins; None: no limit.
+    """
+
+    compiled: bool = False
+    dtype: str = "float32"
+    layout: str | None = None
+    sides: Mapping[str, int] = {}
+    measured: int | None = None
+    seconds: float | None = None
+
+    def place(self, array: Any) -> Any:
+        """An array of images, or a network, in this layout."""
+        import torch
+
+        return array.to(memory_format=torch.channels_last) if self.layout else array
+
+    def precision(self, device: str) -> Any:
+        """The context in which a network is called."""
+        import torch
+
+        return torch.autocast(device, torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+
 def build(name: str, classes: int) -> Any:
-    """The network of timm with a linear classifier on its pooled features."""
+    """Timm's network with a linear classifier on its pooled features; others as in `zoo_rivals`."""
     import timm
     from torch import nn
 
+    if name not in NAMES:
+        return zoo_rivals().torch_model(name, classes)
     model = timm.create_model(NAMES[name], pretrained=False, num_classes=classes)
     if name == "vgg16":  # without its hidden layers of 4096, as ours
         layers = model.features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)
@@ -97,21 +132,38 @@ def build(name: str, classes: int) -> Any:
     return model
 
 
-def scaled(images: Any) -> Any:
-    """The network's input of uint8 images."""
-    return images.float() / 127.5 - 1
+def zoo_rivals() -> Any:
+    """The module beside this one, which this interpreter cannot import by its package's name."""
+    path = pathlib.Path(__file__).with_name("zoo_rivals.py")
+    spec = importlib.util.spec_from_file_location("zoo_rivals", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def train(model: Any, optimizer: Any, data: Data, order: list[Any]) -> Iterator[int]:
+def scaled(images: Any, side: int | None = None) -> Any:
+    """The network's input of uint8 images, brought to a side in pixels."""
+    import torch
+
+    images = images.float()
+    if side is not None and images.shape[2] != side:
+        images = torch.nn.functional.interpolate(images, (side, side), mode="bilinear")
+    return images / 127.5 - 1
+
+
+def train(
+    model: Callable[[Any], Any], optimizer: Any, data: Data, order: list[Any]
+) -> Iterator[int]:
     """One epoch; the number of each step that is done, counted from 1."""
     import torch
 
-    model.train()
     losses = []
     for indices in order:
         images, labels = (array[indices] for array in data.train)
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(scaled(images)), labels)
+        loss = torch.nn.functional.cross_entropy(model(images).float(), labels)
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
@@ -119,15 +171,17 @@ def train(model: Any, optimizer: Any, data: Data, order: list[Any]) -> Iterator[
     torch.stack(losses).mean().item()
 
 
-def evaluate(model: Any, part: tuple[Any, Any]) -> tuple[float, float]:
-    """Mean loss in nats and accuracy of a part of the data."""
+def evaluate(
+    model: Callable[[Any], Any], part: tuple[Any, Any], most: int | None = None
+) -> tuple[float, float]:
+    """Mean loss in nats and accuracy of a part of the data, or of its first `most` images."""
     import torch
 
-    model.eval()
+    part = part[0][:most], part[1][:most]
     total = torch.zeros(2, dtype=torch.float64, device=part[0].device)
     with torch.inference_mode():
         for images, labels in zip(*(array.split(EVALUATION_BATCH) for array in part)):
-            logits = model(scaled(images))
+            logits = model(images).float()
             loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
             total += torch.stack([loss, (logits.argmax(1) == labels).sum()])
     loss, accuracy = (total / len(part[1])).tolist()
@@ -139,23 +193,32 @@ def finetune(name: str, data: Data, request: dict[str, Any], stages: Stages) -> 
     import torch
 
     start, first_step = time.monotonic(), None
+    way, accuracies = Way(**request.get("way", {})), []
     with stages.stage("build"):
         torch.manual_seed(0)
-        model = build(name, data.classes).to(data.device)
+        model = way.place(build(name, data.classes).to(data.device))
         optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        called = torch.compile(model) if way.compiled else model
+
+    def forward(images: Any) -> Any:
+        with way.precision(data.device):
+            return called(way.place(scaled(images, way.sides.get(name))))
+
     for epoch in range(request["epochs"] + 1):
         if epoch:
             with stages.stage("train"):
-                for _ in train(model, optimizer, data, data.epoch(epoch, request["batch"])):
+                model.train()
+                for _ in train(forward, optimizer, data, data.epoch(epoch, request["batch"])):
                     if first_step is None:
                         if data.device == "cuda":
                             torch.cuda.synchronize()
                         first_step = time.monotonic() - stages.start
         with stages.stage("evaluate"):
-            evaluate(model, data.train)
-            _, accuracy = evaluate(model, data.validation)
+            model.eval()
+            evaluate(forward, data.train, way.measured)
+            accuracies.append(evaluate(forward, data.validation)[1])
     seconds = time.monotonic() - start
-    return {"first_step_s": first_step, "seconds": seconds, "validation_accuracy": [accuracy]}
+    return {"first_step_s": first_step, "seconds": seconds, "validation_accuracy": accuracies}
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +232,10 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         torch.backends.cuda.matmul.allow_tf32 = True  # as JAX does by default
     with stages.stage("data"):
         data = Data(request["data"], device)
-    models = {name: finetune(name, data, request, stages) for name in request["models"]}
+    models, limit = {}, Way(**request.get("way", {})).seconds
+    for name in request["models"]:
+        if limit is None or time.monotonic() - request["started"] < limit:
+            models[name] = finetune(name, data, request, stages)
     device_mb = torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else None
     versions = {"torch": torch.__version__, "timm": timm.__version__}
     return {

@@ -80,6 +80,18 @@ def compiled_memory(compiled: Any) -> dict[str, float]:
     }
 
 
+def compiled_work(compiled: Any) -> dict[str, float]:
+    """What XLA counts of a compiled function: operations, and bytes read and written.
+
+    A library's convolution that XLA hands over as a whole may count as no operation.
+    """
+    analysis = compiled.cost_analysis() or {}
+    return {
+        "gflop": analysis.get("flops", 0.0) / 1e9,
+        "gb": analysis.get("bytes accessed", 0.0) / 1e9,
+    }
+
+
 def peak_growth(function: Callable[[], Any]) -> float:
     """MB by which one call raises the peak of the memory in use; call it in a fresh process.
 

@@ -12,6 +12,8 @@ r"""Images per second of a fine-tuning step, ours against a rival's; seconds to 
    With `--processes`, that many models compile at a time, each in a process of its own; once they
    are ready they are measured one after the other, nothing else running. A model that is not
    ready after `--patience` seconds is left out. `--profile` adds where the time goes on a GPU.
+   `--rival=torch_graphs` replays PyTorch's step as CUDA graphs, `--rival=none` measures ours alone;
+   `--slices` takes its max pools by shifted slices and `--xla` compiles it with these options.
 2. `start`: seconds from the start of a fresh process to the end of its first step, with an empty
    and with a filled folder of compiled programs; and of that, seconds spent compiling.
 3. `repeated`: eight equal bottleneck blocks, unrolled and as one `lax.scan` over stacked weights:
@@ -53,6 +55,7 @@ from flax import nnx
 
 from benchmarks import timing, zoo_profile, zoo_rivals
 from ncap_jax import caching
+from ncap_jax.ops import pooling
 from ncap_jax.run import facts
 from ncap_jax.zoo import MODELS, functional
 from ncap_jax.zoo.resnet import Bottleneck
@@ -66,7 +69,15 @@ _MODELS = flags.DEFINE_list(
     ],
     "Names of models in the registry that the rival has too.",
 )
-_RIVAL = flags.DEFINE_enum("rival", "keras", ["keras", "torch"], "What ours is compared with.")
+_RIVAL = flags.DEFINE_enum(
+    "rival", "keras", [*zoo_rivals.STEPS, "none"], "What ours is compared with."
+)
+_SLICES = flags.DEFINE_bool("slices", False, "Max pools whose windows do not overlap, by slices.")
+_XLA = flags.DEFINE_list("xla", [], "Options for the compilation of our step, name=value.")
+_ANEW = flags.DEFINE_bool("anew", False, "Compile without the folder of compiled programs.")
+_COMPILE_ONLY = flags.DEFINE_bool(
+    "compile_only", False, "Compile both sides of `throughput`, for the caches; measure nothing."
+)
 _BATCH = flags.DEFINE_integer("batch", 8, "Images a step.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 96, "Side of the images in pixels.", lower_bound=32)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute dtype.")
@@ -87,6 +98,8 @@ _FIRST_STEP_OF = flags.DEFINE_string("first_step_of", None, "Internal: run one m
 
 CLASSES = 10
 RATE = 1e-4
+# Model -> seconds in which our step was compiled, or read from the cache.
+COMPILING: dict[str, float] = {}
 
 
 def batch() -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +137,10 @@ def our_step(name: str) -> Callable[[], Any]:
         updates, moments = optimizer.update(grads, moments, trainable)
         return (optax.apply_updates(trainable, updates), moved, moments), value
 
-    compiled = jax.jit(step, donate_argnums=(0, 1, 2)).lower(*carry[0], images, labels).compile()
+    lowered = jax.jit(step, donate_argnums=(0, 1, 2)).lower(*carry[0], images, labels)
+    begin = time.perf_counter()
+    compiled = lowered.compile(compiler_options=xla_options())
+    COMPILING[name] = time.perf_counter() - begin
 
     def run() -> jax.Array:
         carry[0], value = compiled(*carry[0], images, labels)
@@ -133,9 +149,17 @@ def our_step(name: str) -> Callable[[], Any]:
     return run
 
 
+def xla_options() -> dict[str, str | bool]:
+    """What `--xla` says."""
+    pairs = (option.partition("=") for option in _XLA.value)
+    return {name: value for name, _, value in pairs}
+
+
 def contenders(name: str) -> dict[str, Callable[[], Any]]:
     """A step of ours and of the rival's, compiled."""
-    rival = {"keras": zoo_rivals.keras_step, "torch": zoo_rivals.torch_step}[_RIVAL.value]
+    if _RIVAL.value == "none":
+        return {"ours": our_step(name)}
+    rival = zoo_rivals.STEPS[_RIVAL.value]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         ours = pool.submit(our_step, name)  # XLA compiles beside the rival's Python
         theirs = rival(name, *batch(), CLASSES, RATE, _DTYPE.value)
@@ -157,9 +181,12 @@ def compare(steps: dict[str, Callable[[], Any]]) -> dict[str, Any]:
         who: {key: value / _STEPS.value for key, value in row.items()}
         for who, row in timing.take_turns(calls, _REPEATS.value).items()
     }
+    rates = {n: 1e3 * _BATCH.value / t["wall_ms"] for n, t in times.items()}
+    if _RIVAL.value == "none":
+        return times | {"images_per_s": rates}
     ours, rival = times["ours"], times[_RIVAL.value]
     ratios = {
-        "images_per_s": {n: 1e3 * _BATCH.value / t["wall_ms"] for n, t in times.items()},
+        "images_per_s": rates,
         "ratio_wall": rival["wall_ms"] / ours["wall_ms"],
         "ratio_median": rival["median_ms"] / ours["median_ms"],
         "ratio_cpu": rival["cpu_ms"] / max(ours["cpu_ms"], 1e-9),
@@ -168,15 +195,18 @@ def compare(steps: dict[str, Callable[[], Any]]) -> dict[str, Any]:
 
 
 def profiles(steps: dict[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Where the time of both goes; empty without `--profile`."""
+    """Where the time of both goes, or why that is not known; empty without `--profile`."""
     if not _PROFILE.value:
         return {}
-    tools = {"torch": zoo_profile.profile_torch}
-    return {
-        "profile": {
-            who: tools.get(who, zoo_profile.profile_jax)(step) for who, step in steps.items()
+    tools = dict.fromkeys(("torch", "torch_graphs"), zoo_profile.profile_torch)
+    try:
+        return {
+            "profile": {
+                who: tools.get(who, zoo_profile.profile_jax)(step) for who, step in steps.items()
+            }
         }
-    }
+    except Exception as error:  # a profiler that fails costs no times
+        return {"no_profile": f"{type(error).__name__}: {error}"}
 
 
 def throughput() -> dict[str, Any]:
@@ -192,7 +222,8 @@ def one_by_one() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every model in this process."""
     for name in _MODELS.value:
         steps = contenders(name)
-        yield name, compare(steps) | profiles(steps)
+        if not _COMPILE_ONLY.value:
+            yield name, compare(steps) | {"compile_s": COMPILING.get(name)} | profiles(steps)
 
 
 def side_by_side() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -255,8 +286,8 @@ def throughput_of(name: str) -> None:
     steps = contenders(name)
     print("ready", flush=True)
     sys.stdin.readline()
-    print(json.dumps(compare(steps)), flush=True)
-    print(json.dumps(profiles(steps)), flush=True)  # a profiler that fails costs no times
+    print(json.dumps(compare(steps) | {"compile_s": COMPILING.get(name)}), flush=True)
+    print(json.dumps(profiles(steps)), flush=True)
 
 
 def first_step(name: str) -> None:
@@ -351,7 +382,10 @@ def main(argv: list[str]) -> None:
     if _FIRST_STEP_OF.value:
         first_step(_FIRST_STEP_OF.value)
         return
-    known = zoo_rivals.KERAS if _RIVAL.value == "keras" else zoo_rivals.TORCH
+    jax.config.update("jax_enable_compilation_cache", not _ANEW.value)
+    if _SLICES.value:
+        pooling.by_slices = pooling.do_not_overlap
+    known = zoo_rivals.networks(_RIVAL.value, MODELS)
     if unknown := sorted(set(_MODELS.value) - set(known)):
         raise app.UsageError(
             f"{', '.join(unknown)}: not in {_RIVAL.value}; give some of {', '.join(known)}"
@@ -366,7 +400,7 @@ def main(argv: list[str]) -> None:
     result |= {"environment": environment, **settings}
     for name in _SECTIONS.value:
         result[name] = {**result.get(name, {}), **sections[name]()}
-    if path:
+    if path and not _COMPILE_ONLY.value:
         path.write_text(json.dumps(result, indent=1) + "\n")
 
 

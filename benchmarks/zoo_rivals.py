@@ -6,11 +6,12 @@ trained with Adam, from random weights.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -96,12 +97,18 @@ def keras_step(
 
 
 def torch_step(
-    name: str, images: np.ndarray, labels: np.ndarray, classes: int, rate: float, dtype: str
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    rate: float,
+    dtype: str,
+    mode: str = "default",
 ) -> Callable[[], Any]:
     """PyTorch as its documents recommend: compiled, channels last, fused Adam.
 
-    bfloat16 by autocast over float32 parameters; float32 products may use TF32 on a GPU, as ours
-    do there by JAX's default.
+    `mode` is `torch.compile`'s; "reduce-overhead" replays CUDA graphs. bfloat16 by autocast over
+    float32 parameters; float32 products may use TF32 on a GPU, as ours do there by JAX's default.
     """
     import torch
 
@@ -110,7 +117,7 @@ def torch_step(
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = torch_model(name, classes).to(device, memory_format=torch.channels_last).train()
-    forward = torch.compile(model)
+    forward = torch.compile(model, mode=mode)
     optimizer = torch.optim.Adam(model.parameters(), rate, fused=True)
     x = torch.tensor(images, device=device).permute(0, 3, 1, 2)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -172,6 +179,19 @@ def _stride_last(stages: Any) -> None:
         first, last = following.blocks[0], here.blocks[-1]
         last.conv2.stride, last.downsample = (2, 2), nn.MaxPool2d(1, 2)
         first.conv2.stride = first.downsample.conv.stride = (1, 1)
+
+
+# Rival -> its step.
+STEPS: dict[str, Callable[..., Callable[[], Any]]] = {
+    "keras": keras_step,
+    "torch": torch_step,
+    "torch_graphs": functools.partial(torch_step, mode="reduce-overhead"),
+}
+
+
+def networks(rival: str, ours: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The networks that a rival has, by our names; of `none`: all of ours."""
+    return {"keras": KERAS, "none": ours}.get(rival, TORCH)
 
 
 def wait(result: Any) -> None:

@@ -34,9 +34,19 @@ def max_pool(x: Array, window: int, stride: int, padding: Padding = "VALID") -> 
         stride: from one window to the next, in pixels.
         padding: at the edges.
     """
-    if jax.default_backend() == "cpu" and window <= stride:
+    if by_slices(window, stride):
         return running_max_pool(x, window, stride, padding)
     return _reduce(x, -jnp.inf, lax.max, window, stride, padding)
+
+
+def do_not_overlap(window: int, stride: int) -> bool:
+    """Whether windows share no pixel."""
+    return window <= stride
+
+
+def by_slices(window: int, stride: int) -> bool:
+    """Whether `max_pool` takes windows by slices."""
+    return jax.default_backend() == "cpu" and do_not_overlap(window, stride)
 
 
 def running_max_pool(x: Array, window: int, stride: int, padding: Padding) -> Array:
