@@ -15,6 +15,8 @@ import subprocess
 import sys
 
 FOLDER = pathlib.Path(__file__).parent
+# For an accelerator alone: `python -m benchmarks.accelerator` and parts that only it runs.
+ACCELERATOR = ("accelerator", "device_limits", "gpu_tests", "native_answer", "native_ranking")
 # Options that replace defaults which are made for a small CPU.
 ON_GPU = {
     "zoo": (
@@ -32,13 +34,13 @@ def backend() -> str:
 
 
 def names() -> list[str]:
-    """Modules of this folder that are benchmarks: those with a `main` of their own."""
+    """Modules of this folder that are benchmarks: those with a `main` of their own.
+
+    What `benchmarks.accelerator` runs is part of it, for it asks for more than its defaults.
+    """
     modules = [module.name for module in pkgutil.iter_modules([str(FOLDER)])]
-    return [
-        name
-        for name in sorted(modules)
-        if name != "__main__" and "app.run(main)" in (FOLDER / f"{name}.py").read_text()
-    ]
+    others = sorted(set(modules) - {"__main__", *ACCELERATOR})
+    return [name for name in others if "app.run(main)" in (FOLDER / f"{name}.py").read_text()]
 
 
 def main(chosen: list[str]) -> int:
