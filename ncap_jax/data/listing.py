@@ -76,7 +76,8 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
             found = sorted(_images(os.path.join(folder, name), ignored))
             paths += found
             labels += [printable(name)] * len(found)
-        parts[part] = (Files(paths), labels)
+        if paths or part != "test":  # images without a class are nothing to test on
+            parts[part] = (Files(paths), labels)
         listed += paths
     if not names:
         raise errors.DataError(

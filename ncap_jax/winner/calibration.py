@@ -7,7 +7,9 @@ part, corrects that without changing any answer:
     T = argmin Σ_i −log p_i(y_i) + (log T)² / (2 s²),   s = log 2                           (K2)
 
 The second term is a prior: without it, a model that classifies all of a small validation part
-right would get T = 0 and be certain of everything from then on. Its weight is that of a few images.
+right would get T = 0 and be certain of everything from then on. After 20 validation images the log
+loss of new images is more than half a nat above the best possible without it, and less than a
+twentieth with it; after 200 the two are equal (tests/winner/calibration_test.py).
 """
 
 from __future__ import annotations

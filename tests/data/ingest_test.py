@@ -110,7 +110,9 @@ def test_images_beside_the_classes_are_no_test_part(photos, tmp_path):
     photos.rename(root / "train")
     write_class(root / "test", 3)
     assert load_test_part(root) is None
-    assert "test" not in load_dataset(root).info
+    loaded = load_dataset(root)
+    assert "test" not in loaded.info
+    assert set(loaded.info["ignored"]["files"].values()) == {"not in a class folder"}
     assert load_dataset(root, test_fraction=0.2).info["test"].startswith("4 of 20 training samples")
 
 

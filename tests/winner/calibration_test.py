@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
 from ncap_jax import errors
+from ncap_jax.winner import calibration
 from ncap_jax.winner.calibration import (
     calibrated_metrics,
     fit_temperature,
@@ -17,11 +18,13 @@ from ncap_jax.winner.metrics import classification_metrics
 NAMES = ("a", "b", "c", "d")
 
 
-def drawn(count: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def drawn(
+    count: int, temperature: float, seed: int = 0, scale: float = 2.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits whose probabilities are true once they are divided by a temperature; labels."""
     draw = np.random.default_rng(seed)
-    honest = draw.normal(scale=2.0, size=(count, 4))
-    labels = np.array([draw.choice(4, p=row) for row in softmax(honest, axis=1)])
+    honest = draw.normal(scale=scale, size=(count, 4))
+    labels = np.argmax(softmax(honest, axis=1).cumsum(axis=1) > draw.random((count, 1)), axis=1)
     return honest * temperature, labels
 
 
@@ -42,6 +45,22 @@ def test_the_calibration_error_falls_and_no_answer_changes():
     assert figures.accuracy == plain.accuracy
     assert figures.confusion == plain.confusion
     assert plain.uncalibrated_error is None
+
+
+def test_the_prior_helps_where_images_are_few_and_vanishes_where_they_are_many(monkeypatch):
+    def log_loss(logits, labels, temperature):
+        return -log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels].mean()
+
+    new = drawn(2000, 1.0, seed=99, scale=8.0)
+
+    def excess(count):
+        fitted = [fit_temperature(*drawn(count, 1.0, seed, 8.0)) for seed in range(15)]
+        return np.mean([log_loss(*new, t) for t in fitted]) - log_loss(*new, 1.0)
+
+    few, many = excess(20), excess(200)
+    monkeypatch.setattr(calibration, "PRIOR_SPREAD", np.inf)
+    assert few < 0.05 < 0.5 < excess(20)
+    assert many == pytest.approx(excess(200), abs=2e-3)
 
 
 def test_a_small_validation_part_without_mistakes_makes_no_model_certain():
