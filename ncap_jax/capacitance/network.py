@@ -191,9 +191,9 @@ def check(apply: Apply, params: Any, constants: Any, inputs: Any, labels: Any) -
             not (batch,) integers of the model's classes, or a weight is NaN or infinite.
     """
     checks.check_inputs(inputs)
-    for name, leaf in zip(parameter_names(params), jax.tree.leaves(params), strict=True):
-        if is_float(leaf):
-            checks.check_finite(leaf, name, checks.DAMAGED_WEIGHTS)
+    named = dict(zip(parameter_names(params), jax.tree.leaves(params), strict=True))
+    weights = {name: leaf for name, leaf in named.items() if is_float(leaf)}
+    checks.check_finite(weights, checks.DAMAGED_WEIGHTS)
     batch = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
     logits = jax.eval_shape(apply, params, constants, batch)
     if getattr(logits, "ndim", None) != 2:

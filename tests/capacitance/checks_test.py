@@ -196,6 +196,17 @@ def test_batch_norm_that_does_not_fit_is_refused():
     assert error.value.cause == "unknown strength 'nothing'"
 
 
+@pytest.mark.parametrize("on_host", [True, False])
+def test_the_damaged_array_is_named_wherever_it_lies(monkeypatch, on_host):
+    monkeypatch.setattr(checks, "_is_on_host", lambda x: on_host)
+    sound, damaged = jnp.ones((2, 3)), jnp.array([1, jnp.inf, jnp.nan], jnp.bfloat16)
+    checks.check_finite({"one": sound, "two": np.ones(3)}, "Nothing to do")
+    with pytest.raises(KernelError) as error:
+        checks.check_finite({"one": sound, "two": damaged}, "Repair it")
+    assert error.value.cause == "NaN or infinite values in two: 2 of 3"
+    assert error.value.remedy == "Repair it"
+
+
 def test_values_that_are_traced_are_not_looked_at():
     """Shapes are checked under `jit`; values, which are not known there, are not."""
 
@@ -204,6 +215,7 @@ def test_values_that_are_traced_are_not_looked_at():
         assert not checks.is_concrete(inputs)
         checks.check_inputs(inputs)
         checks.check_labels(labels, 2, 3)
+        checks.check_finite({"weight": jnp.ones(3)}, "none")  # a constant of what is traced
         return inputs
 
     assert checks.is_concrete(NET.inputs)
