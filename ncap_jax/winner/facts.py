@@ -24,6 +24,8 @@ SCHEMA = 1
 # Names of models become names of files.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 MAX_CLASSES = 100_000
+# Classes up to which the file is laid out for people.
+MOST_INDENTED = 100
 # In pixels: of an image that is decoded, and of a side of the network's input. A batch of such
 # images fits into the memory of any machine.
 MAX_PIXELS, MAX_SIDE = 2**24, 2**12
@@ -120,9 +122,10 @@ class ModelFacts:
     sha256: str = ""
 
     def to_json(self) -> str:
-        """The text of `model.json`."""
+        """The text of `model.json`; in one line where the confusion matrices would fill pages."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return files.to_json({"schema": SCHEMA, **fields}, indent=1) + "\n"
+        indent = 1 if len(self.class_names) <= MOST_INDENTED else None
+        return files.to_json({"schema": SCHEMA, **fields}, indent=indent) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ModelFacts:
@@ -144,16 +147,6 @@ class ModelFacts:
         for limit in LIMITS:
             limit.check(facts)
         return dataclasses.replace(facts, metrics=metrics)
-
-    def checked(self) -> ModelFacts:
-        """These facts as they will be read, if a model can be saved with them.
-
-        Raises:
-            PackageError: a field holds what it may not, which the error names.
-        """
-        digest = self.sha256 or "0" * 64  # not known before the model is saved
-        read = ModelFacts.from_json(dataclasses.replace(self, sha256=digest).to_json())
-        return dataclasses.replace(read, sha256=self.sha256)
 
     def accuracy(self, part: str) -> float | None:
         """The accuracy on a part, in [0, 1]; None: not measured."""

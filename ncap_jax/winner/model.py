@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import scipy.special
 
 from ncap_jax import errors
 from ncap_jax.data.decode import BrokenImageError, pillow_silenced
@@ -19,10 +18,11 @@ from ncap_jax.data.pairs import DataSource
 from ncap_jax.finetune import steps
 from ncap_jax.ops.effort import Effort, Jitted
 from ncap_jax.winner import storage
+from ncap_jax.winner.calibration import calibrated_metrics, scaled_probabilities
 from ncap_jax.winner.facts import ModelFacts
 from ncap_jax.winner.images import Form, Picture, collect, decoded
 from ncap_jax.winner.labelled import labelled
-from ncap_jax.winner.metrics import ClassificationMetrics, classification_metrics
+from ncap_jax.winner.metrics import ClassificationMetrics
 
 # Images at a time. All batches have this shape, the last one filled up: one program serves all.
 CPU_BATCH, ACCELERATOR_BATCH = 16, 128
@@ -89,7 +89,6 @@ class Winner:
                 f"{self.num_classes} classes",
                 "Finish the model with head=linear",
             )
-        object.__setattr__(self, "facts", self.facts.checked())
 
     @property
     def name(self) -> str:
@@ -128,7 +127,7 @@ class Winner:
 
     def predict_proba(self, images: Any) -> np.ndarray:
         """Probabilities (n, K) float32, calibrated by `facts.temperature`; raises as `predict`."""
-        return self.probabilities_of(self.logits(images))
+        return scaled_probabilities(self.logits(images), self.facts.temperature)
 
     def logits(self, images: Any) -> np.ndarray:
         """Logits (n, K) float32, before temperature; raises as `predict`."""
@@ -147,7 +146,8 @@ class Winner:
         """
         pictures = collect(images)
         logits, broken = self._run(pictures, self._logits)
-        rows = iter(self.probabilities_of(logits))
+        sound = len(broken) < len(pictures)
+        rows = iter(scaled_probabilities(logits, self.facts.temperature) if sound else ())
         nothing = np.full(self.num_classes, np.nan, np.float32)
         found = []
         for index, picture in enumerate(pictures):
@@ -179,18 +179,7 @@ class Winner:
         """
         pictures, labels = labelled(dataset, self.class_names, data_dir)
         logits = self._outputs(pictures, self._logits)
-        scaled = self.facts.temperature is not None
-        return classification_metrics(
-            self.probabilities_of(logits),
-            labels,
-            self.class_names,
-            uncalibrated=scipy.special.softmax(logits, axis=1) if scaled else None,
-        )
-
-    def probabilities_of(self, logits: np.ndarray) -> np.ndarray:
-        """Probabilities (n, K) float32 of logits (n, K)."""
-        scaled = logits.astype(np.float64) / (self.facts.temperature or 1.0)
-        return scipy.special.softmax(scaled, axis=1).astype(np.float32)
+        return calibrated_metrics(logits, labels, self.class_names, self.facts.temperature)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the model to a folder of its own, from which `ncap_jax.load` reads it.
@@ -201,6 +190,7 @@ class Winner:
         Raises:
             OutputError: it cannot be written, or holds something else.
             WeightsError: a weight is not finite.
+            PackageError: `facts` hold what `model.json` may not.
         """
         storage.write(folder, self.network, self.params, self.state, self.facts)
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
 PARTS = ("backbone", "head")
-# Bytes: of model.json with a confusion matrix of a thousand classes there are a few million.
-LARGEST_FACTS = 1 << 26
+# Bytes: with confusion matrices of a thousand classes there are a few million.
+LARGEST_FACTS = 1 << 28
 # Bytes that the header of model.safetensors may take: for each array, and for all.
 HEADER_ENTRY, HEADER = 1 << 10, 1 << 12
 
@@ -64,6 +64,7 @@ def write(
 
     Raises:
         WeightsError: a weight is not finite.
+        PackageError: the facts hold what they may not.
         OutputError: the folder cannot be written, or holds something else.
     """
     path = pathlib.Path(folder)
@@ -73,6 +74,7 @@ def write(
     content = safetensors.numpy.save(arrays)
     facts = dataclasses.replace(facts, sha256=hashlib.sha256(content).hexdigest())
     texts = {FACTS: facts.to_json(), CARD: card.render(facts)}
+    ModelFacts.from_json(texts[FACTS])  # what is written can be read
     with files.atomic_folder(path) as filled:
         (filled / WEIGHTS).write_bytes(content)
         for name, text in texts.items():

@@ -139,12 +139,6 @@ def test_a_head_that_is_not_a_single_linear_one():
     assert caught.value.remedy == "Finish the model with head=linear"
 
 
-def test_facts_that_no_package_can_hold():
-    facts = dataclasses.replace(toy_winner().facts, temperature=-1.0)
-    with pytest.raises(errors.PackageError):
-        dataclasses.replace(toy_winner(), facts=facts)
-
-
 def test_batches_of_one_shape(monkeypatch: pytest.MonkeyPatch):
     """However many images there are; all of them in order."""
     shapes = []

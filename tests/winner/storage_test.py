@@ -146,6 +146,16 @@ def test_weights_that_are_not_numbers_are_not_saved(tmp_path: pathlib.Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_facts_that_cannot_be_read_are_not_saved(tmp_path: pathlib.Path):
+    facts = dataclasses.replace(toy_winner().facts, temperature=-1.0)
+    with pytest.raises(errors.PackageError) as caught:
+        dataclasses.replace(toy_winner(), facts=facts).save(tmp_path / "model")
+    assert caught.value.cause == (
+        "model.json: temperature is -1.0, not a number from 0.001 to 1000"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", [storage.FACTS, storage.WEIGHTS])
 def test_files_that_are_missing_links_or_pipes(package: pathlib.Path, name: str):
     file, real = package / name, package / "real"

@@ -213,6 +213,8 @@ def test_an_hf_name_stands_where_a_models_name_stands(
     (spec,) = find_models(["hf://me/Mine.v2", "hf://me/Mine.v2"])
     assert (spec.name, spec.input_size, spec.preprocessing) == ("mine.v2", 40, "tf")
     assert spec.sha256 == hashlib.sha256(content).hexdigest()
+    assert spec.build_pretrained.source == "hf://me/Mine.v2"
+    assert spec.build == MODELS["cifar_resnet20"].build  # by which a saved model is rebuilt
     x = np.random.default_rng(0).normal(size=(2, 40, 40, 3)).astype(np.float32)
     local = shared_data / "weights" / "cifar10_resnet20.safetensors"
     expected = load_model("cifar_resnet20", weights=local).features(x)
