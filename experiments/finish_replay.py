@@ -2,21 +2,29 @@
 
 What `experiments.finish_study` puts into tables. A pool of the corpus (a data set, a seed) is
 replayed under a `Way`: every model trains `epochs` epochs and is ranked as the product ranks it;
-the first `top` go on, each at the learning rate that its trial chose; the best of them by
-validation is kept. A `Rival` trains the models of a fixed list to the end instead.
+the first `top` go on, each at its learning rate; the best of them by validation is kept. A `Rival`
+trains the models of a fixed list to the end instead.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from experiments import corpus_files
-from experiments.tasks import RATES, data_of, early_run, growth_priors, rate_of
+from experiments.tasks import (
+    RATES,
+    Rate,
+    data_of,
+    early_run,
+    growth_priors,
+    known_rates,
+    rate_of,
+)
 from ncap_jax import predictor as predictors
 from ncap_jax.options import Head, RankConfig
 from ncap_jax.predictor import growth
@@ -25,6 +33,8 @@ from ncap_jax.selection import contest, halving
 from ncap_jax.types import Trajectory
 
 HEAD: Head = "linear"
+# What decides a learning rate: what is known from other sets, or a trial.
+HOW: tuple[Rate, ...] = ("known", "better")
 # By what the finished models are compared: accuracy after the last epoch or after the best one,
 # validation loss after the last epoch, mean accuracy of the epochs since the ranking.
 Choice = Literal["last", "best", "loss", "mean"]
@@ -36,7 +46,9 @@ class Way:
 
     `top`: how many are finished; None: all; `tied`: the first and all that are tied with it.
     `patience`: epochs without a better validation accuracy after which a model stops; None: it
-    trains to the end. The corpus lacks some late epochs: a model is looked at where it was.
+    trains to the end. The corpus lacks some late epochs: a model is looked at where it was. `rate`:
+    with published weights the one that suits a model on other sets, or the one that a trial of two
+    for an epoch finds.
     """
 
     top: int | Literal["tied"] | None = 2
@@ -44,29 +56,33 @@ class Way:
     patience: int | None = None
     choice: Choice = "best"
     halving: bool = False
-    both_rates: bool = False
+    rate: Rate = "known"
 
 
 class Recorded(NamedTuple):
     """A data set of the corpus: its runs as (seeds, models).
 
-    `taken`: the kind of run at the rate that the trial chose. `truths`: accuracy at the end of
-    ordinary fine-tuning at the better rate.
+    `early` and `taken`, the kind of run, by what decides the learning rate. `truths`: accuracy at
+    the end of ordinary fine-tuning at the better rate. `tried`: whether models without a known rate
+    try two.
     """
 
     name: str
     models: list[str]
     lines: list[list[dict]]
-    early: list[list[Trajectory]]
-    taken: list[list[str]]
+    early: dict[Rate, list[list[Trajectory]]]
+    taken: dict[Rate, list[list[str]]]
     truths: np.ndarray
-    trial: bool
+    tried: bool
     length: int
 
-    @property
-    def whole(self) -> int:
-        """Epochs of all models to the end, the trial's second first epoch included."""
-        return len(self.models) * (self.length + self.trial)
+    def trial(self, rate: Rate) -> int:
+        """Epochs of a model's trial, beyond its first."""
+        return int(self.tried and rate == "better")
+
+    def whole(self, rate: Rate) -> int:
+        """Epochs of all models to the end, their trials included."""
+        return len(self.models) * (self.length + self.trial(rate))
 
 
 class Kept(NamedTuple):
@@ -89,24 +105,22 @@ def recorded(name: str, pool: str, lines: Sequence[dict]) -> Recorded:
     models = sorted({line["model"] for line in lines})
     seeds = sorted({line["seed"] for line in lines})
     rows = [[by_key[m, s] for m in models] for s in seeds if all((m, s) in by_key for m in models)]
-    rate = rate_of(pool)
-    trial = rate == "better"
-    return Recorded(
-        name,
-        models,
-        rows,
-        [[early_run(line, HEAD, rate) for line in row] for row in rows],
-        [[kind_taken(line, trial) for line in row] for row in rows],
-        np.array([[corpus_files.truth(line) for line in row] for row in rows]),
-        trial,
-        rows[0][0]["runs"]["linear"]["epoch"][-1],
-    )
+    tried = rate_of(pool) == "better"
+    # Of the embedded models all are trained at the higher rate.
+    known = known_rates(pool, data_of(name)) if tried else dict.fromkeys(models, 0)
+    how: dict[Rate, Rate] = {rate: rate if tried else "known" for rate in HOW}
+    early = {r: [[early_run(x, HEAD, how[r], known) for x in row] for row in rows] for r in HOW}
+    taken = {r: [[kind_taken(x, how[r], known) for x in row] for row in rows] for r in HOW}
+    truths = np.array([[corpus_files.truth(line) for line in row] for row in rows])
+    length = rows[0][0]["runs"]["linear"]["epoch"][-1]
+    return Recorded(name, models, rows, early, taken, truths, tried, length)
 
 
-def kind_taken(line: dict, trial: bool) -> str:
+def kind_taken(line: dict, rate: Rate, known: Mapping[str, int]) -> str:
     """The kind of run whose rate a model trains at (`experiments.tasks.early_run`)."""
-    kinds = RATES[HEAD] if trial else RATES[HEAD][:1]
-    return min(kinds, key=lambda kind: number(line["runs"][kind]["validation_loss"][1]))
+    if rate == "known":
+        return RATES[HEAD][known[line["model"]]]
+    return min(RATES[HEAD], key=lambda kind: number(line["runs"][kind]["validation_loss"][1]))
 
 
 def number(loss: float | None) -> float:
@@ -126,12 +140,12 @@ def follow(way: Way, runs: Recorded, seed: int, priors: growth.Priors = growth.P
         seed: row of the set.
         priors: of growth, from other sets; halving and ties read them.
     """
-    early = [truncate(run, way.epochs) for run in runs.early[seed]]
+    early = [truncate(run, way.epochs) for run in runs.early[way.rate][seed]]
     ends = stop_early(early, way, priors)
     order = ranked(early, ends, way)
     found = [finish(way, runs, seed, model) for model in order[: count(way, early, order, priors)]]
     best = max(found, key=lambda one: one.value)  # of equal ones the first of the ranking
-    spent = sum(ends) + len(ends) * runs.trial + sum(one.epochs for one in found)
+    spent = sum(ends) + len(ends) * runs.trial(way.rate) + sum(one.epochs for one in found)
     return Kept(best.model, spent, len(found))
 
 
@@ -177,12 +191,8 @@ class Finished(NamedTuple):
 
 
 def finish(way: Way, runs: Recorded, seed: int, model: int) -> Finished:
-    """Train one model on, at one rate or at both."""
-    line = runs.lines[seed][model]
-    kinds = RATES[HEAD] if way.both_rates else (runs.taken[seed][model],)
-    found = [train_on(way, line["runs"][kind], model) for kind in kinds]
-    best = max(found, key=lambda one: one.value)
-    return best._replace(epochs=sum(one.epochs for one in found))
+    """Train one model on."""
+    return train_on(way, runs.lines[seed][model]["runs"][runs.taken[way.rate][seed][model]], model)
 
 
 def train_on(way: Way, columns: dict, model: int) -> Finished:
@@ -207,11 +217,11 @@ def train_on(way: Way, columns: dict, model: int) -> Finished:
 
 
 def end_accuracies(runs: Recorded) -> np.ndarray:
-    """(seeds, models): where each model ends at the rate that its trial chose."""
+    """(seeds, models): where each model ends at the rate that suits it on other sets."""
     return np.array(
         [
             [line["runs"][kind]["validation_accuracy"][-1] for line, kind in zip(*row)]
-            for row in zip(runs.lines, runs.taken)
+            for row in zip(runs.lines, runs.taken["known"])
         ]
     )
 
@@ -220,7 +230,7 @@ def follow_list(order: Sequence[int], top: int, runs: Recorded, seed: int) -> Ke
     """Train the first `top` models of a list to the end and keep the best by validation."""
     ends = end_accuracies(runs)[seed]
     best = max(order[:top], key=lambda model: ends[model])
-    return Kept(best, top * (runs.length + runs.trial), top)
+    return Kept(best, top * runs.length, top)
 
 
 def static_order(runs: Recorded, pool: Sequence[Recorded]) -> list[int]:

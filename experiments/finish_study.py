@@ -4,19 +4,18 @@
 
 Reads experiments/corpus; takes about a minute. Each set and seed is replayed: rank after 5 epochs
 of ordinary fine-tuning, train the first k of the ranking to the end, keep the best by validation
-(`experiments.finish_replay`). The constants that halving and ties read come from the other sets.
-So do the ranks of the static list.
+(`experiments.finish_replay`). The constants that halving and ties read, the models' learning rates
+and the ranks of the static list come from the other sets.
 
 Points lost: the best model's accuracy at the end of full fine-tuning minus the kept model's,
 
 - all seeds: by the mean over the seeds;
-- same seed: by the seed that was replayed; what the kept model reaches at the rate that its trial
-  chose. Finishing everything loses nothing here but by the rate;
+- same seed: by the seed that was replayed; what the kept model reaches at the rate that suits it on
+  the other sets. Finishing everything loses nothing here but by the rate;
 - other seeds: by the mean over the others, which no choice has seen.
 
 Intervals are 95 % bootstraps over sets, and over seeds in each. Epochs are a share of those of all
-models to the end; `with the trial` counts the second first epoch of the models that try two rates,
-on both sides.
+models to the end.
 
 Expected result: experiments/tables/finish_study.md; what follows: docs/results/finish.md.
 """
@@ -39,7 +38,7 @@ from ncap_jax.run import facts
 from ncap_jax.selection import metrics
 
 DRAWS = 1000
-PRODUCT = Way(top=2, patience=5)
+PRODUCT = Way(top=2, patience=10)  # the defaults of `ncap_jax.FinishConfig`
 WAYS: Mapping[str, Way] = {
     "rank, finish two": PRODUCT,
     "halving, finish two": dataclasses.replace(PRODUCT, halving=True),
@@ -56,16 +55,17 @@ CHANGES: Mapping[str, tuple[str, Sequence[Any], Way]] = {
     "epochs before, finish three": ("epochs", (1, 2, 3, 4, 5), WAYS["rank, finish three"]),
     "patience": ("patience", (1, 2, 3, 5, 10, None), PRODUCT),
     "compared by": ("choice", ("best", "last", "loss", "mean"), PRODUCT),
-    "at both rates": ("both_rates", (False, True), PRODUCT),
+    "learning rate": ("rate", replay.HOW, PRODUCT),
     "halving": ("halving", (False, True), PRODUCT),
 }
-WORDS = {("top", None): "all", ("patience", None): "none"}
+WORDS = {("top", None): "all", ("patience", None): "none", ("rate", "better"): "tried"}
 
 
 class Result(NamedTuple):
-    """A way on one set: points lost (seeds, 3), and per seed the epochs' shares and the number.
+    """A way on one set, per seed.
 
-    `lost`: by all seeds, the same, the others. `shares` (seeds, 2): without and with the trial.
+    `lost` (seeds, 3): points, by all seeds, the same, the others. `shares`: of all epochs.
+    `finished`: how many models.
     """
 
     lost: np.ndarray
@@ -87,12 +87,6 @@ def lost(runs: Recorded, seed: int, chances: np.ndarray) -> list[float]:
     return [100 * float(truth.max() - chances @ values) for truth, values in tables]
 
 
-def shares(runs: Recorded, epochs: float, models: int) -> tuple[float, float]:
-    """Epochs as a share of the whole; the trial of `models` models is among them."""
-    whole, trials = runs.whole, models * runs.trial
-    return (epochs - trials) / (whole - len(runs.models) * runs.trial), epochs / whole
-
-
 def replay_way(way: Way, sets: Sequence[Recorded], priors: Priors) -> Results:
     """Replay a way on every set and seed."""
     found = []
@@ -101,12 +95,11 @@ def replay_way(way: Way, sets: Sequence[Recorded], priors: Priors) -> Results:
             replay.follow(way, runs, seed, priors[data_of(runs.name)])
             for seed in range(len(runs.lines))
         ]
-        models = len(runs.models)
-        one = np.eye(models)
+        one = np.eye(len(runs.models))
         found.append(
             Result(
                 np.array([lost(runs, seed, one[row.model]) for seed, row in enumerate(rows)]),
-                np.array([shares(runs, row.epochs, models) for row in rows]),
+                np.array([row.epochs / runs.whole(way.rate) for row in rows]),
                 np.array([row.finished for row in rows]),
             )
         )
@@ -124,13 +117,12 @@ def replay_rival(
     found = []
     for runs, result in zip(sets, product):
         models = len(runs.models)
-        paid = int(result.shares[:, 1].mean() * models) if top is None else top
+        paid = int(result.shares.mean() * models) if top is None else top
         seeds = range(len(runs.lines))
-        epochs = paid * (runs.length + runs.trial)
         found.append(
             Result(
                 np.array([lost(runs, seed, rival(runs, seed, paid)) for seed in seeds]),
-                np.array([shares(runs, epochs, paid) for _ in seeds]),
+                np.full(len(runs.lines), paid / models),
                 np.full(len(runs.lines), paid),
             )
         )
@@ -189,7 +181,7 @@ def row(name: str, results: Results, product: Results) -> str:
     cells = [interval([r.lost[:, i] for r in results]) for i in range(3)]
     more = [r.lost[:, 0] - p.lost[:, 0] for r, p in zip(results, product)]
     cells.append(interval(more) if np.any(more) else "")
-    cells += [percent([r.shares[:, i] for r in results]) for i in range(2)]
+    cells.append(percent([r.shares for r in results]))
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -211,9 +203,8 @@ def main_table(found: Mapping[str, Results], names: Sequence[str], pool: str | N
     """All ways over the sets of a pool, or over all."""
     inside = [i for i, name in enumerate(names) if pool is None or name.endswith(pool)]
     lines = [
-        "| way | lost: all seeds | same seed | other seeds | more than finishing two "
-        "| epochs | with the trial |",
-        "|---" * 7 + "|",
+        "| way | lost: all seeds | same seed | other seeds | more than finishing two | epochs |",
+        "|---" * 6 + "|",
     ]
     product = [found["rank, finish two"][i] for i in inside]
     lines += [row(name, [results[i] for i in inside], product) for name, results in found.items()]
@@ -250,8 +241,7 @@ def change_cells(way: Way, pools: Pools, priors: Priors) -> str:
     found = [replay_way(way, sets, priors) for sets in pools.values()]
     results = [result for part in found for result in part]
     cells = [
-        f"{np.mean([r.lost[:, 0].mean() for r in part]):.2f}; "
-        f"{percent([r.shares[:, 1] for r in part])}"
+        f"{np.mean([r.lost[:, 0].mean() for r in part]):.2f}; {percent([r.shares for r in part])}"
         for part in found
     ]
     cells += [interval([r.lost[:, i] for r in results]) for i in (0, 2)]

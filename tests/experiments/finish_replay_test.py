@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
 
+from experiments import corpus_files
 from experiments import finish_replay as replay
 from experiments.finish_replay import Way
 from tests.support.corpus_lines import make_line
@@ -46,7 +48,7 @@ def kept(way: Way, runs: replay.Recorded) -> tuple[str, int, int]:
 
 def test_the_first_are_finished_and_the_better_is_kept(runs):
     """The first two, c and b, go on for 6 epochs; the best of all, a, is third."""
-    assert runs.whole == 4 * 8
+    assert runs.whole("known") == 4 * 8
     assert kept(dataclasses.replace(TWO, choice="last"), runs) == ("c", 4 * 2 + 2 * 6, 2)
     assert kept(TWO, runs) == ("b", 20, 2)  # its best epoch was the third
     assert kept(dataclasses.replace(TWO, choice="loss"), runs) == ("c", 20, 2)
@@ -75,20 +77,25 @@ def test_epochs_that_were_not_recorded_are_not_looked_at():
     assert replay.train_on(loss, columns, 7).value == -np.inf
 
 
-def test_the_trial_decides_the_rate_and_is_paid_for():
-    """Published weights: a ends at 0.2 at the lower rate, which its first epoch prefers."""
-    found = lines(0)
+def test_a_trial_is_paid_for_and_other_sets_know_the_rate(tmp_path, monkeypatch):
+    """Published weights: at the lower rate a begins better and ends at 0.2, on this set alone."""
+    monkeypatch.setattr(corpus_files, "FOLDER", tmp_path)
+    found, other = lines(0), lines(0)
     columns = found[0]["runs"]["linear_low"]
     columns["validation_loss"][1], columns["validation_accuracy"][-3:] = 0.0, [0.9, 0.2, 0.2]
+    other[1]["runs"]["linear_low"]["validation_accuracy"][-1] = 0.99
+    for name, content in (("set_genuine.jsonl", found), ("other_genuine.jsonl", other)):
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in content))
+    names = {f"{name}_genuine.jsonl": {} for name in ("set", "other")}
+    (tmp_path / corpus_files.MANIFEST).write_text(json.dumps(names))
     runs = replay.recorded("set_genuine", "genuine", found)
-    assert runs.taken[0] == ["linear_low", "linear", "linear", "linear"]
-    assert replay.end_accuracies(runs)[0].tolist() == [0.2, 0.8, 0.85, 0.3]
-    assert runs.truths[0].tolist() == [0.95, 0.8, 0.85, 0.3]
-    assert runs.whole == 4 * (8 + 1)
-    all_of_them = Way(top=None, epochs=2, choice="last")
-    assert kept(all_of_them, runs) == ("c", 36, 4)
-    both = dataclasses.replace(all_of_them, both_rates=True)
-    assert kept(both, runs) == ("a", 36 + 4 * 6, 4)
+    assert runs.taken["better"][0] == ["linear_low", "linear", "linear", "linear"]
+    assert runs.taken["known"][0] == ["linear", "linear_low", "linear", "linear"]
+    assert runs.truths[0].tolist() == replay.end_accuracies(runs)[0].tolist()
+    assert [runs.whole(rate) for rate in replay.HOW] == [4 * 8, 4 * 9]
+    known = Way(top=None, epochs=2, choice="last")
+    assert kept(known, runs) == ("a", 32, 4)
+    assert kept(dataclasses.replace(known, rate="better"), runs) == ("c", 36, 4)
 
 
 def test_halving_stops_whom_the_product_stops(runs, monkeypatch: pytest.MonkeyPatch):

@@ -41,7 +41,7 @@ def test_the_product_keeps_its_targets(pools):
     found = {pool: study.replay_way(study.PRODUCT, sets, priors) for pool, sets in pools.items()}
     lost = [r.lost[:, 0].mean() for results in found.values() for r in results]
     assert np.mean(lost) <= 0.7
-    share = {pool: np.mean([r.shares[:, 0] for r in results]) for pool, results in found.items()}
+    share = {pool: np.mean([r.shares for r in results]) for pool, results in found.items()}
     assert share["embedded"] <= 0.45
     assert share["genuine"] <= 0.60
 
@@ -61,13 +61,14 @@ def test_points_are_lost_against_three_truths(pools):
     np.testing.assert_allclose(found, 100 * np.array(expected), rtol=1e-9)
 
 
-def test_the_trial_counts_on_both_sides(pools):
-    """14 models, 10 epochs, 5 before the ranking: the trial is an eleventh and a sixth."""
-    runs = pools["genuine"][0]
-    assert len(runs.models) == 14
-    spent = 14 * 6 + 2 * 5
-    assert study.shares(runs, spent, 14) == ((14 * 5 + 2 * 5) / 140, spent / 154)
-    assert study.shares(runs, 2 * 11, 2) == (2 * 10 / 140, 22 / 154)
+def test_rivals_get_as_many_epochs_as_the_product_or_fewer(pools):
+    sets = pools["genuine"][:2]
+    product = study.replay_way(study.PRODUCT, sets, defaultdict(lambda: growth.PRIORS))
+    assert [len(runs.models) for runs in sets] == [14, 14]
+    assert product[0].shares.tolist() == pytest.approx([(14 * 5 + 2 * 5) / 140] * 3)
+    listed = study.replay_rival(study.rivals(sets)["static list"], None, sets, product)
+    assert listed[0].finished.tolist() == [8] * 3  # of 14; the product pays for eight and a half
+    assert listed[0].shares.tolist() == pytest.approx([8 / 14] * 3)
 
 
 @pytest.mark.slow
