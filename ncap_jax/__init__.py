@@ -14,6 +14,7 @@ _PUBLIC = {
     "rank_trajectories": "ncap_jax.selection.ranking",
     "load_trajectories": "ncap_jax.finetune.trajectory_files",
     "load": "ncap_jax.winner.package",
+    "export": "ncap_jax.winner.export",
     "load_model": "ncap_jax.zoo",
     "from_module": "ncap_jax.zoo.adapters",
     "from_linen": "ncap_jax.zoo.adapters",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from ncap_jax.options import DataConfig, RankConfig
     from ncap_jax.selection.ranking import rank_trajectories
     from ncap_jax.types import Dataset, ModelSpec, Ranking, Trajectory
+    from ncap_jax.winner.export import export
     from ncap_jax.winner.model import Winner
     from ncap_jax.winner.package import load
     from ncap_jax.zoo import MODELS, load_model

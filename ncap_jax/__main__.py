@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 # A first word -> the module whose `main` is given the words after it.
-COMMANDS: dict[str, str] = {"predict": "ncap_jax.commands.predict"}
+COMMANDS: dict[str, str] = {
+    "predict": "ncap_jax.commands.predict",
+    "export": "ncap_jax.commands.export",
+}
 
 flags.DEFINE_list("models", ["tiny_*"], "Names or patterns of models, comma-separated.")
 flags.DEFINE_string(

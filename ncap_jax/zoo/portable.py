@@ -6,13 +6,16 @@ A function is traced to a jaxpr and evaluated equation by equation, with these r
 - maxima and sums over windows of images become Flax's pooling, for which converters have an
   operation (ONNX Runtime has none for windows over four axes),
 - padding becomes `jax.numpy.pad`, for which converters take a batch of any size,
-- calls (`jit`, custom derivatives) become what they contain.
+- calls (`jit`, custom derivatives) become what they contain,
+- what does not depend on the arguments is computed at once: batch norm becomes one product and
+  one sum. Converters take time that grows with the square of the number of operations.
 
 Values are those of the function up to rounding.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +29,8 @@ from jax import Array
 from ncap_jax.ops import convolutions
 from ncap_jax.ops.equations import INLINE, bind, inner_jaxpr
 
+# Entries of an array that is computed beforehand though nothing as large goes into it.
+LARGEST = 1 << 20
 MAX, SUM = "reduce_window_max", "reduce_window_sum"
 
 
@@ -71,15 +76,23 @@ def _equation(eqn: jex.JaxprEqn, values: list[Any]) -> list[Any]:
         return [jnp.pad(values[0], widths, constant_values=np.asarray(values[1]).item())]
     if name in INLINE:
         return _evaluate(inner_jaxpr(eqn), values)
-    if values and all(map(_is_known, values)):
-        with jax.ensure_compile_time_eval():  # so that the padding of an image stays known
+    if all(map(_is_known, values)) and _is_small(eqn, values):
+        with jax.ensure_compile_time_eval():
             return bind(eqn, *values)
     return bind(eqn, *values)
 
 
 def _is_known(value: Any) -> bool:
-    """Whether it is a number now, whatever the images are."""
-    return not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0
+    """Whether it is the same whatever the images are."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def _is_small(eqn: jex.JaxprEqn, values: list[Any]) -> bool:
+    """Whether the results of an equation have known shapes and take little more than `values`."""
+    shapes = [shape for v in eqn.outvars if (shape := getattr(v.aval, "shape", None)) is not None]
+    if not all(isinstance(side, int) for shape in shapes for side in shape):
+        return False
+    return sum(map(math.prod, shapes)) <= max(LARGEST, sum(map(np.size, values)))
 
 
 def _pads_only(eqn: jex.JaxprEqn) -> bool:

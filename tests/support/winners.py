@@ -39,11 +39,12 @@ def make_winner(
     dataset: Dataset | None = None,
     weights: str = "random",
     dtype: str = "float32",
+    input_size: int | None = None,
     **facts: Any,
 ) -> Winner:
     """A model as it is before training, with statistics of batch norm that are not the first."""
     dataset = dataset or small_digits()
-    config = small_config(head="linear", weights=weights, dtype=dtype)
+    config = small_config(head="linear", weights=weights, dtype=dtype, input_size=input_size)
     candidate = prepare(spec, make_feed(dataset), config)
     params, state, _ = candidate.train_state
     state = jax.tree.map(lambda leaf: leaf + 0.125 if leaf.dtype == "float32" else leaf, state)

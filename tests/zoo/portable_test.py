@@ -111,6 +111,15 @@ def test_the_operations_are_those_that_converters_know(monkeypatch: pytest.Monke
     assert not INLINE & {*names(portable(jax.jit(jax.nn.relu), SHAPE))}
 
 
+def test_what_does_not_depend_on_the_arguments_is_computed_at_once():
+    scale, offset = np.ones(3, np.float32), np.zeros(3, np.float32)
+
+    def normalised(x: Array) -> Array:
+        return x * lax.rsqrt(jnp.asarray(scale) + 1e-3) + (jnp.asarray(offset) - 2 * scale)
+
+    assert set(names(portable(normalised, SHAPE))) <= {"mul", "add", "broadcast_in_dim"}
+
+
 def test_the_batch_may_have_any_size():
     (batch,) = export.symbolic_shape("batch")
     shape = jax.ShapeDtypeStruct((batch, *X.shape[1:]), X.dtype)
