@@ -77,6 +77,8 @@ def open_file(path: str | bytes | os.PathLike[str]) -> BinaryIO:
         return open(path, "rb")
     except OSError as error:
         raise BrokenImageError(error.strerror or type(error).__name__) from None
+    except ValueError as error:  # a path with a NUL in it
+        raise BrokenImageError(str(error)) from None
 
 
 def read_size(file: BinaryIO) -> tuple[int, int]:

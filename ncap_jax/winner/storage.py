@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from ncap_jax.winner.architecture import Skeleton
 
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
+REBUILD = "Build the ModelSpec as it was built for training, with the same names of layers"
 PARTS = ("backbone", "head")
+# Where a run keeps its winner, in its own folder.
+FOLDER = "winner"
 # Bytes: with confusion matrices of a thousand classes there are a few million.
 LARGEST_FACTS = 1 << 28
 # Bytes that the header of model.safetensors may take: for each array, and for all.
@@ -110,6 +113,10 @@ def read_facts(folder: str | os.PathLike[str]) -> ModelFacts:
         raise errors.PackageError(
             f"{printable(path)} is not a folder", "Give the folder of a model that was saved"
         )
+    if not (path / FACTS).exists() and (path / FOLDER / FACTS).exists():
+        raise errors.PackageError(
+            f"{printable(path)} is the folder of a run", f"Give {printable(path / FOLDER)}"
+        )
     try:
         text = _read(path / FACTS, LARGEST_FACTS).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -143,7 +150,8 @@ def read_weights(
         arrays = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, *files.DAMAGE) as error:
         raise errors.PackageError(f"{printable(path)} is damaged: {error}", COPY) from error
-    _check_fit(arrays, expected, path)
+    own = facts.architecture.kind == "custom"
+    _check_fit(arrays, expected, path, REBUILD if own else COPY)
     store.check_finite(arrays, printable(path))
     placed = jax.device_put(arrays)
     params, state = (
@@ -162,7 +170,7 @@ def _filled(part: str, tree: Any, arrays: Mapping[str, jax.Array]) -> Any:
 
 
 def _check_fit(
-    arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], path: pathlib.Path
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], path: pathlib.Path, remedy: str
 ) -> None:
     """Refuse weights of another network."""
     misfits = store.misfits(arrays, expected)
@@ -171,9 +179,8 @@ def _check_fit(
             misfits.append(f"{name}: {arrays[name].dtype}, not {expected[name].dtype}")
     if misfits:
         raise errors.PackageError(
-            f"{printable(path)} does not fit the network that {FACTS} names: "
-            f"{'; '.join(misfits[:6])}",
-            COPY,
+            f"{printable(path)} does not fit the network: {'; '.join(misfits[:6])}",
+            remedy,
         )
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from ncap_jax import errors
 from ncap_jax.types import Dataset
-from ncap_jax.winner import architecture
+from ncap_jax.winner import architecture, storage
 from ncap_jax.winner.facts import Architecture, Origin, Preprocessing
-from ncap_jax.zoo import MODELS, hub
+from ncap_jax.zoo import MODELS, hub, load_model
+from ncap_jax.zoo.weights import store
 from tests.support.toy_runs import toy
 from tests.support.winners import make_winner, tiny_winner, toy_winner
 
@@ -74,6 +75,23 @@ def test_the_network_comes_back(make):
         for shape, array in zip(jax.tree.leaves(shapes), jax.tree.leaves(arrays)):
             assert isinstance(shape, jax.ShapeDtypeStruct)
             assert (shape.shape, shape.dtype) == (array.shape, array.dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_architecture_comes_back_with_all_of_its_weights(name: str):
+    spec = MODELS[name]
+    facts = dataclasses.replace(
+        tiny_winner().facts,
+        architecture=architecture.architecture_of(spec),
+        preprocessing=Preprocessing(spec.preprocessing, spec.input_size, (256, 256)),
+    )
+    skeleton = architecture.rebuild(facts)
+    found = storage.arrays_of(skeleton.network, skeleton.params, skeleton.state)
+    weights = store.state_arrays(load_model(name, "random"))
+    expected = {f"backbone.{key}": array.shape for key, array in weights.items()}
+    expected |= {"head.output.kernel": (spec.feature_width, 10), "head.output.bias": (10,)}
+    assert {key: shape.shape for key, shape in found.items()} == expected
 
 
 def test_a_model_of_the_hub_needs_no_network():

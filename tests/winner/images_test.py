@@ -12,6 +12,7 @@ from PIL import Image
 
 from ncap_jax import data, errors
 from ncap_jax.data.decode import BrokenImageError
+from ncap_jax.data.encoded import Files, ImageStore
 from ncap_jax.winner import images
 from ncap_jax.winner.images import Form
 from tests.support import hostile
@@ -67,6 +68,15 @@ def test_a_file_its_array_and_its_image_are_the_same(tmp_path: pathlib.Path, cha
     for given in (photo, np.asarray(photo), np.asarray(photo)[None], [[photo]], str(tmp_path)):
         (found,) = pixels(given, form)
         assert np.array_equal(found, expected)
+
+
+def test_images_that_are_still_encoded(tmp_path: pathlib.Path):
+    """As a streamed data set has them."""
+    hostile.photo().save(tmp_path / "a.png")
+    store = ImageStore(Files([str(tmp_path / "a.png")]), np.arange(1), FORM.size)
+    (expected,) = pixels(tmp_path)
+    assert np.array_equal(pixels(store)[0], expected)
+    assert names(store) == ["image 0"]
 
 
 def test_an_image_of_pillows_stays_as_it_is():
@@ -168,7 +178,11 @@ def test_an_empty_folder(tmp_path: pathlib.Path):
     assert caught.value.cause == f"{tmp_path} holds no images"
 
 
-def test_a_missing_file_is_broken(tmp_path: pathlib.Path):
-    (result,) = images.decoded(images.collect(tmp_path / "none.png"), FORM)
+@pytest.mark.parametrize(
+    ("path", "cause"),
+    [("none.png", "No such file or directory"), ("a\0b.png", "embedded null byte")],
+)
+def test_a_file_that_is_not_there_is_broken(path: str, cause: str):
+    (result,) = images.decoded(images.collect(path), FORM)
     assert isinstance(result, BrokenImageError)
-    assert result.cause == "No such file or directory"
+    assert result.cause == cause

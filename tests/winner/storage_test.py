@@ -179,6 +179,13 @@ def test_no_folder(tmp_path: pathlib.Path):
     assert error.remedy == "Give the folder of a model that was saved"
 
 
+def test_the_folder_of_a_run(package: pathlib.Path):
+    package.rename(package.parent / "winner")
+    error = refusal(package.parent)
+    assert error.cause == f"{package.parent} is the folder of a run"
+    assert error.remedy == f"Give {package.parent / 'winner'}"
+
+
 def test_files_of_an_enormous_size_are_not_read(package: pathlib.Path):
     """They are sparse: reading them would take all memory."""
     for name, limit in ((storage.WEIGHTS, None), (storage.FACTS, storage.LARGEST_FACTS)):
@@ -223,8 +230,11 @@ def test_weights_of_another_network(package: pathlib.Path, change: Change, cause
     change(arrays)
     replace_weights(package, safetensors.numpy.save(arrays))
     error = refusal(package)
-    start = f"{package / storage.WEIGHTS} does not fit the network that model.json names: "
-    assert (error.cause, error.remedy) == (start + cause, COPY)
+    start = f"{package / storage.WEIGHTS} does not fit the network: "
+    assert error.cause == start + cause
+    assert error.remedy == (
+        "Build the ModelSpec as it was built for training, with the same names of layers"
+    )
 
 
 def test_weights_that_are_not_numbers_are_not_loaded(package: pathlib.Path):
