@@ -27,12 +27,17 @@ FOLLOW = (
 )
 
 
+def following(command: Sequence[str]) -> list[str]:
+    """The command, which on Linux ends when whoever starts it has ended, however that was."""
+    return [*FOLLOW, *command] if sys.platform == "linux" else list(command)
+
+
 def start(
     command: Sequence[str], environ: Mapping[str, str], log: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    """Start a command in a group of its own; on Linux it ends when this process is killed."""
+    """Start a command in a group of its own, which ends when this process is killed."""
     return subprocess.Popen(
-        [*FOLLOW, *command] if sys.platform == "linux" else command,
+        following(command),
         env=dict(environ),
         stdin=subprocess.DEVNULL,
         stdout=log,

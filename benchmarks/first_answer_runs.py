@@ -25,7 +25,7 @@ import numpy as np
 from absl import logging
 
 import ncap_jax as ncap
-from benchmarks import first_answer_torch
+from benchmarks import accelerator_beside, first_answer_torch
 from benchmarks.first_answer_recorder import Recorder
 from benchmarks.first_answer_stages import OURS, RIVAL, TURNS
 from ncap_jax import files
@@ -128,7 +128,8 @@ def run(command: list[str], request: dict[str, Any], environ: dict[str, str]) ->
     """The JSON on the last line of a command that is given a request and the time it starts."""
     started = {**request, "started": time.monotonic()}
     command = [*command, json.dumps(started)]
-    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True)
+    following = accelerator_beside.following(command)
+    done = subprocess.run(following, env=environ, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)} failed: see above")
     return json.loads(done.stdout.splitlines()[-1])

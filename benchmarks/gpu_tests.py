@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import timing
+from benchmarks import accelerator_beside, timing
 
 FLAGS = flags.FLAGS
 FILE = "tests/gpu_test.py"
@@ -62,6 +62,7 @@ def main(argv: list[str]) -> None:
         command = [sys.executable, "-m", "pytest", "-m", "gpu", FILE, f"--junitxml={report}"]
         command += ["-p", "no:cacheprovider", "--color=no"]
         command += ["-k", FLAGS.only] if FLAGS.only else []
+        command = accelerator_beside.following(command)
         code = subprocess.run(command, env=environ, check=False).returncode
         if report.exists():
             timing.report(outcomes(report), FLAGS.output)

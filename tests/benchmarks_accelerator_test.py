@@ -190,6 +190,23 @@ def test_what_compiles_too_long_is_ended(tmp_path):
     assert helpers.ended == {"one": -signal.SIGTERM, "two": -signal.SIGTERM}
 
 
+def test_nothing_outlives_a_call_through_a_process_in_between(tmp_path):
+    """As in `first_answer`, whose runs are processes of a part's process."""
+    mark = tmp_path / "number"
+    inner = ["sh", "-c", f"echo $$ > {mark}.new; mv {mark}.new {mark}; sleep 60"]
+    code = f"import subprocess; subprocess.run({accelerator_beside.following(inner)!r})"
+    process = subprocess.Popen([sys.executable, "-S", "-c", code])
+    deadline = time.monotonic() + 30
+    while not mark.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while pathlib.Path(f"/proc/{mark.read_text().strip()}").exists():
+        assert time.monotonic() < deadline, "it outlives its caller"
+        time.sleep(0.02)
+
+
 PROGRAM = """
 import os, pathlib, signal, sys
 from benchmarks import accelerator, accelerator_beside
