@@ -107,10 +107,8 @@ class Runner:
 
     def compile_for(self, parts: Sequence[Part]) -> None:
         """Have later parts compiled as far as there is room for it."""
-        fill = {"result": str(self.work / "unused.json"), "seconds": "0"}
-        self.helpers.expect(
-            [(p.name, [word.format(**fill) for word in p.compile]) for p in parts if not p.skip]
-        )
+        unused = self.work / "unused.json"
+        self.helpers.expect([(p.name, filled(p.compile, unused, 0)) for p in parts if not p.skip])
 
     def run_part(self, part: Part, parts: Sequence[Part]) -> None:
         """Run one part and record how it ended."""
@@ -119,8 +117,7 @@ class Runner:
             return
         result = self.restored(part)
         seconds = min(part.limit, self.left())
-        fill = {"result": str(result), "seconds": f"{seconds:.0f}"}
-        command = [word.format(**fill) for word in part.command]
+        command = filled(part.command, result, seconds)
         print(f"== {part.name}, at most {seconds:.0f} s", flush=True)
         start, log = time.monotonic(), self.file(part, ".log")
         with open(log, "wb") as output:
@@ -203,6 +200,15 @@ class Runner:
         if before is not None and self.written(part) is None:
             files.write_atomically(path, files.to_json(before))
         return path
+
+
+def filled(command: Sequence[str], result: pathlib.Path, seconds: float) -> list[str]:
+    """A command with the file and the seconds in their places."""
+    values = {"{result}": str(result), "{seconds}": f"{seconds:.0f}"}
+    found = list(command)
+    for place, value in values.items():
+        found = [word.replace(place, value) for word in found]
+    return found
 
 
 def tail(log: pathlib.Path) -> str:
