@@ -46,6 +46,19 @@ def test_the_weights_are_those_that_reading_would_give(tmp_path: pathlib.Path):
         np.testing.assert_array_equal(again[name], array)
 
 
+def test_names_and_shapes_are_those_of_the_published_file(shared_data: pathlib.Path):
+    """Apart from PyTorch's counters of batches, which are no weights."""
+    file = shared_data / "weights" / "cifar10_resnet20.safetensors"
+    published = safetensors.numpy.load_file(file)
+    expected = {n: a.shape for n, a in published.items() if not n.endswith("num_batches_tracked")}
+    found = pytorch.weights(cifar(), MODELS["cifar_resnet20"])
+    assert {name: array.shape for name, array in found.items()} == {
+        **expected,
+        "linear.weight": (cifar().num_classes, 64),
+        "linear.bias": (cifar().num_classes,),
+    }
+
+
 def test_the_description_is_in_the_form_of_timm(tmp_path: pathlib.Path):
     winner = cifar()
     pytorch.write(winner, tmp_path)
