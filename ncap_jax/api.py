@@ -32,8 +32,10 @@ def rank_models(
             (images, labels), or a Dataset of arrays; see `load_dataset`.
         config: the options of the run; None: `RankConfig()`.
         output_dir: receives `run.json`, `trajectories/`, `ranking.json`, `ranking.csv`,
-            `report.md` and `report.html`; None: nothing is written. An interrupted run of the
-            same configuration, models and data resumes in its folder.
+            `report.md` and `report.html`; None: nothing is written. An interrupted run
+            resumes in its folder, and may grow there: with another number of epochs, other
+            models or another predictor it ranks as a fresh run, but trains only what the folder
+            does not hold.
         data_config: how the data set is read; None: `DataConfig()`.
         show_progress: show a live view on a terminal, plain lines elsewhere.
         tensorboard: folder for scalars of every epoch, one run per model (extra `tensorboard`);

@@ -280,7 +280,7 @@ class Recipe:
     beta_eff: str = option(
         "auto",
         "When beta_eff is measured: every_epoch; off; or auto, which is every epoch where the "
-        "ranking uses it or it takes at most a tenth of the model's time, and otherwise before "
+        "ranking uses it or it takes at most a tenth of a run of five epochs, and otherwise before "
         "training and after the last epoch.",
         one_of(*BETA_EFF),
     )
@@ -409,6 +409,16 @@ FREE_FIELDS = tuple(
     for field in dataclasses.fields(part)
     if field.name != "mesh"
 )
+
+
+# What may change in a folder that holds a run: epochs are added, or ranked in another way. Of what
+# was recorded, none of these changes a number.
+GROWING_FIELDS = ("epochs", "predictor")
+
+# Epochs for which it is weighed what is worth its price (how hard to compile, when to measure
+# beta_eff). Not those of the run: else one that grows would round differently, or be measured after
+# other epochs, than it was begun.
+USUAL_EPOCHS = Recipe().epochs
 
 
 @documented

@@ -63,6 +63,7 @@ def test_what_a_run_resumes_with() -> None:
         *options.FREE_FIELDS
     }
     assert {"epochs", "seed", "learning_rate", "mesh"}.isdisjoint(options.FREE_FIELDS)
+    assert set(options.GROWING_FIELDS) <= {field.name for field in dataclasses.fields(Recipe)}
 
 
 def test_json_brings_a_configuration_back() -> None:

@@ -19,7 +19,7 @@ from ncap_jax.finetune import batch_norm, learning_rates, mesh, steps
 from ncap_jax.finetune.optimizers import optimizer_of
 from ncap_jax.ops.dtypes import is_key
 from ncap_jax.ops.effort import Effort, effort_for
-from ncap_jax.options import RankConfig
+from ncap_jax.options import USUAL_EPOCHS, RankConfig
 from ncap_jax.types import ModelSpec, Statuses, Values
 from ncap_jax.zoo import functional, load_model, probe, shapes
 from ncap_jax.zoo.preprocess import Preprocess
@@ -151,9 +151,10 @@ def _placed(leaf: Any) -> jax.Array:
 def _effort(feed: Feed, config: RankConfig) -> Effort:
     """For the training step, by its runs, and for evaluation, which runs less but takes longer.
 
-    Never the least: a handful of steps is not worth another program than a longer run has.
+    Never the least: a handful of steps is not worth another program than a longer run has. The
+    run's own number of epochs does not count: with it a run that grows would round differently.
     """
-    runs = config.epochs * batching.steps_per_epoch(len(feed.labels), config.batch_size)
+    runs = USUAL_EPOCHS * batching.steps_per_epoch(len(feed.labels), config.batch_size)
     return "full" if effort_for(runs) == "full" else "some"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -117,19 +116,6 @@ def feature_flaw(features: np.ndarray) -> FeatureFlaw:
     if len(features) > 1 and spread <= CONSTANT * np.abs(features).max(initial=0.0):
         return "constant"
     return ""
-
-
-def losses_are_finite(record: EpochRecord) -> bool:
-    """Whether all losses of a record are finite."""
-    losses = [record.train_loss, record.validation_loss]
-    if record.running_loss is not None:
-        losses.append(record.running_loss)
-    return all(math.isfinite(loss) for loss in losses)
-
-
-def is_finite(record: EpochRecord) -> bool:
-    """Whether losses and features are finite; if not, the model has diverged."""
-    return record.features != "not finite" and losses_are_finite(record)
 
 
 def _features(tuning: FineTuning, train_state: steps.TrainState, images: jax.Array) -> jax.Array:

@@ -13,15 +13,10 @@ import numpy as np
 from ncap_jax.finetune import learning_rates, mesh, steps
 from ncap_jax.finetune.candidate import FineTuning
 from ncap_jax.finetune.checkpoints import Checkpoints
-from ncap_jax.finetune.evaluation import (
-    is_finite,
-    losses_are_finite,
-    measurement_features,
-    observe,
-)
+from ncap_jax.finetune.evaluation import measurement_features, observe
 from ncap_jax.finetune.learning_rates import chosen_rate
-from ncap_jax.options import Recipe
-from ncap_jax.types import EpochRecord, Status, Trajectory
+from ncap_jax.finetune.outcome import end, is_finite
+from ncap_jax.types import EpochRecord, Trajectory
 from ncap_jax.zoo import probe
 
 
@@ -41,7 +36,7 @@ def run(
     Args:
         tuning: its candidate's arrays are consumed (donated).
         observed: only these epochs are measured and yielded; None: all.
-        checkpoints: where the state is kept after each epoch, once its record has been taken.
+        checkpoints: where the state is kept after each epoch, once a record of it has been taken.
         after: resume from the checkpoint of this epoch; None: from the start.
         until: pause after this epoch; None: the last of the run.
         saved: the epochs after which it is kept; None: all but the last.
@@ -52,23 +47,22 @@ def run(
     for epoch in range(0 if after is None else after + 1, last + 1):
         start = time.perf_counter()
         attempt = partial(advance, tuning, epoch=epoch)
+        is_observed = observed is None or epoch in observed
         if epoch == 1 and rates != (tuning.config.learning_rate,):
             train_state, record = learning_rates.best_attempt(train_state, rates, attempt)
-        elif observed is None or epoch in observed:
+        elif is_observed:
             train_state, record = attempt(train_state)
         else:
             train_state, _ = train_epoch(tuning, train_state, epoch)
-            continue
-        if observed is not None and epoch not in observed:
-            continue
-        record = dataclasses.replace(
-            record,
-            seconds=time.perf_counter() - start,
-            learning_rate=chosen_rate(train_state, rates, tuning.config) if epoch else None,
-        )
-        yield record
-        if not is_finite(record):
-            return
+        if is_observed:
+            record = dataclasses.replace(
+                record,
+                seconds=time.perf_counter() - start,
+                learning_rate=chosen_rate(train_state, rates, tuning.config) if epoch else None,
+            )
+            yield record
+            if not is_finite(record):
+                return
         if checkpoints is not None and epoch in (range(epochs) if saved is None else saved):
             checkpoints.save(epoch, train_state)
 
@@ -140,6 +134,7 @@ def finetune(
     tuning: FineTuning,
     *,
     seen: Sequence[EpochRecord] = (),
+    recorded: Sequence[EpochRecord] = (),
     checkpoints: Checkpoints | None = None,
     until: int | None = None,
     saved: Container[int] | None = None,
@@ -150,33 +145,27 @@ def finetune(
     Args:
         tuning: see `run`.
         seen: the records of an interrupted run, which resumes from the last one's checkpoint.
+        recorded: those after them, of epochs that are trained again, but not measured again.
         checkpoints: see `run`.
         until: pause after this epoch, to resume with `seen` and the checkpoints; None: never.
         saved: see `run`.
         on_record: called with each record as it is made.
 
     Returns:
-        The trajectory, with status `ok`, `diverged` if a loss or a feature stopped being finite, or
-        `stopped` if it pauses. The message says so where the features tell no image from another.
+        The trajectory; for status and message see `ncap_jax.finetune.outcome.end`.
 
     Raises:
         OutputError: a checkpoint cannot be written or read.
     """
-    start = time.perf_counter() - sum(record.seconds for record in seen)
-    records = list(seen)
-    after = records[-1].epoch if records else None
-    passed = run(tuning, checkpoints=checkpoints, after=after, until=until, saved=saved)
+    records, config = [*seen, *recorded], tuning.config
+    start = time.perf_counter() - sum(record.seconds for record in records)
+    after = seen[-1].epoch if seen else None
+    new = range(len(records), config.epochs + 1)
+    passed = run(tuning, new, checkpoints=checkpoints, after=after, until=until, saved=saved)
     for record in passed:
         records.append(record)
         on_record(record)
-    config = tuning.config
-    status: Status = "ok" if records[-1].epoch == config.epochs else "stopped"
-    message = ""
-    if not is_finite(records[-1]):
-        what = "features are" if losses_are_finite(records[-1]) else "loss is"
-        status, message = "diverged", divergence(records[-1].epoch, config, what)
-    elif records[-1].features == "constant":
-        message = sameness(records[-1].epoch)
+    status, message = end(records, config)
     return Trajectory(
         tuning.candidate.name,
         config.head,
@@ -184,22 +173,4 @@ def finetune(
         status=status,
         message=message,
         seconds=time.perf_counter() - start,
-    )
-
-
-def divergence(epoch: int, recipe: Recipe, what: str = "loss is") -> str:
-    """The message for a loss or features that are not finite after `epoch`, with what may help."""
-    said = f"the {what} not finite after epoch {epoch}"
-    if epoch:  # training did it
-        return f"{said}; a smaller learning_rate may help"
-    if recipe.dtype == "bfloat16":
-        return f'{said}, before any training; try dtype="float32"'
-    return f"{said}, before any training: its weights do not fit its preprocessing, or are damaged"
-
-
-def sameness(epoch: int) -> str:
-    """The message for features that are the same for all images after `epoch`."""
-    return (
-        f"its features are the same for all images after epoch {epoch}: its weights may be "
-        "damaged, or its preprocessing wrong"
     )

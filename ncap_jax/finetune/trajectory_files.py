@@ -96,10 +96,11 @@ def parse(fields: dict[str, Any]) -> EpochRecord:
 def load_trajectories(
     output_dir: str | os.PathLike[str], head: Head = "probe"
 ) -> tuple[Trajectory, ...]:
-    """All trajectories that a run left in `output_dir`, sorted by model name.
+    """The trajectories of the models that `output_dir` ranks, sorted by model name.
 
     Args:
-        output_dir: of a run.
+        output_dir: of a run. What it keeps beside its ranking is left out: models that are set
+            aside, and epochs beyond those of `run.json`.
         head: of the run; `run.json` decides if it exists.
 
     Raises:
@@ -110,9 +111,13 @@ def load_trajectories(
     if not files:
         raise errors.OutputError(f"no trajectories in {folder}", "Give the output folder of a run")
     run = pathlib.Path(output_dir) / "run.json"
+    aside, end = {}, None
     if run.is_file():
         try:
-            head = json.loads(run.read_text(encoding="utf-8"))["config"]["head"]
+            facts = json.loads(run.read_text(encoding="utf-8"))
+            head, aside = facts["config"]["head"], dict(facts.get("set_aside", {}))
+            if "epochs" in facts["config"]:
+                end = int(facts["config"]["epochs"]) + 1
         except (OSError, *DAMAGE) as error:
             raise errors.OutputError(
                 f"{run} cannot be read: {error}", "Restore it, or remove it and pass `head`"
@@ -120,7 +125,8 @@ def load_trajectories(
     return tuple(
         Trajectory(model=file.stem, head=head, records=records, seconds=_seconds(records))
         for file in files
-        for records in [read(file)]
+        if file.stem not in aside
+        for records in [read(file)[:end]]
     )
 
 

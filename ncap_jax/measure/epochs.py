@@ -3,7 +3,8 @@
 A probe's beta_eff costs hardly anything and is measured after every epoch. That of a whole network
 has a program of its own, whose compilation takes as long as a fifth of a short run. So with
 `beta_eff="auto"` it is measured after every epoch only where that takes at most `SHARE` of a first
-run. Elsewhere it is measured before training and after the last epoch: that tells how far it fell.
+run of `USUAL_EPOCHS`. Elsewhere it is measured before training and after the last epoch: that tells
+how far it fell. What is chosen does not depend on the run's own number of epochs, which may grow.
 
 Prices are counted in training steps of 32 samples and follow from the options and the number of
 samples. No clock decides: the same configuration gives the same records on every machine. The
@@ -17,7 +18,7 @@ import math
 from collections.abc import Mapping
 
 from ncap_jax.ops.effort import Effort, effort_for
-from ncap_jax.options import Recipe
+from ncap_jax.options import USUAL_EPOCHS, Recipe
 
 # A fortieth of the samples, in two strengths, takes less than a tenth of an epoch once compiled.
 # Below a batch of 32 a mean over samples says nothing.
@@ -46,12 +47,26 @@ def measured_epochs(recipe: Recipe, num_train: int) -> frozenset[int]:
     if recipe.beta_eff == "off":
         return frozenset()
     every = frozenset(range(recipe.epochs + 1))
+    return every if _after_every_epoch(recipe, num_train) else frozenset({0, recipe.epochs})
+
+
+def _after_every_epoch(recipe: Recipe, num_train: int) -> bool:
+    """Whether more is measured than the ends, where anything is."""
     if recipe.beta_eff == "every_epoch" or recipe.head != "linear":
-        return every
+        return True
     samples = network_samples(num_train, recipe.measure_size)
-    run = START + TRAINING * recipe.epochs * num_train / UNIT
-    fits = price(len(every), samples) <= SHARE * run
-    return every if fits else frozenset({0, recipe.epochs})
+    run = START + TRAINING * USUAL_EPOCHS * num_train / UNIT
+    return price(USUAL_EPOCHS + 1, samples) <= SHARE * run
+
+
+def usual_measurements(recipe: Recipe, num_train: int) -> int:
+    """How often a run of `USUAL_EPOCHS` would measure what this run does; 0: never.
+
+    By this number, which does not grow with the run, programs are compiled.
+    """
+    if recipe.beta_eff == "off":
+        return 0
+    return USUAL_EPOCHS + 1 if _after_every_epoch(recipe, num_train) else 2
 
 
 def network_samples(num_train: int, measure_size: int) -> int:

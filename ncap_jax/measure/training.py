@@ -60,7 +60,7 @@ def make_measure(candidate: Candidate, feed: Feed, recipe: Recipe) -> Measure | 
         a warning that says why, where the kernel cannot treat the network: the fine-tuning itself
         does not need beta_eff.
     """
-    runs = len(epochs.measured_epochs(recipe, len(feed.labels)))
+    runs = epochs.usual_measurements(recipe, len(feed.labels))
     if not runs:
         return None
     if recipe.head != "linear":

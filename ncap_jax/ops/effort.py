@@ -4,8 +4,9 @@ On a CPU most of a first run is LLVM's optimiser. A program that runs six times 
 what its full optimisation takes; a training step that runs a few hundred times earns back a part.
 `python -m benchmarks.compile_effort` measures what each choice costs and gains.
 
-The choice follows from a run's options alone, never from what is left to do: a model that resumes
-runs the program it was started with, to the last bit.
+The choice follows from the data and from those of a run's options that never change in its folder,
+not from what is left to do, nor from the number of epochs: a model that resumes, or is given more
+epochs, runs the program it was started with, to the last bit.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ class Progress:
         file: where it is written; None: standard error, so that standard output has only the table.
         programs: where compiled programs come from, a sentence for the plan; None: not said.
         clock: the time budget, which may end the run with epochs left; None: there is none.
+        notes: further sentences for the plan.
     """
 
     def __init__(
@@ -65,13 +66,14 @@ class Progress:
         *,
         programs: str | None = None,
         clock: TimeBudget | None = None,
+        notes: Sequence[str] = (),
     ):
         from rich.console import Console
 
         self._total = len(models) * epochs
         self._epochs = epochs
         self._models = len(models)
-        self._programs, self._clock = programs, clock
+        self._programs, self._clock, self._notes = programs, clock, tuple(notes)
         self._done: dict[str, int] = dict.fromkeys(models, 0)
         self._finished = 0
         self._best: tuple[float, str] | None = None
@@ -183,6 +185,7 @@ class Progress:
         ]
         if self._programs is not None:
             lines.append(self._programs)
+        lines.extend(self._notes)
         if not self._fit_told:
             lines.append("Time budget: models are taken one after another while it lasts.")
         return [*lines, f"Time left, compilation included: {UNKNOWN}, until an epoch is trained."]

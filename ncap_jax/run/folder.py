@@ -1,15 +1,18 @@
 """A run's folder: what is written while it runs, and from what it resumes.
 
-    run.json                     what the run is made of; another run's folder is refused
+    run.json                     what the run is made of; other data or another recipe is refused
     trajectories/<model>.jsonl   a line an epoch, appended
     ledger.jsonl                 a line a finished model, appended
     checkpoints/<model>/         the state after the last epoch, while the model is under way; of
                                  the first models it stays, for `ncap_jax.run.finishing`
 
 Everything is written so that a run can resume after a kill at any moment. An epoch is first a
-line of its trajectory, then a checkpoint: a line without its checkpoint is cut off again and the
-epoch repeated, which gives the same numbers. Damage costs time only: the epoch or the model is
-repeated, with a warning.
+line of its trajectory, then a checkpoint. Of a line without its checkpoint the epoch is trained
+again, which comes to the same state; it is not measured again. Damage costs time only: the epoch or
+the model is repeated, with a warning.
+
+A run may grow here (`ncap_jax.run.fingerprint`). Every epoch that was ever recorded stays, and is
+not measured again in any later call; what a call ranks of them is `ncap_jax.run.recorded`.
 
 With several processes (`ncap_jax.distributed`) every method is called by all of them, in the same
 order. The primary one reads and writes; what it finds, and what goes wrong, all know.
@@ -18,6 +21,7 @@ order. The primary one reads and writes; what it finds, and what goes wrong, all
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -31,11 +35,11 @@ import filelock
 
 from ncap_jax import distributed, errors, files
 from ncap_jax.finetune import trajectory_files
-from ncap_jax.finetune.checkpoints import Checkpoints
-from ncap_jax.options import Head
 from ncap_jax.run import ledger
-from ncap_jax.run.fingerprint import FINGERPRINT, RUN_FILE, differences, fixed
-from ncap_jax.types import EpochRecord, Trajectory
+from ncap_jax.run.fingerprint import RUN_FILE, conflicts, differences, grown
+from ncap_jax.run.model_files import ModelFiles
+from ncap_jax.run.recorded import Recorded
+from ncap_jax.types import Trajectory
 
 # These are the model's own doing and come again; the causes of others may be gone by now.
 FINAL = ("ok", "diverged")
@@ -43,86 +47,19 @@ FINAL = ("ok", "diverged")
 ROUNDING = ("versions", "device", "threads")
 
 
-class ModelFiles:
-    """The files of a run's models, as a worker needs them: trajectories and checkpoints.
-
-    Args:
-        path: of the run's folder, which exists; a worker on another machine has its own.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = pathlib.Path(path)
-
-    def append(self, model: str, record: EpochRecord) -> None:
-        """Add one epoch to a model's trajectory."""
-        distributed.on_primary(partial(trajectory_files.append, self.trajectory(model), record))
-
-    def checkpoints(self, model: str) -> Checkpoints:
-        """Where a model's state is kept while it is under way."""
-        return Checkpoints(self.path / "checkpoints" / model)
-
-    def resume_point(self, model: str) -> tuple[EpochRecord, ...]:
-        """The records to resume after: those up to the last checkpoint, whose epoch is the last's.
-
-        Records after it, and damaged lines, are cut off the file. Without a usable checkpoint
-        the model starts again and there are none.
-        """
-        epoch = self.checkpoints(model).latest()
-        kept = distributed.on_primary(partial(self._cut_after, model, epoch))
-        if not kept:
-            self.start_again(model)
-        return tuple(map(trajectory_files.parse, kept))
-
-    def _cut_after(self, model: str, epoch: int | None) -> list[dict[str, Any]]:
-        """Cut a trajectory after an epoch; its records as JSON, none if they do not reach it."""
-        if epoch is None:
-            return []
-        kept = trajectory_files.read_sound(self.trajectory(model))[: epoch + 1]
-        if [record.epoch for record in kept] != list(range(epoch + 1)):
-            return []
-        text = "".join(f"{trajectory_files.line(record)}\n" for record in kept)
-        files.write_atomically(self.trajectory(model), text)
-        return [trajectory_files.to_json(record) for record in kept]
-
-    def start_again(self, model: str) -> None:
-        """Forget what a model has done so far."""
-        self.checkpoints(model).remove()
-        distributed.on_primary(partial(self.trajectory(model).unlink, missing_ok=True))
-
-    def halve_batch(self, model: str, note: str) -> None:
-        """Enter that a model starts again at half the batch, for lack of memory."""
-        # In this order: with the entry first, a kill here would mix the two ways in one model.
-        self.start_again(model)
-        again = ledger.Entry(model, "out_of_memory", note, 0.0, records=0, half_batch=True)
-        distributed.on_primary(partial(ledger.append, self.path, again))
-
-    def halving_note(self, model: str) -> str:
-        """The note with which a model's batch was halved, for good in this folder, or nothing."""
-
-        def note() -> str:
-            entries = (e for e in ledger.read(self.path) if e.model == model and e.half_batch)
-            return next((entry.message for entry in entries), "")
-
-        return distributed.on_primary(note)
-
-    def trajectory(self, model: str) -> pathlib.Path:
-        """Path of a model's trajectory."""
-        return self.path / trajectory_files.FOLDER / f"{model}.jsonl"
-
-
 class RunFolder:
     """The folder of one run, locked against a second run; use it as a context.
 
     Args:
         path: of the folder; made if it is not there.
-        facts: content of `run.json`; `FINGERPRINT` names the part that must not change.
+        facts: content of `run.json`.
 
     Attributes:
         files: of the models.
 
     Raises:
-        OutputError: it cannot be written, another process works in it, or it holds a run of
-            another configuration (the fields that differ are named).
+        OutputError: it cannot be written, another process works in it, or it holds a run on other
+            data or by another recipe (the fields that differ are named).
     """
 
     def __init__(self, path: str | os.PathLike[str], facts: Mapping[str, Any]):
@@ -132,6 +69,9 @@ class RunFolder:
         self._lock: filelock.FileLock | None = None
         self._made: list[pathlib.Path] = []
         self._new = False
+        # What `recorded` found: each model's last end, and the lines of its trajectory.
+        self._ends: dict[str, ledger.Entry] = {}
+        self._lines: dict[str, int] = {}
         distributed.on_primary(self._open)
 
     def __enter__(self) -> RunFolder:
@@ -196,13 +136,7 @@ class RunFolder:
             return
         try:
             existing = json.loads(file.read_text(encoding="utf-8"))
-            changed = [
-                name
-                for part in FINGERPRINT
-                for name in differences(
-                    fixed(existing.get(part), part), fixed(self._facts[part], part), part
-                )
-            ]
+            changed = conflicts(existing, self._facts)
         except (OSError, *files.DAMAGE) as error:
             raise errors.OutputError(
                 f"{file} cannot be read: {error}", "Choose another folder, or remove this one"
@@ -226,6 +160,17 @@ class RunFolder:
                 stacklevel=2,
             )
 
+    def grow(self) -> None:
+        """Enter into `run.json` what the folder holds from now on."""
+        distributed.on_primary(self._grow)
+
+    def _grow(self) -> None:
+        file = self.path / RUN_FILE
+        existing = json.loads(file.read_text(encoding="utf-8"))
+        content = grown(existing, self._facts)
+        if content != existing:
+            files.write_atomically(file, json.dumps(content, indent=1) + "\n")
+
     def finish(self, trajectory: Trajectory) -> None:
         """Enter a model's end into the ledger; its checkpoint stays until `keep_states`."""
         end = ledger.Entry(
@@ -235,49 +180,70 @@ class RunFolder:
             trajectory.seconds,
             records=len(trajectory.records),
         )
-        distributed.on_primary(partial(ledger.append, self.path, end))
+        distributed.on_primary(partial(self._enter, end))
+
+    def _enter(self, end: ledger.Entry) -> None:
+        """Add a line to the ledger, unless the model's last one says the same."""
+        last = self._ends.get(end.model)
+        if last is None or dataclasses.replace(last, seconds=end.seconds) != end:
+            ledger.append(self.path, end)
+        self._ends[end.model] = end
 
     def keep_states(self, ended: Iterable[Trajectory], kept: Collection[str]) -> None:
         """Remove the checkpoints of models that have ended for good, apart from those to keep.
 
         Args:
-            ended: models that ended; who may still be tried again keeps its checkpoint.
+            ended: models that ended. Who may still be tried again keeps its checkpoint, and so
+                does who was trained further before than it is ranked now.
             kept: names of those to keep.
         """
         for trajectory in ended:
-            if trajectory.status in FINAL and trajectory.model not in kept:
+            further = self._lines.get(trajectory.model, 0) > len(trajectory.records)
+            if trajectory.status in FINAL and trajectory.model not in kept and not further:
                 self.files.checkpoints(trajectory.model).remove()
 
-    def finished(self, head: Head) -> dict[str, Trajectory]:
-        """Models that need not be run again, by name."""
-        found = distributed.on_primary(self._finished)
-        return {
-            model: Trajectory(
-                model,
-                head,
-                tuple(map(trajectory_files.parse, lines)),
-                status=end["status"],
-                message=end["message"],
-                seconds=end["seconds"],
-            )
-            for model, (end, lines) in found.items()
-        }
+    def recorded(self) -> dict[str, Recorded]:
+        """What need not be trained again, of the models of this run that have an epoch; by name.
 
-    def _finished(self) -> dict[str, list[Any]]:
-        """Model -> its last entry in the ledger and its records, of those with a final one."""
-        ends = {entry.model: entry for entry in ledger.read(self.path)}  # the last one counts
-        found: dict[str, list[Any]] = {}
+        A model that has not ended counts up to its checkpoint: what was recorded after it is
+        trained again, so that the state is there too.
+        """
+        found = distributed.on_primary(self._recorded)
+        known = {}
+        for model, (lines, whole, seconds, note) in found.items():
+            state = self._state(model)
+            count = max(whole, 0 if state is None else state + 1)
+            records = tuple(map(trajectory_files.parse, lines[:count]))
+            self._lines[model] = len(lines)
+            if records:
+                known[model] = Recorded(model, records, state, seconds, note)
+        return known
+
+    def _recorded(self) -> dict[str, list[Any]]:
+        """Model -> records, how many were there when it ended, seconds, and its batches' note."""
+        entries = ledger.read(self.path)
+        self._ends = {entry.model: entry for entry in entries}
+        whole, found = ledger.whole(entries), dict[str, list[Any]]()
+        halved = {entry.model: entry.message for entry in reversed(entries) if entry.half_batch}
         for model in self._facts["models"]:
-            end = ends.get(model)
-            if end is None or end.status not in FINAL:
-                continue
-            file = self.files.trajectory(model)
-            seen = trajectory_files.read_sound(file)
-            if [record.epoch for record in seen] != list(range(end.records)):
-                warnings.warn(f"{file} is damaged: {model} starts again", stacklevel=2)
-                continue
-            found[model] = [files.strict(end), list(map(trajectory_files.to_json, seen))]
+            seen = self.files.sound(model)
+            if len(seen) < whole.get(model, 0):
+                file = self.files.trajectory(model)
+                warnings.warn(
+                    f"{file} is damaged: {model} trains again what is missing", stacklevel=2
+                )
+            end = self._ends.get(model)
+            taken = sum(record.seconds for record in seen)
+            seconds = end.seconds if end is not None and end.records == len(seen) else taken
+            lines = list(map(trajectory_files.to_json, seen))
+            found[model] = [lines, whole.get(model, 0), seconds, halved.get(model, "")]
         return found
+
+    def _state(self, model: str) -> int | None:
+        """The epoch of a model's checkpoint; a damaged one is the worker's to repair."""
+        with contextlib.suppress(errors.CheckpointError):
+            return self.files.checkpoints(model).latest()
+        return None
 
 
 def _rounding(facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 import warnings
+from collections.abc import Iterable
 
 from ncap_jax import files
 from ncap_jax.types import Status
@@ -15,7 +16,7 @@ FILE = "ledger.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """How a model ended, or (`half_batch`) that it starts again with its batches in halves.
+    """How a model ended, or that it starts again (no records), perhaps in halves (`half_batch`).
 
     Attributes:
         model: its name.
@@ -59,6 +60,17 @@ def read(folder: pathlib.Path) -> list[Entry]:
                 stacklevel=2,
             )
     return entries
+
+
+def whole(entries: Iterable[Entry]) -> dict[str, int]:
+    """Model -> how many lines its trajectory has, or had before damage, since it last started.
+
+    Where a later call ranked fewer epochs, the lines of the others are still there.
+    """
+    found: dict[str, int] = {}
+    for entry in entries:
+        found[entry.model] = max(entry.records, found.get(entry.model, 0)) if entry.records else 0
+    return found
 
 
 def parse(line: str) -> Entry:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from ncap_jax import errors
 from ncap_jax.options import RankConfig
-from ncap_jax.run.folder import ModelFiles
+from ncap_jax.run.model_files import ModelFiles
 from ncap_jax.types import Trajectory
 
 # What XLA says when the device's memory does not suffice.

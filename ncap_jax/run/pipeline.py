@@ -8,7 +8,7 @@ import io
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,10 +19,11 @@ from ncap_jax.finetune import mesh
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.report.progress import Progress, Watchers
 from ncap_jax.report.tensorboard import TensorBoard
-from ncap_jax.run import facts, start, worker
+from ncap_jax.run import facts, growth, start, worker
 from ncap_jax.run.checks import check_run, obtainable, warn_of_few_images
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import Job
+from ncap_jax.run.recorded import Recorded
 from ncap_jax.run.schedule import Scheduler
 from ncap_jax.run.scratch import Scratch
 from ncap_jax.selection import budget
@@ -33,6 +34,7 @@ from ncap_jax.zoo import shapes
 from ncap_jax.zoo.registry import search
 
 Path = str | os.PathLike[str]
+Known = Mapping[str, Recorded]
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,25 @@ def rank(request: Request) -> Ranking:
     with contextlib.ExitStack() as stack:
         place = open_place(request, about)
         folder = place.folder
+        known: Known = {}
         if folder is not None:
             stack.enter_context(folder)
+            known = grow(folder, job)
         watchers: list[Watcher] = []
         if distributed.is_primary():
             file = None if request.show_progress else io.StringIO()
-            view = Progress(job.names, job.config.epochs, file, programs=programs, clock=clock)
+            view = Progress(
+                job.names,
+                job.config.epochs,
+                file,
+                programs=programs,
+                clock=clock,
+                notes=growth.notes(known, job.config, len(job.dataset.labels)),
+            )
             watchers.append(stack.enter_context(view))
             if board is not None:
                 watchers.append(stack.enter_context(board))
-        trajectories = finetune_all(job, folder, Watchers(watchers), clock)
+        trajectories = finetune_all(job, folder, Watchers(watchers), clock, known)
         info = facts.run_info(job, about, time.perf_counter() - run_start)
         ranking = rank_trajectories(trajectories, job.dataset.name, job.config, info=info)
         if request.output_dir is not None and folder is not None and distributed.is_primary():
@@ -136,26 +147,46 @@ def open_place(request: Request, about: dict[str, Any]) -> Place:
     return Place(RunFolder(scratch.path, about), scratch)
 
 
+def grow(folder: RunFolder, job: Job) -> Known:
+    """Let a folder hold this run from now on; returns what the folder knows of the run's models.
+
+    Raises:
+        OutputError: the predictor reads what was not recorded.
+    """
+    known = folder.recorded()
+    growth.check_measured(known, job.config, folder.path)
+    folder.grow()
+    return known
+
+
 def finetune_all(
-    job: Job, folder: RunFolder | None, watcher: Watcher, clock: budget.TimeBudget
+    job: Job,
+    folder: RunFolder | None,
+    watcher: Watcher,
+    clock: budget.TimeBudget,
+    known: Known | None = None,
 ) -> tuple[Trajectory, ...]:
-    """Fine-tune the candidates; those that are finished in the folder are taken as they are.
+    """Fine-tune the candidates, as far as the folder does not hold their epochs already.
 
     Args:
         job: the run.
         folder: of the run, where it has one.
         watcher: told of every epoch and every end.
         clock: the time budget; it counts from the start of the call.
+        known: what the folder knows of the models.
 
     Raises:
         NcapError: the folder cannot be written, or the workers cannot start.
     """
     turns = budget.admission_order(job.specs, job.config)
     with contextlib.ExitStack() as stack:
-        scheduler = Scheduler(job.names, job.config, folder, watcher, clock, turns)
+        measured = growth.measured_epochs(job.config, len(job.dataset.labels))
+        scheduler = Scheduler(job.names, job.config, folder, watcher, clock, turns, measured, known)
+        executor = None
         if scheduler.unfinished():
             executor = start.make_executor(job.config, makers(job, folder), len(job.specs))
-            scheduler.run(stack.enter_context(executor))
+            executor = stack.enter_context(executor)
+        scheduler.run(executor)
         return scheduler.trajectories()
 
 

@@ -19,6 +19,7 @@ import os
 import pathlib
 import shlex
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from ncap_jax import errors, files, options
@@ -145,7 +146,7 @@ def rerun(
     for record in (config, saved.data_config):
         options.check(record)
     # Imported here: what cannot be repeated is refused without waiting for JAX.
-    from ncap_jax.run import pipeline
+    from ncap_jax.run import growth, pipeline
 
     again = pipeline.rank(
         pipeline.Request(
@@ -159,7 +160,9 @@ def rerun(
     )
     facts = json.loads((pathlib.Path(output_dir) / RUN_FILE).read_text(encoding="utf-8"))
     after = trajectory_files.load_trajectories(output_dir)
-    return compare(saved.facts, facts, (before, original), (after, again))
+    ranked = partial(growth.as_ranked, recipe=config, num_train=facts["data"]["num_train"])
+    first, second = ranked(before, original), ranked(after, again)
+    return compare(saved.facts, facts, (first, original), (second, again))
 
 
 def executed(config: RankConfig, execution: Execution) -> RankConfig:

@@ -5,6 +5,10 @@ budget of epochs allows, before any trains further. With `strategy="full"` and n
 that is one rung: each model runs all its epochs at once. Models that the time budget does not admit
 pass through the executor all the same: their worker knows what earlier calls have left of them.
 
+Every call takes this way from its first step, whatever earlier calls have done. A model whose
+epochs are in the folder has its turn without being trained, and is compared by the epochs of that
+turn alone. So a run that resumes, or has grown, takes the decisions of a fresh one.
+
 This process alone writes the ends of models into the ledger. Workers append to their own model's
 trajectory; what a worker cannot write, because it does not see the folder, is written here. Several
 processes with one mesh (`ncap_jax.distributed`) run the same schedule side by side.
@@ -13,15 +17,15 @@ processes with one mesh (`ncap_jax.distributed`) run the same schedule side by s
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from ncap_jax.finetune.evaluation import is_finite
+from ncap_jax.finetune.outcome import is_finite
 from ncap_jax.options import RankConfig
 from ncap_jax.run.executors import Executor, Lost
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import EpochDone, Task
+from ncap_jax.run.recorded import Recorded, as_measured
 from ncap_jax.selection import budget, halving, keeping
 from ncap_jax.types import Trajectory, Watcher
 
@@ -32,10 +36,12 @@ class Scheduler:
     Args:
         names: of all models, in order.
         config: of the run.
-        folder: of the run, or None. Models that are finished in it are taken as they are.
-        watcher: told of every epoch and every end.
+        folder: of the run, or None.
+        watcher: told of every new epoch and of every end.
         clock: the time budget.
         turns: the names in the order in which the models have their turns; None: as `names`.
+        measured: the epochs after which beta_eff counts; None: all.
+        recorded: what the folder knows of the models, by name.
     """
 
     def __init__(
@@ -46,40 +52,41 @@ class Scheduler:
         watcher: Watcher,
         clock: budget.TimeBudget,
         turns: Sequence[str] | None = None,
+        measured: Collection[int] | None = None,
+        recorded: Mapping[str, Recorded] | None = None,
     ):
         self._names, self._config = names, config
         self._turns = names if turns is None else turns
         self._folder, self._watcher, self._clock = folder, watcher, clock
+        self._measured = measured
+        self._recorded = recorded or {}
+        self._trained = set[str]()
         self._waiting: dict[str, Trajectory] = {}
-        self._ends = folder.finished(config.head) if folder is not None else {}
-        self._ended_before = frozenset(self._ends)
-        for name in names:
-            if name in self._ends:
-                watcher.finished(self._ends[name])
-        if folder is not None:
-            self._keep_states()  # a kill may have stopped a removal half-way
+        self._ends: dict[str, Trajectory] = {}
 
     def unfinished(self) -> list[str]:
-        """The models that have something to do, in order of their turns."""
-        return [name for name in self._turns if name not in self._ends]
+        """The models that may have something to train, in order of their turns."""
+        return [name for name in self._turns if not self._reaches(name, self._config.epochs)]
 
     def trajectories(self) -> tuple[Trajectory, ...]:
         """Of all models, in order; once all have ended."""
         return tuple(self._ends[name] for name in self._names)
 
-    def run(self, executor: Executor) -> None:
+    def run(self, executor: Executor | None) -> None:
         """Bring models from rung to rung until all have ended.
+
+        Args:
+            executor: trains them; None: nobody is `unfinished`.
 
         Raises:
             NcapError: the folder cannot be written, or the workers cannot start.
         """
-        config, epoch, alive = self._config, 0, self.unfinished()
+        config, epoch, alive = self._config, 0, list(self._turns)
         rungs = halving.rungs(config)
-        if alive and (doubt := self._clock.doubt()):
+        if self.unfinished() and (doubt := self._clock.doubt()):
             warnings.warn(doubt, stacklevel=2)
         while alive:
-            ended = [t for name, t in self._ends.items() if name in self._names]
-            goal = budget.target(config, ended, len(alive), epoch)
+            goal = budget.target(config, list(self._ends.values()), len(alive), epoch)
             goal = min([goal, *(rung for rung in rungs if rung > epoch)])
             if goal <= epoch:
                 self._stop(dict.fromkeys(alive, self._out_of_epochs(epoch)))
@@ -87,14 +94,19 @@ class Scheduler:
             alive = self._advance(executor, alive, goal)
             epoch = goal
             if epoch in rungs and alive:
-                rivals = self._rivals(alive, epoch)
-                self._stop(halving.stopped(self._known(), rivals, config, epoch))
+                self._stop(halving.stopped(self._known(), alive, config, epoch))
                 alive = [name for name in alive if name in self._waiting]
 
-    def _advance(self, executor: Executor, names: Sequence[str], goal: int) -> list[str]:
-        """Train models up to an epoch; returns those that wait there."""
-        turn, held = list(names), dict[str, Trajectory]()
+    def _advance(self, executor: Executor | None, names: Sequence[str], goal: int) -> list[str]:
+        """Bring models to an epoch, trained or recorded before; returns those that wait there."""
+        turn, held = [], dict[str, Trajectory]()
+        for name in names:
+            if self._reaches(name, goal):
+                self._settle(self._recorded[name].until(goal, self._config), goal)
+            else:
+                turn.append(name)
         while turn:
+            assert executor is not None, "somebody is unfinished"
             held = self._turn(executor, turn, goal)
             # No time was left, but nobody has an epoch: one of them must be trained all the same.
             turn = [] if self._clock.answered else list(held)
@@ -102,10 +114,15 @@ class Scheduler:
             self._settle(trajectory, goal)
         return [name for name in names if name in self._waiting]
 
+    def _reaches(self, name: str, epoch: int) -> bool:
+        """Whether earlier calls have recorded all that this one needs of a model up to an epoch."""
+        return name in self._recorded and self._recorded[name].reaches(epoch)
+
     def _turn(self, executor: Executor, names: Sequence[str], goal: int) -> dict[str, Trajectory]:
         """Give each model its turn; returns those that were refused before anybody had an epoch."""
         left, alive, refused = set(names), frozenset(names), set[str]()
-        new = [name for name in names if name not in self._waiting]
+        new = [name for name in names if name not in self._trained]
+        self._trained |= left
         held: dict[str, Trajectory] = {}
 
         def make_task(name: str) -> Task:
@@ -130,6 +147,7 @@ class Scheduler:
 
     def _settle(self, trajectory: Trajectory, goal: int) -> None:
         """A model waits once it has reached the goal; otherwise it has ended."""
+        trajectory = as_measured(trajectory, self._measured)
         if trajectory.status == "stopped" and trajectory.epochs >= goal:
             self._waiting[trajectory.model] = trajectory
         else:
@@ -145,7 +163,7 @@ class Scheduler:
         self._watcher.epoch(name, done.record)
 
     def _lost(self, name: str, lost: Lost) -> Trajectory:
-        seen = self._folder.files.resume_point(name) if self._folder is not None else ()
+        seen = self._folder.files.position(name).records if self._folder is not None else ()
         seconds = sum(record.seconds for record in seen)
         return Trajectory(name, self._config.head, seen, "failed", lost.reason, seconds)
 
@@ -175,19 +193,6 @@ class Scheduler:
         """All trajectories so far, in the models' order."""
         known = {**self._waiting, **self._ends}
         return [known[name] for name in self._names if name in known]
-
-    def _rivals(self, alive: Sequence[str], rung: int) -> set[str]:
-        """Who is compared at a rung: models that wait there, and those that an earlier call ended.
-
-        The latter were in the race when this rung was first decided; without them it would be
-        decided otherwise now.
-        """
-        past = (self._ends[name] for name in self._ended_before if name in self._names)
-        return {*alive} | {
-            t.model
-            for t in past
-            if t.epochs >= rung and math.isfinite(t.records[rung].validation_loss)
-        }
 
     def _out_of_epochs(self, epoch: int) -> str:
         return (

@@ -19,7 +19,7 @@ from ncap_jax import caching, distributed, errors
 from ncap_jax.data.augment import Augmentation, recommended
 from ncap_jax.data.feed import Feed
 from ncap_jax.data.feeding import make_feed
-from ncap_jax.finetune import loop, mesh, trajectory_files
+from ncap_jax.finetune import loop, mesh, outcome, trajectory_files
 from ncap_jax.finetune.candidate import FineTuning
 from ncap_jax.finetune.steps import Deadline
 from ncap_jax.measure import training
@@ -27,8 +27,9 @@ from ncap_jax.options import RankConfig
 from ncap_jax.run import ahead, memory
 from ncap_jax.run.ahead import Ahead
 from ncap_jax.run.executors import Emit, Work
-from ncap_jax.run.folder import RUN_FILE, ModelFiles
+from ncap_jax.run.fingerprint import RUN_FILE
 from ncap_jax.run.job import EpochDone, Job, Task
+from ncap_jax.run.model_files import ModelFiles, Position
 from ncap_jax.selection import ranking
 from ncap_jax.selection.budget import TimeIsUp
 from ncap_jax.selection.keeping import most_states
@@ -219,24 +220,29 @@ class _Attempts:
             files, model = self._worker.files, self._task.model
             assert files is not None
             warnings.warn(f"{model} starts again: {error}", stacklevel=2)
-            files.start_again(model)
+            files.checkpoints(model).remove()
             return self._attempt(micro_batches)
 
     def _attempt(self, micro_batches: int) -> Trajectory:
         start, worker, task = time.perf_counter(), self._worker, self._task
         files, config = worker.files, worker.config
-        seen = files.resume_point(task.model) if files is not None else ()
-        self.records[:] = seen
-        before = sum(record.seconds for record in seen)
-        if seen and seen[-1].epoch >= task.until:
-            return Trajectory(task.model, config.head, seen, "stopped", seconds=before)
+        records, state = files.position(task.model) if files is not None else Position()
+        records = records[: task.until + 1]
+        self.records[:] = records
+        before = sum(record.seconds for record in records)
+        # It waits there, or has ended.
+        if records and ((state or 0) >= task.until or not outcome.is_finite(records[-1])):
+            ending = outcome.end(records, config)
+            return Trajectory(task.model, config.head, records, *ending, before)
         if task.share.refusal:
             raise TimeIsUp("time_budget", task.share.refusal)
         if self._deadline is not None:
             self._deadline()
+        trained = 0 if state is None else state + 1
         trajectory = loop.finetune(
             worker.start(task, micro_batches, self._deadline),
-            seen=seen,
+            seen=records[:trained],
+            recorded=records[trained:],
             checkpoints=files.checkpoints(task.model) if files is not None else None,
             until=task.until,
             saved=range(config.epochs + (most_states(config) > 0)),

@@ -12,7 +12,6 @@ import pytest
 
 from ncap_jax.finetune import candidate as candidates
 from ncap_jax.finetune import evaluation, steps
-from ncap_jax.types import EpochRecord
 from tests.support.compilations import compilations
 from tests.support.small import small_digits, small_feed, small_spec, small_tuning
 
@@ -112,15 +111,6 @@ def test_a_check_is_asked_after_every_batch(tuning, monkeypatch):
     assert len(asked) == 3  # 70 samples
 
 
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("field", ["train_loss", "validation_loss", "running_loss"])
-def test_a_loss_that_is_not_finite_ends_a_model(field, wrong):
-    record = EpochRecord(1, 1.0, 0.5, 1.0, 0.5, running_loss=1.0)
-    assert evaluation.is_finite(record)
-    assert evaluation.is_finite(dataclasses.replace(record, running_loss=None))
-    assert not evaluation.is_finite(dataclasses.replace(record, **{field: wrong}))
-
-
 @pytest.mark.parametrize(
     ("features", "flaw"),
     [
@@ -136,12 +126,6 @@ def test_a_loss_that_is_not_finite_ends_a_model(field, wrong):
 )
 def test_what_is_wrong_with_features(features, flaw):
     assert evaluation.feature_flaw(jnp.asarray(features, jnp.float32)) == flaw
-
-
-def test_features_that_are_not_finite_end_a_model_whatever_its_losses():
-    record = EpochRecord(1, 1.0, 0.5, 1.0, 0.5)
-    assert not evaluation.is_finite(dataclasses.replace(record, features="not finite"))
-    assert evaluation.is_finite(dataclasses.replace(record, features="constant"))
 
 
 def test_looking_at_features_compiles_nothing(tuning):

@@ -98,6 +98,19 @@ def test_load_trajectories(tmp_path):
     assert loaded[0].seconds == 1.5
 
 
+def test_what_a_folder_keeps_beside_its_ranking_is_not_loaded(tmp_path):
+    folder = tmp_path / trajectory_files.FOLDER
+    folder.mkdir()
+    for name in ("a", "b"):
+        for epoch in range(3):
+            record = dataclasses.replace(RECORD, epoch=epoch)
+            trajectory_files.append(folder / f"{name}.jsonl", record)
+    held = {"config": {"head": "probe", "epochs": 1}, "models": {"a": {}}, "set_aside": {"b": {}}}
+    (tmp_path / "run.json").write_text(json.dumps(held))
+    (loaded,) = trajectory_files.load_trajectories(tmp_path)
+    assert (loaded.model, loaded.epochs) == ("a", 1)
+
+
 def test_a_damaged_run_file_is_refused(tmp_path):
     folder = tmp_path / trajectory_files.FOLDER
     folder.mkdir()

@@ -36,10 +36,22 @@ def test_the_ends_of_one_epoch_are_all_there_are():
     assert epochs.measured_epochs(Recipe(epochs=1), 100) == {0, 1}
 
 
-def test_longer_runs_and_fewer_samples_make_room_for_every_epoch():
-    assert epochs.measured_epochs(Recipe(epochs=50), 5_000) == frozenset(range(51))
+def test_fewer_samples_make_room_for_every_epoch():
     assert epochs.measured_epochs(Recipe(measure_size=32), 20_000) == ALL
     assert epochs.measured_epochs(Recipe(), 20_000) == ENDS
+
+
+@pytest.mark.parametrize("head", ["probe", "linear"])
+@pytest.mark.parametrize("num_train", [500, 5_000, 75_000])
+def test_a_run_that_grows_is_measured_as_it_was_begun(head, num_train):
+    """The ends apart, which move; its programs stay the same."""
+    for choice in ("auto", "every_epoch", "off"):
+        recipes = [Recipe(epochs=count, head=head, beta_eff=choice) for count in (2, 5, 50)]
+        found = [epochs.measured_epochs(recipe, num_train) for recipe in recipes]
+        inner = [sorted(f - {0, r.epochs})[:1] for f, r in zip(found, recipes)]
+        assert inner[0] == inner[1] == inner[2]
+        runs = {epochs.usual_measurements(recipe, num_train) for recipe in recipes}
+        assert runs == {len(found[1])}
 
 
 def test_the_price_of_every_epoch_is_at_most_the_share_where_it_is_paid():

@@ -168,7 +168,7 @@ def test_a_second_process_is_refused_while_the_first_lives(fake, fake_whole, tmp
     signal.pidfd_send_signal(run, signal.SIGKILL)
     assert fake.end() == signal.SIGKILL
     with RunFolder(tmp_path, facts) as folder:
-        assert folder.finished("probe") == {}
+        assert folder.recorded() == {}
 
 
 def kill_until(server, whole, folder, kills, seed):

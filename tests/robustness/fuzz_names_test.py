@@ -100,10 +100,10 @@ def test_a_folder_that_a_run_resumes_in(contents, folder):
         (run.path / ledger.FILE).write_bytes(contents[1])
         with contextlib.suppress(errors.OutputError):
             trajectory_files.load_trajectories(run.path)
-        for name, trajectory in run.finished("probe").items():
+        for name, known in run.recorded().items():
             assert name == model
-            assert [record.epoch for record in trajectory.records] == list(
-                range(len(trajectory.records))
-            )
+            assert [record.epoch for record in known.records] == list(range(len(known.records)))
         run.files.halving_note(model)
-        assert run.files.resume_point(model) == ()
+        resumed = run.files.position(model)
+        assert resumed.state is None
+        assert repr(trajectory_files.read(run.files.trajectory(model))) == repr(resumed.records)

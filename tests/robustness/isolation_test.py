@@ -15,7 +15,7 @@ from flax import nnx
 import ncap_jax as ncap
 from ncap_jax.finetune import loop
 from ncap_jax.run import worker
-from ncap_jax.run.folder import ModelFiles
+from ncap_jax.run.model_files import ModelFiles
 from ncap_jax.types import ModelSpec
 from tests.support.small import small_config
 from tests.support.toy_runs import POOL, digits, exhausted, instead, rank

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from ncap_jax.options import RankConfig
-from ncap_jax.run.fingerprint import differences, fixed
+from ncap_jax.run.fingerprint import conflicts, differences, fixed, grown
 
 
 def test_equal_values_do_not_differ() -> None:
@@ -54,3 +55,51 @@ def test_other_parts_are_compared_whole() -> None:
     assert fixed(models, "models") == models
     assert fixed("damaged", "config") == fixed("damaged", "data") == "damaged"
     assert fixed({"config": "damaged"}, "data") == {"config": "damaged"}
+
+
+FACTS = {
+    "config": dataclasses.asdict(RankConfig()),
+    "models": {"a": {"weights_sha256": "1"}, "b": {"weights_sha256": "2"}},
+    "data": {"sha256": "3", "config": {"data_dir": None}},
+    "command": "python -m ncap_jax",
+    "threads": 2,
+}
+
+
+def changed(**changes: object) -> dict[str, Any]:
+    return {**FACTS, "config": {**FACTS["config"], **changes}}
+
+
+def test_epochs_predictors_and_models_may_change_in_a_folder() -> None:
+    assert conflicts(FACTS, changed(epochs=9, predictor="power_law", workers=2)) == []
+    assert conflicts(FACTS, {**FACTS, "models": {"c": {"weights_sha256": "4"}}}) == []
+
+
+def test_a_recipe_weights_and_data_may_not() -> None:
+    assert conflicts(FACTS, changed(epochs=9, seed=1, head="probe")) == [
+        'config.head was "linear", is "probe"',
+        "config.seed was 0, is 1",
+    ]
+    other = {**FACTS, "models": {"a": {"weights_sha256": "9"}}, "data": {"sha256": "9"}}
+    assert conflicts(FACTS, other) == [
+        'models.a.weights_sha256 was "1", is "9"',
+        "data.config was {}, is null",
+        'data.sha256 was "3", is "9"',
+    ]
+
+
+def test_weights_of_a_model_that_was_set_aside_are_compared_too() -> None:
+    held = grown(FACTS, {**FACTS, "models": {"a": {"weights_sha256": "1"}}})
+    assert held["set_aside"] == {"b": {"weights_sha256": "2"}}
+    back = {**FACTS, "models": {"b": {"weights_sha256": "9"}}}
+    assert conflicts(held, back) == ['models.b.weights_sha256 was "2", is "9"']
+
+
+def test_a_folder_says_what_it_holds_and_how_it_was_begun() -> None:
+    assert grown(FACTS, {**FACTS, "command": "again", "threads": 8}) == FACTS
+    asked = {**changed(epochs=9, executor="processes"), "command": "longer", "threads": 8}
+    held = {**changed(epochs=9), "command": "longer", "set_aside": {}}
+    assert grown(FACTS, asked) == held
+    assert grown(held, {**FACTS, "threads": 8}) == {**FACTS, "set_aside": {}}
+    reordered = dict(reversed(FACTS["models"].items()))
+    assert list(grown(FACTS, {**FACTS, "models": reordered})["models"]) == ["b", "a"]

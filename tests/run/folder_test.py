@@ -15,12 +15,15 @@ from ncap_jax import errors
 from ncap_jax.finetune import trajectory_files
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.run import ledger
-from ncap_jax.run.folder import ModelFiles, RunFolder, differences
+from ncap_jax.run.fingerprint import differences
+from ncap_jax.run.folder import RunFolder
+from ncap_jax.run.model_files import ModelFiles, Position
+from ncap_jax.run.recorded import Recorded
 from ncap_jax.types import EpochRecord, Trajectory
 from tests.support.two_processes import TwoProcesses
 
 FACTS = {
-    "config": {"epochs": 3, "time_budget": None},
+    "config": {"epochs": 3, "seed": 3, "time_budget": None, "executor": "local"},
     "models": {"a": {}, "b": {}},
     "data": {"name": "digits", "sha256": "0"},
     "started": "today",
@@ -51,12 +54,11 @@ def contents(path):
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"config": {**FACTS["config"], "epochs": 4}}, "config.epochs was 3, is 4"),
-        ({"models": {"a": {}}}, "models.b was {}, is null"),
+        ({"config": {**FACTS["config"], "seed": 4}}, "config.seed was 3, is 4"),
         ({"data": {"name": "digits", "sha256": "1"}}, 'data.sha256 was "0", is "1"'),
         (
-            {"config": {"epochs": 4}, "models": {"a": {}, "b": {"weights_sha256": "x" * 99}}},
-            'config.epochs was 3, is 4; models.b.weights_sha256 was null, is "xx',
+            {"config": {"seed": 4}, "models": {"c": {}, "b": {"weights_sha256": "x" * 99}}},
+            'config.seed was 3, is 4; models.b.weights_sha256 was null, is "xx',
         ),
     ],
 )
@@ -201,34 +203,15 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
 
 
 def test_a_model_resumes_after_its_last_checkpoint(tmp_path):
-    """The line after it is cut off the file; a kill came before its checkpoint was whole."""
+    """A kill came before that of the last line was whole: the epoch counts once it is trained."""
     with RunFolder(tmp_path, FACTS) as folder:
         with_state(folder.files)
         folder.files.append("a", RECORDS[2])
-        assert repr(folder.files.resume_point("a")) == repr(RECORDS[:2])
+        assert repr(folder.files.position("a")) == repr(Position(RECORDS, 1))
         found = trajectory_files.read(folder.files.trajectory("a"))
-        assert repr(found) == repr(RECORDS[:2])
-        assert folder.files.checkpoints("a").latest() == 1
-
-
-@pytest.mark.parametrize("damage", ["no checkpoint", "no line", "torn line", "another line"])
-def test_without_a_usable_checkpoint_a_model_starts_again(tmp_path, damage):
-    files = ModelFiles(tmp_path)
-    (tmp_path / "trajectories").mkdir()
-    with_state(files)
-    trajectory = files.trajectory("a")
-    lines = trajectory.read_text().splitlines(keepends=True)
-    if damage == "no checkpoint":
-        files.checkpoints("a").remove()
-    elif damage == "no line":
-        trajectory.write_text(lines[0])
-    elif damage == "torn line":
-        trajectory.write_text(lines[0] + lines[1][:-20])
-    else:
-        trajectory.write_text(lines[1] + lines[1])
-    assert files.resume_point("a") == ()
-    assert not trajectory.exists()
-    assert files.checkpoints("a").latest() is None
+        assert repr(found) == repr(RECORDS)
+        known = Recorded("a", RECORDS[:2], state=1, seconds=4.0)
+        assert repr(folder.recorded()) == repr({"a": known})
 
 
 def test_a_model_that_ended_is_taken_as_it_is(tmp_path):
@@ -237,7 +220,8 @@ def test_a_model_that_ended_is_taken_as_it_is(tmp_path):
         with_state(folder.files)
         folder.files.append("a", RECORDS[2])
         folder.finish(ended)
-        assert repr(folder.finished("probe")) == repr({"a": ended})
+        known = Recorded("a", RECORDS, state=1, seconds=5.0)
+        assert repr(folder.recorded()) == repr({"a": known})
 
 
 def test_states_of_models_that_ended_are_kept_by_name(tmp_path):
@@ -251,22 +235,42 @@ def test_states_of_models_that_ended_are_kept_by_name(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["c", "d"]
 
 
+def test_a_shorter_ranking_leaves_the_states_of_a_longer_one(tmp_path):
+    with RunFolder(tmp_path, FACTS) as folder:
+        with_state(folder.files)
+        folder.recorded()
+        folder.keep_states([Trajectory("a", "probe", RECORDS[:1])], ())
+        assert folder.files.checkpoints("a").latest() == 1
+        folder.keep_states([Trajectory("a", "probe", RECORDS[:2])], ())
+        assert folder.files.checkpoints("a").latest() is None
+
+
 @pytest.mark.parametrize("status", ["failed", "out_of_memory", "stopped"])
 def test_a_model_whose_end_had_another_cause_is_tried_again(tmp_path, status):
     with RunFolder(tmp_path, FACTS) as folder:
         with_state(folder.files)
         folder.finish(Trajectory("a", "probe", RECORDS[:2], status))
-        assert folder.finished("probe") == {}
-        assert repr(folder.files.resume_point("a")) == repr(RECORDS[:2])  # it lost nothing
+        known = Recorded("a", RECORDS[:2], state=1)
+        assert repr(folder.recorded()) == repr({"a": known})  # it lost nothing
+        assert repr(folder.files.position("a")) == repr(Position(RECORDS[:2], 1))
 
 
-def test_the_last_entry_of_the_ledger_counts(tmp_path):
-    with RunFolder(tmp_path, FACTS) as folder:
-        for record in RECORDS:
-            folder.files.append("a", record)
-        folder.finish(Trajectory("a", "probe", RECORDS, "failed"))
-        folder.finish(Trajectory("a", "probe", RECORDS, "ok"))
-        assert [t.status for t in folder.finished("probe").values()] == ["ok"]
+def test_an_end_is_entered_once(tmp_path):
+    """Every call comes to it again; only another end is news."""
+    ends = [
+        Trajectory("a", "probe", RECORDS, "failed"),
+        Trajectory("a", "probe", RECORDS, "ok", seconds=7.0),
+        Trajectory("a", "probe", RECORDS, "ok", seconds=8.0),
+    ]
+    for _ in range(2):
+        with RunFolder(tmp_path, FACTS) as folder:
+            folder.recorded()
+            for record in RECORDS if len(ends) == 3 else ():
+                folder.files.append("a", record)
+            for end in ends:
+                folder.finish(end)
+        ends = ends[1:]
+    assert [(e.status, e.seconds) for e in ledger.read(tmp_path)] == [("failed", 0.0), ("ok", 7.0)]
 
 
 def test_a_damaged_trajectory_of_a_model_that_ended_is_said(tmp_path):
@@ -276,9 +280,10 @@ def test_a_damaged_trajectory_of_a_model_that_ended_is_said(tmp_path):
         trajectory = folder.files.trajectory("a")
         trajectory.write_text(trajectory.read_text()[:-20])
         with pytest.warns(UserWarning, match="is damaged") as caught:
-            assert folder.finished("probe") == {}
+            (known,) = folder.recorded().values()
+    assert repr(known.records) == repr(RECORDS[:1])
     (warning,) = caught
-    assert str(warning.message) == f"{trajectory} is damaged: a starts again"
+    assert str(warning.message) == f"{trajectory} is damaged: a trains again what is missing"
 
 
 def test_a_checkpoint_half_removed_is_removed(tmp_path):
@@ -289,10 +294,39 @@ def test_a_checkpoint_half_removed_is_removed(tmp_path):
         folder.finish(Trajectory("a", "probe", RECORDS[:1]))
     left.mkdir(parents=True)
     with RunFolder(tmp_path, FACTS) as folder:
-        ended = folder.finished("probe")
-        assert list(ended) == ["a"]
-        folder.keep_states(ended.values(), ())
+        assert list(folder.recorded()) == ["a"]
+        folder.keep_states([Trajectory("a", "probe", RECORDS[:1])], ())
     assert not (tmp_path / "checkpoints" / "a").exists()
+
+
+def test_a_model_that_starts_again_is_not_taken_for_a_damaged_one(tmp_path):
+    with RunFolder(tmp_path, FACTS) as folder:
+        with_state(folder.files)
+        folder.finish(Trajectory("a", "probe", RECORDS[:2]))
+        folder.files.start_again("a")
+        folder.files.append("a", RECORDS[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert folder.recorded() == {}  # it has not ended, and no state was kept
+
+
+def test_a_run_grows_in_its_folder(tmp_path):
+    """What it holds is entered once nothing is refused any more."""
+    with RunFolder(tmp_path, FACTS):
+        pass
+    before = contents(tmp_path)
+    config = {**FACTS["config"], "epochs": 5, "executor": "processes"}
+    with RunFolder(tmp_path, {**FACTS, "config": config, "models": {"c": {}, "a": {}}}) as folder:
+        assert contents(tmp_path) == before
+        folder.grow()
+    held = json.loads((tmp_path / "run.json").read_text())
+    assert list(held["models"]) == ["c", "a"]
+    assert held["set_aside"] == {"b": {}}
+    assert held["config"] == {**FACTS["config"], "epochs": 5}  # begun in one process
+    with RunFolder(tmp_path, FACTS) as folder:
+        folder.grow()
+    held = json.loads((tmp_path / "run.json").read_text())
+    assert held == {**FACTS, "set_aside": {"c": {}}}
 
 
 def test_halving_the_batch_forgets_the_model_and_is_remembered(tmp_path):
@@ -304,7 +338,10 @@ def test_halving_the_batch_forgets_the_model_and_is_remembered(tmp_path):
     with RunFolder(tmp_path, FACTS) as folder:
         assert folder.files.halving_note("a") == "halved"
         assert folder.files.halving_note("b") == ""
-        assert folder.finished("probe") == {}
+        assert folder.recorded() == {}
+        folder.files.append("a", RECORDS[0])
+        folder.finish(Trajectory("a", "probe", RECORDS[:1]))
+        assert folder.recorded()["a"].note == "halved"
 
 
 # Two processes of one run.
@@ -330,7 +367,7 @@ def test_records_and_state_are_those_of_both(both, tmp_path):
     def act():
         with RunFolder(tmp_path, FACTS) as folder:
             with_state(folder.files, state=STATE)
-            seen = folder.files.resume_point("a")
+            seen = folder.files.position("a").records
             store = folder.files.checkpoints("a")
             assert store.latest() == 1
             state = store.restore(1, blank(STATE))
@@ -338,10 +375,10 @@ def test_records_and_state_are_those_of_both(both, tmp_path):
             folder.finish(Trajectory("a", "probe", seen, seconds=3.0))
             note = folder.files.halving_note("b")
             folder.keep_states([Trajectory("a", "probe", seen)], ())
-            return repr((seen, note, folder.finished("probe"))), bits(state)
+            return repr((seen, note, folder.recorded())), bits(state)
 
-    finished = {"a": Trajectory("a", "probe", RECORDS[:2], seconds=3.0)}
-    assert both(act) == [(repr((RECORDS[:2], "halved", finished)), bits(STATE))] * 2
+    known = {"a": Recorded("a", RECORDS[:2], seconds=3.0)}
+    assert both(act) == [(repr((RECORDS[:2], "halved", known)), bits(STATE))] * 2
     assert not (tmp_path / "checkpoints" / "a").exists()
     assert len((tmp_path / "trajectories" / "a.jsonl").read_text().splitlines()) == 2
     assert len(ledger.read(tmp_path)) == 2  # written once
@@ -358,13 +395,13 @@ def test_damage_is_known_to_both(both, tmp_path):
                 folder.files.checkpoints("a").restore(1, SMALL)
             except errors.CheckpointError as error:
                 folder.files.start_again("a")
-                return error.cause, folder.files.resume_point("a")
+                return error.cause, folder.files.position("a")
 
     first, second = both(act)
     assert first == second
     place = tmp_path / "checkpoints" / "a"
     assert first[0].startswith(f"the checkpoint of epoch 1 in {place} cannot be read: ")
-    assert first[1] == ()
+    assert first[1] == Position()
 
 
 def test_another_run_is_refused_by_both(both, tmp_path):

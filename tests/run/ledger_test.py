@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import warnings
@@ -67,6 +68,16 @@ def test_a_torn_line_does_not_take_the_next_one_along(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         assert ledger.read(tmp_path) == [AGAIN]
+
+
+def test_a_trajectory_is_as_long_as_at_the_best_of_its_ends():
+    """Unless the model has started again since."""
+    ends = [dataclasses.replace(END, records=records) for records in (6, 3)]
+    other = dataclasses.replace(END, model="other", records=1)
+    assert ledger.whole([*ends, other]) == {END.model: 6, "other": 1}
+    again = dataclasses.replace(END, records=0, half_batch=True)
+    assert ledger.whole([*ends, again]) == {END.model: 0}
+    assert ledger.whole([*ends, again, ends[1]]) == {END.model: 3}
 
 
 def test_seconds_are_a_number(tmp_path):

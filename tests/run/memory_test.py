@@ -6,7 +6,7 @@ import pytest
 
 from ncap_jax import errors
 from ncap_jax.run import ledger, memory
-from ncap_jax.run.folder import ModelFiles
+from ncap_jax.run.model_files import ModelFiles
 from ncap_jax.types import EpochRecord, Trajectory
 from tests.support.small import small_config
 from tests.support.toy_runs import exhausted

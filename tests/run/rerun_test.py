@@ -63,6 +63,17 @@ def test_the_command_line_says_identical(run, again):
     assert facts(repeated)["command"] == facts(run)["command"]
 
 
+def test_a_run_that_has_grown_is_repeated_as_it_ranks_now(run, again, tmp_path):
+    """What the folder keeps beside its ranking belongs to no rerun."""
+    grown = shutil.copytree(run, tmp_path / "mine")
+    for models, epochs in ((["tiny_depthwise"], 3), (["tiny_plain_barely"], 1)):
+        config = dataclasses.replace(CONFIG, epochs=epochs)
+        ncap.rank_models(models, "digits", config, grown, data_config=DATA, show_progress=False)
+    comparison = rerun.rerun(grown, tmp_path / "again", show_progress=False)
+    assert comparison.identical
+    assert [t.model for t in ncap.load_trajectories(tmp_path / "again")] == ["tiny_plain_barely"]
+
+
 def test_another_result_is_named_and_exits_with_1(run, again, tmp_path):
     copy = shutil.copytree(run, tmp_path / "mine")
     trajectory = copy / "trajectories" / "tiny_depthwise.jsonl"

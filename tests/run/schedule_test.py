@@ -5,6 +5,7 @@ Most of it runs on work that trains nothing but keeps real files; then on models
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import threading
@@ -50,7 +51,7 @@ class Work:
         self.tasks.append((task.model, task.until))
         self.shares[task.model] = task.share
         store = self.files.checkpoints(task.model)
-        seen = list(self.files.resume_point(task.model)) if self.written else []
+        seen = list(self.files.position(task.model).records) if self.written else []
         for epoch in range(len(seen), task.until + 1):
             if self.failures.get(task.model) == epoch:
                 return Trajectory(task.model, "linear", tuple(seen), "failed", "broken")
@@ -91,10 +92,9 @@ def run(path, config=PLAN, make=Work, clock=None, executor=Local):
     with RunFolder(path, FACTS) as folder:
         work, watcher = make(folder.files), Watcher()
         clock = clock or budget.TimeBudget(config, 0.0, clock=lambda: 0.0)
-        scheduler = Scheduler(NAMES, config, folder, watcher, clock)
-        if scheduler.unfinished():
-            with executor(lambda: work) as pool:
-                scheduler.run(pool)
+        scheduler = Scheduler(NAMES, config, folder, watcher, clock, recorded=folder.recorded())
+        with executor(lambda: work) if scheduler.unfinished() else contextlib.nullcontext() as pool:
+            scheduler.run(pool)
         return Outcome(scheduler.trajectories(), work, watcher)
 
 

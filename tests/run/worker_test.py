@@ -11,9 +11,10 @@ from ncap_jax import distributed, errors
 from ncap_jax.options import RankConfig
 from ncap_jax.run import worker
 from ncap_jax.run.executors import Work
-from ncap_jax.run.folder import ModelFiles
 from ncap_jax.run.job import EpochDone, Job, Task
+from ncap_jax.run.model_files import ModelFiles
 from ncap_jax.selection.budget import TimeShare
+from ncap_jax.types import EpochRecord
 from tests.support import fake_training, toy_runs
 from tests.support.small import deep_spec, small_config
 from tests.support.timed_runs import Clock
@@ -59,7 +60,7 @@ def test_a_model_pauses_and_resumes_where_it_was(files):
 def test_a_model_that_is_there_already_does_nothing(files):
     do(make(files), Task("toy_1", 2))
     part, told = do(make(files), Task("toy_1", 1))
-    assert (part.status, part.epochs, told) == ("stopped", 2, [])
+    assert (part.status, part.epochs, told) == ("stopped", 1, [])
 
 
 @pytest.mark.usefixtures("fake")
@@ -127,8 +128,18 @@ def test_a_damaged_checkpoint_is_said_and_the_model_starts_again(files):
     with pytest.warns(UserWarning, match="starts again") as caught:
         again, told = do(make(files), Task("toy_1", 3))
     assert str(caught[0].message).startswith("toy_1 starts again: the checkpoint of epoch 2 in ")
-    assert [done.record.epoch for done in told] == [0, 1, 2, 3]
+    assert [done.record.epoch for done in told] == [3]  # what is recorded is not measured again
     assert records(again) == records(do(make(None), Task("toy_1", 3))[0])
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_model_that_diverged_has_ended(files, monkeypatch):
+    """Its worker died before it could say so: nothing is trained."""
+    broken = dataclasses.replace(EpochRecord(0, 1.0, 0.5, 1.0, 0.5), validation_loss=float("nan"))
+    files.append("toy_1", broken)
+    monkeypatch.setattr(worker.training, "start", None)
+    ended, told = do(make(files), Task("toy_1", 3))
+    assert (ended.status, ended.epochs, told) == ("diverged", 0, [])
 
 
 @pytest.mark.usefixtures("fake")
@@ -161,7 +172,7 @@ def test_a_model_that_is_refused_says_why_and_keeps_its_epochs(files):
 @pytest.mark.usefixtures("fake")
 def test_the_time_of_earlier_turns_counts(files):
     do(make(files), Task("toy_1", 1))
-    (seen,) = (files.resume_point("toy_1"),)
+    seen = files.position("toy_1").records
     ended, _ = do(make(files), Task("toy_1", 3))
     assert ended.seconds >= sum(record.seconds for record in seen)
 

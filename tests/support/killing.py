@@ -58,6 +58,7 @@ def the_worst_has_no_chance(patch: pytest.MonkeyPatch) -> None:
         contenders: Collection[str],
         config: RankConfig,
         rung: int,
+        priors: object = None,
     ) -> dict[str, float]:
         losses = {
             t.model: t.records[rung].validation_loss for t in trajectories if t.model in contenders

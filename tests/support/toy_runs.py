@@ -19,7 +19,8 @@ from flax import nnx
 import ncap_jax as ncap
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.options import RankConfig
-from ncap_jax.run.folder import ModelFiles, RunFolder
+from ncap_jax.run.folder import RunFolder
+from ncap_jax.run.model_files import ModelFiles
 from ncap_jax.types import Dataset, ModelSpec, Ranking, Trajectory
 from tests.support.small import SmallNet, small_config, small_digits
 

@@ -1,0 +1,105 @@
+"""A run that goes on in its folder with other options: what it needs, lacks and says.
+
+Which options may be others: `ncap_jax.run.fingerprint`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from ncap_jax import errors
+from ncap_jax import predictor as predictors
+from ncap_jax.measure import epochs
+from ncap_jax.options import RankConfig
+from ncap_jax.run.recorded import Recorded, as_measured
+from ncap_jax.selection.ranking import with_needed_beta_eff
+from ncap_jax.types import Ranking, Trajectory
+
+
+def measured_epochs(config: RankConfig, num_train: int) -> frozenset[int]:
+    """The epochs after which a run measures beta_eff; `num_train`: samples of its training part."""
+    return epochs.measured_epochs(with_needed_beta_eff(config), num_train)
+
+
+def as_ranked(
+    trajectories: Iterable[Trajectory], ranking: Ranking, recipe: RankConfig, num_train: int
+) -> tuple[Trajectory, ...]:
+    """Of trajectories that a folder keeps, what its ranking was made of.
+
+    Args:
+        trajectories: as they are in the files.
+        ranking: says which models it ranks, and by how many epochs.
+        recipe: of the ranking.
+        num_train: samples of the training part.
+    """
+    until = {row.name: row.epochs for row in ranking.models}
+    measured = measured_epochs(recipe, num_train)
+    return tuple(
+        as_measured(dataclasses.replace(t, records=t.records[: until[t.model] + 1]), measured)
+        for t in trajectories
+        if t.model in until
+    )
+
+
+def check_measured(known: Mapping[str, Recorded], config: RankConfig, folder: object) -> None:
+    """Refuse to rank by a beta_eff that the folder's epochs were recorded without.
+
+    Args:
+        known: by name.
+        config: of the ranking.
+        folder: for the message.
+
+    Raises:
+        OutputError: the predictor reads beta_eff after every epoch, and a model that can be
+            measured was not.
+    """
+    strength = predictors.get(config.predictor, config.head).strength
+    if strength is None:
+        return
+    for each in known.values():
+        records = each.records[: config.epochs + 1]
+        lacking = [record.epoch for record in records if strength not in record.beta_eff]
+        if 0 < len(lacking) < len(records):
+            raise errors.OutputError(
+                f"{folder} was recorded without what predictor={config.predictor!r} reads: "
+                f"{each.model} has no beta_eff after {_listed(lacking)}",
+                "Choose another folder, or a predictor that reads no beta_eff",
+            )
+
+
+def notes(known: Mapping[str, Recorded], config: RankConfig, num_train: int) -> list[str]:
+    """What a run takes from its folder, in sentences; none where it holds no epoch of training.
+
+    Args:
+        known: by name, of the models that are ranked.
+        config: of the ranking.
+        num_train: samples of the training part.
+    """
+    measured = measured_epochs(config, num_train)
+    trained = [each for each in known.values() if len(each.records) > 1]
+    whole = [each for each in trained if each.reaches(config.epochs)]
+    others = [each for each in trained if not each.reaches(config.epochs)]
+    again = [each for each in others if not each.state]
+    bare = [each for each in whole if _lacks_the_last(each, config.epochs, measured)]
+    said = {
+        "All epochs are in the folder already": whole,
+        "Going on from the states that were kept": [each for each in others if each.state],
+        "Repeating the epochs in the folder, because no state was kept": again,
+        "Without a beta_eff after the last epoch, where it was not measured": bare,
+    }
+    return [
+        f"{what}: {', '.join(each.model for each in models)}."
+        for what, models in said.items()
+        if models
+    ]
+
+
+def _lacks_the_last(each: Recorded, epochs: int, measured: Collection[int]) -> bool:
+    """Whether a model that can be measured was not after what is now the last epoch."""
+    can = bool(each.records[0].beta_eff) and len(each.records) > epochs
+    return can and epochs in measured and not each.records[epochs].beta_eff
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return f"epoch{'s' if len(numbers) != 1 else ''} {', '.join(map(str, numbers))}"

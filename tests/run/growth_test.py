@@ -1,0 +1,63 @@
+"""A run that goes on with other options: what it takes of its folder, lacks and says."""
+
+from __future__ import annotations
+
+import pytest
+
+from ncap_jax import errors
+from ncap_jax.options import RankConfig
+from ncap_jax.run import growth
+from ncap_jax.run.recorded import Recorded
+from ncap_jax.selection.ranking import rank_trajectories
+from ncap_jax.types import EpochRecord, Trajectory
+
+CONFIG = RankConfig(epochs=2)
+
+
+def record(epoch, beta=True):
+    values = ({"absolute": (0.5,)}, {"absolute": ("ok",)}) if beta else ({}, {})
+    return EpochRecord(epoch, 1.0, 0.5, 1.0, 0.5, None, *values)
+
+
+RECORDS = tuple(record(epoch, beta=epoch in (0, 3)) for epoch in range(4))
+MODEL = Recorded("a", RECORDS, state=3)
+
+
+def test_of_what_a_folder_keeps_a_ranking_is_made_of_a_part():
+    ranking = rank_trajectories([MODEL.until(1, RankConfig(epochs=1))], "set")
+    kept = [Trajectory(name, "linear", RECORDS) for name in ("a", "set aside")]
+    (found,) = growth.as_ranked(kept, ranking, CONFIG, num_train=100)
+    assert (found.model, found.records) == ("a", RECORDS[:2])
+
+
+def test_a_predictor_needs_what_it_reads_after_every_epoch(tmp_path):
+    by_beta = RankConfig(epochs=3, predictor="scaled_ridge")
+    with pytest.raises(errors.OutputError) as error:
+        growth.check_measured({"a": MODEL}, by_beta, tmp_path)
+    assert error.value.cause == (
+        f"{tmp_path} was recorded without what predictor='scaled_ridge' reads: a has no beta_eff "
+        "after epochs 1, 2"
+    )
+    assert error.value.remedy == "Choose another folder, or a predictor that reads no beta_eff"
+    growth.check_measured({"a": MODEL}, RankConfig(), tmp_path)
+    never = tuple(record(epoch, beta=False) for epoch in range(4))  # its network has none
+    always = tuple(record(epoch) for epoch in range(4))
+    for records in (never, always):
+        growth.check_measured({"a": Recorded("a", records)}, by_beta, tmp_path)
+
+
+def test_what_is_said_of_the_folder_before_training():
+    known = {
+        "new": Recorded("new", RECORDS[:1]),  # of which no epoch was trained
+        "whole": Recorded("whole", tuple(record(epoch) for epoch in range(4))),
+        "cut": MODEL,
+        "kept": Recorded("kept", RECORDS[:2], state=1),
+        "lost": Recorded("lost", RECORDS[:2]),
+    }
+    assert growth.notes(known, CONFIG, 100) == [
+        "All epochs are in the folder already: whole, a.",
+        "Going on from the states that were kept: kept.",
+        "Repeating the epochs in the folder, because no state was kept: lost.",
+        "Without a beta_eff after the last epoch, where it was not measured: a.",
+    ]
+    assert growth.notes({}, CONFIG, 100) == []
