@@ -25,6 +25,9 @@ from ncap_jax.zoo import functional, load_model, probe, shapes
 from ncap_jax.zoo.preprocess import Preprocess
 
 EVALUATION_BATCH = 128
+# Parameters from which compiling costs about the same at both efforts, and a step takes long
+# (docs/results/compile-effort.md).
+LARGE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def prepare(
     return Candidate(
         name=spec.name,
         program=steps.Program(
-            network, optimizer, augment, micro_batches, devices, _effort(feed, config)
+            network, optimizer, augment, micro_batches, devices, _effort(params, feed, config)
         ),
         train_state=mesh.replicate(devices, train_state),
         measurement=measurement_subset(feed.labels, config.measure_size, config.seed),
@@ -148,12 +151,15 @@ def _placed(leaf: Any) -> jax.Array:
     return jax.device_put(np.asarray(leaf), may_alias=False)
 
 
-def _effort(feed: Feed, config: RankConfig) -> Effort:
+def _effort(params: Any, feed: Feed, config: RankConfig) -> Effort:
     """For the training step, by its runs, and for evaluation, which runs less but takes longer.
 
     Never the least: a handful of steps is not worth another program than a longer run has. The
-    run's own number of epochs does not count: with it a run that grows would round differently.
+    run's own number of epochs does not count: with it a run that grows would round differently. A
+    step of a large network is so long that the full effort pays within a few of them.
     """
+    if sum(leaf.size for leaf in jax.tree.leaves(params)) >= LARGE:
+        return "full"
     runs = USUAL_EPOCHS * batching.steps_per_epoch(len(feed.labels), config.batch_size)
     return "full" if effort_for(runs) == "full" else "some"
 

@@ -131,6 +131,12 @@ def test_the_measurement_subset_is_stratified_and_the_seed_s():
     assert len(prepared(measure_size=4096).measurement) == 96  # no more than there are
 
 
+def test_a_large_network_is_compiled_at_full_effort(monkeypatch):
+    assert prepared().program.effort == "some"
+    monkeypatch.setattr(candidates, "LARGE", 100)
+    assert prepared().program.effort == "full"
+
+
 def test_rates_to_try_are_the_configuration_s():
     candidate = prepared(learning_rate=1e-2, trial_rates=(1e-3,))
     assert candidate.rates == (1e-2, 1e-3)
