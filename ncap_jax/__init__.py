@@ -11,6 +11,7 @@ from ncap_jax._version import __version__
 # public name -> the module that holds it
 _PUBLIC = {
     "rank_models": "ncap_jax.api",
+    "finish": "ncap_jax.api",
     "rank_trajectories": "ncap_jax.selection.ranking",
     "load_trajectories": "ncap_jax.finetune.trajectory_files",
     "load": "ncap_jax.winner.package",
@@ -24,6 +25,7 @@ _PUBLIC = {
     "Dataset": "ncap_jax.types",
     "RankConfig": "ncap_jax.options",
     "DataConfig": "ncap_jax.options",
+    "FinishConfig": "ncap_jax.options",
     "Ranking": "ncap_jax.types",
     "Winner": "ncap_jax.winner.model",
     "Trajectory": "ncap_jax.types",
@@ -45,14 +47,14 @@ _HOMES = {**_PUBLIC, **_PRESENTATION}
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
-    from ncap_jax.api import rank_models
+    from ncap_jax.api import finish, rank_models
     from ncap_jax.capacitance.beta_eff import mlp_beta_eff
     from ncap_jax.data import load_dataset
     from ncap_jax.errors import NcapError
     from ncap_jax.finetune.trajectory_files import load_trajectories
     from ncap_jax.measure.monitor import CapacitanceMonitor
     from ncap_jax.measure.network import edge_degrees, network_beta_eff
-    from ncap_jax.options import DataConfig, RankConfig
+    from ncap_jax.options import DataConfig, FinishConfig, RankConfig
     from ncap_jax.selection.ranking import rank_trajectories
     from ncap_jax.types import Dataset, ModelSpec, Ranking, Trajectory
     from ncap_jax.winner.export import export

@@ -15,6 +15,10 @@ but some models failed; 130, interrupted. After 4 and 130 the same command with 
 
 repeats a run and compares the results. Exit codes: 0, they are the same; 1, they differ.
 
+    python -m ncap_jax finish runs/mine
+
+trains the first models to the end and keeps the best; finish --help tells more.
+
     python -m ncap_jax predict MODEL IMAGES...
 
 labels images with a model that was saved; predict --help tells more.
@@ -40,7 +44,7 @@ from absl import app, flags, logging
 
 from ncap_jax import errors, options, output
 from ncap_jax.commands import flagging
-from ncap_jax.options import DataConfig, Execution, RankConfig
+from ncap_jax.options import DataConfig, Execution, FinishConfig, RankConfig
 
 if TYPE_CHECKING:
     from ncap_jax.types import Ranking
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 # A first word -> the module whose `main` is given the words after it.
 COMMANDS: dict[str, str] = {
+    "finish": "ncap_jax.commands.finish",
     "predict": "ncap_jax.commands.predict",
     "export": "ncap_jax.commands.export",
 }
@@ -60,6 +65,13 @@ flags.DEFINE_string(
     "output_dir", None, "Where results go (default: runs/<dataset>, with a number if that exists)."
 )
 flags.DEFINE_bool("tensorboard", False, "Write TensorBoard scalars under --output_dir as well.")
+flags.DEFINE_integer(
+    "finish",
+    None,
+    "After the ranking, train this many first models to the end and keep the best; as the command "
+    "finish does, which has options for it.",
+    lower_bound=1,
+)
 flags.DEFINE_string(
     "rerun", None, "Repeat the run that this run.json describes, and compare the results."
 )
@@ -129,9 +141,17 @@ def refuse(why: str) -> int:
 def rank() -> int:
     """Rank as the flags say, print the table and where the files are; returns the exit code."""
     from ncap_jax import api, distributed
+    from ncap_jax.commands import finish
 
+    if FLAGS.distributed and FLAGS.finish is not None:
+        raise errors.ConfigError(
+            "--finish with --distributed", "Rank first, then finish the run in one process"
+        )
     if FLAGS.distributed:
         distributed.join()
+    config = flagging.record(RankConfig, FLAGS)
+    if FLAGS.finish is not None:
+        config = dataclasses.replace(config, keep_states=max(config.keep_states, FLAGS.finish))
     name = pathlib.Path(FLAGS.dataset).name or "data"
     folder = pathlib.Path(FLAGS.output_dir or free_folder(pathlib.Path("runs") / name))
     scalars = folder / "tensorboard" if FLAGS.tensorboard else None
@@ -145,7 +165,7 @@ def rank() -> int:
             ranking = api.rank_models(
                 FLAGS.models,
                 FLAGS.dataset,
-                flagging.record(RankConfig, FLAGS),
+                config,
                 folder,
                 data_config=flagging.record(DataConfig, FLAGS),
                 tensorboard=scalars,
@@ -156,7 +176,10 @@ def rank() -> int:
     if not distributed.is_primary():
         return 0
     show(ranking, folder, scalars)
-    return exit_code(ranking)
+    code = exit_code(ranking)
+    if FLAGS.finish is None or code == 3:
+        return code
+    return finish.run(folder, FinishConfig(top=FLAGS.finish), ranking) or code
 
 
 def exit_code(ranking: Ranking) -> int:
@@ -174,6 +197,8 @@ def show(ranking: Ranking, folder: pathlib.Path, scalars: pathlib.Path | None) -
 
     print(ranking)
     print(f"\nReport: {text.visible(str(folder / 'report.html'))}")
+    if FLAGS.finish is None and (line := how_to_finish(ranking, folder)):
+        print(line)
     if scalars is not None:
         print(f"Scalars: {text.shell('tensorboard --logdir=' + shlex.quote(str(scalars)))}")
     failed = [model for model in ranking.models if model.rank is None]
@@ -185,6 +210,23 @@ def show(ranking: Ranking, folder: pathlib.Path, scalars: pathlib.Path | None) -
         )
 
 
+def how_to_finish(ranking: Ranking, folder: pathlib.Path) -> str:
+    """The command that finishes a ranking and what is kept for it; empty if nothing is."""
+    from ncap_jax.report import text
+    from ncap_jax.selection import keeping
+
+    kept = keeping.kept(ranking)
+    if ranking.config.head == "linear" and not kept:
+        return ""
+    command = text.shell(f"python -m ncap_jax finish {shlex.quote(str(folder))}")
+    if not kept:
+        return f"Finish: {command}"
+    files = (folder / "checkpoints").rglob("*")
+    size = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+    names = text.visible(", ".join(kept))
+    return f"Finish: {command} (kept for it: the states of {names}, {size:.1f} MB)"
+
+
 def rerun() -> int:
     """Repeat a run and print how the results compare; returns the exit code."""
     from ncap_jax.run import rerun as reruns
@@ -192,7 +234,7 @@ def rerun() -> int:
     execution = flagging.record(Execution, FLAGS)
     records = (RankConfig, DataConfig)
     fields = {field.name for record in records for field in dataclasses.fields(record)}
-    others = {"models", "dataset", "tensorboard", *fields} - {*reruns.WHERE}
+    others = {"models", "dataset", "tensorboard", "finish", *fields} - {*reruns.WHERE}
     given = sorted(name for name in others if FLAGS[name].present)
     if given:
         raise errors.ConfigError(

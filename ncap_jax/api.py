@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ncap_jax import errors, options
 from ncap_jax.data.pairs import DataSource, refuse_apart
-from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax.options import DataConfig, FinishConfig, RankConfig
 from ncap_jax.types import ModelSpec, Ranking
+
+if TYPE_CHECKING:
+    from ncap_jax.winner.model import Winner
 
 
 def rank_models(
@@ -55,13 +60,8 @@ def rank_models(
     refuse_apart(dataset, config)
     config = RankConfig() if config is None else config
     data_config = DataConfig() if data_config is None else data_config
-    for record, kind in ((config, RankConfig), (data_config, DataConfig)):
-        if not isinstance(record, kind):
-            raise errors.ConfigError(
-                f"{options.shown(record)} is not a {kind.__name__}",
-                f"Give ncap_jax.{kind.__name__}(...)",
-            )
-        options.check(record)
+    _check(config, RankConfig)
+    _check(data_config, DataConfig)
     # Imported here: JAX takes a second, and a misspelt option need not wait for it.
     from ncap_jax.run import pipeline
 
@@ -76,3 +76,64 @@ def rank_models(
             tensorboard=tensorboard,
         )
     )
+
+
+def finish(
+    ranking: Ranking | str | os.PathLike[str],
+    top: int | None = None,
+    config: FinishConfig | None = None,
+    *,
+    dataset: DataSource | None = None,
+    models: Sequence[str | ModelSpec] | None = None,
+    show_progress: bool = True,
+) -> Winner:
+    """Train the first models of a ranking to convergence, and keep the best by validation.
+
+    Each goes on from its state at the end of the ranking. After a ranking of probes each begins
+    again, with a linear head on the pretrained weights. In a run's folder the winner is saved
+    under `winner/`, and an interrupted finish resumes.
+
+    Args:
+        ranking: from `rank_models`, or the folder of a run.
+        top: how many models are trained; None: `config.top`.
+        config: how; None: `FinishConfig()`.
+        dataset: of a folder whose run was made on arrays, the same arrays.
+        models: of a folder whose run had models made in Python, the same models.
+        show_progress: show a live view on a terminal, plain lines elsewhere.
+
+    Returns:
+        The model to use, with its figures on the validation part and, where there is one, the test
+        part.
+
+    Raises:
+        ConfigError: an option cannot work; `dataset` or `models` is missing.
+        DataError: the data, the weights or the options are not those of the ranking.
+        ModelError: no model was ranked, or none can be trained.
+        OutputError: the folder holds no run, cannot be written or is in use; a model's state was
+            not kept; or a finish was begun there in another way.
+    """
+    config = FinishConfig() if config is None else config
+    if top is not None and isinstance(config, FinishConfig):
+        config = dataclasses.replace(config, top=top)
+    _check(config, FinishConfig)
+    if not isinstance(ranking, Ranking | str | os.PathLike):
+        raise errors.ConfigError(
+            f"{options.shown(ranking)} is neither a ranking nor a path",
+            "Give what rank_models returned, or its output_dir",
+        )
+    # Imported here: JAX takes a second, and a misspelt option need not wait for it.
+    from ncap_jax.run import finish_source, finishing
+
+    return finishing.finish(
+        finish_source.FinishRequest(ranking, config, dataset, models, show_progress)
+    )
+
+
+def _check(record: object, kind: type) -> None:
+    """Refuse options of another kind, or that cannot work."""
+    if not isinstance(record, kind):
+        raise errors.ConfigError(
+            f"{options.shown(record)} is not a {kind.__name__}",
+            f"Give ncap_jax.{kind.__name__}(...)",
+        )
+    options.check(record)

@@ -28,6 +28,8 @@ AUGMENT = ("off", "recommended")
 BETA_EFF = ("auto", "off", "every_epoch")
 STRATEGIES = ("full", "halving")
 EXECUTORS = ("local", "processes", "ray")
+SCHEDULES = ("cosine", "plateau", "constant")
+CLASS_WEIGHTS = ("off", "balanced")
 SEEDS = 2**32  # what every generator in use takes
 MIN_HIDDEN_LAYERS = 3
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 4096
@@ -419,6 +421,54 @@ GROWING_FIELDS = ("epochs", "predictor")
 # beta_eff). Not those of the run: else one that grows would round differently, or be measured after
 # other epochs, than it was begun.
 USUAL_EPOCHS = Recipe().epochs
+
+
+@documented
+@dataclass(frozen=True)
+class FinishConfig:
+    """How the first models of a ranking are trained to the end; the options of `ncap_jax.finish`.
+
+    What the ranking was made with (seed, batch size, optimizer, head, input size) stays.
+    """
+
+    top: int = option(
+        2,
+        "This many first models of the ranking are trained on; the one with the best validation "
+        "accuracy wins.",
+        at_least(1),
+    )
+    max_epochs: int = option(25, "Epochs at most, beyond those of the ranking.", at_least(1))
+    patience: int = option(
+        10,
+        "Training stops after this many epochs without a better validation accuracy.",
+        at_least(1),
+    )
+    schedule: str = option(
+        "cosine",
+        "How the learning rate goes on from the ranking's: cosine, which falls to 0 over "
+        "max_epochs; plateau, which falls to a third whenever the validation loss has not become "
+        "lower for 2 epochs; or constant.",
+        one_of(*SCHEDULES),
+    )
+    warmup_epochs: int = option(
+        0, "Epochs in which the learning rate first rises from 0 to the ranking's.", at_least(0)
+    )
+    augment: str = option(
+        "recommended",
+        "off, or recommended: flips and crops as they suit the data set.",
+        one_of(*AUGMENT),
+    )
+    freeze_stages: int = option(
+        0,
+        "Quarters of the backbone, from the input on, whose parameters stay as the ranking left "
+        "them.",
+        within(0, 4, "a whole number"),
+    )
+    class_weights: str = option(
+        "off",
+        "off, or balanced: in the loss every class counts alike, however many images it has.",
+        one_of(*CLASS_WEIGHTS),
+    )
 
 
 @documented

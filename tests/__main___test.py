@@ -18,7 +18,7 @@ from absl.testing import flagsaver
 from ncap_jax import __main__ as command
 from ncap_jax import errors, options
 from ncap_jax.commands import flagging
-from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax.options import DataConfig, FinishConfig, RankConfig
 from tests.support import command_line, fake_training
 from tests.support.command_line import environment, here, in_process
 
@@ -100,10 +100,10 @@ def redirected(redirection: str, cwd: pathlib.Path) -> subprocess.CompletedProce
 @pytest.mark.parametrize(
     ("redirection", "lines", "last_error"),
     [
-        ("2>/dev/full", 10, ""),
+        ("2>/dev/full", 11, ""),
         (">/dev/full", 0, "warning: standard output cannot be written: No space left on device"),
         ("| head -1; exit ${PIPESTATUS[0]}", 1, "tiny_plain_wide: ok after 2 epochs"),
-        ("2>&-", 10, ""),
+        ("2>&-", 11, ""),
     ],
 )
 def test_the_streams_do_not_decide_a_run(tmp_path, redirection, lines, last_error):
@@ -270,8 +270,43 @@ def test_runs_are_numbered_and_each_is_told(tmp_path, monkeypatch):
     for folder in ("digits", "digits-2", "digits-3"):
         said = here(MODEL, *SMALL, "--epochs=1", cwd=tmp_path)
         assert said.code == 0, said.err
-        assert said.out.endswith(f"\nReport: runs/{folder}/report.html\n")
+        report, finish = said.out.splitlines()[-2:]
+        assert report == f"Report: runs/{folder}/report.html"
+        assert re.fullmatch(
+            rf"Finish: python -m ncap_jax finish runs/{folder} \(kept for it: the states of "
+            r"tiny_plain_wide, 0\.\d MB\)",
+            finish,
+        )
         assert (tmp_path / "runs" / folder / "report.html").is_file()
+
+
+def test_a_ranking_that_keeps_no_state_says_nothing_of_finish(tmp_path, monkeypatch):
+    fake_training.install(monkeypatch)
+    said = here(MODEL, *SMALL, "--epochs=1", "--keep_states=0", cwd=tmp_path)
+    assert said.out.endswith("\nReport: runs/digits/report.html\n")
+
+
+def test_a_ranking_that_is_to_be_finished_keeps_as_many_states(tmp_path, monkeypatch):
+    fake_training.install(monkeypatch)
+    finished = []
+    monkeypatch.setattr(
+        "ncap_jax.api.finish", lambda *given, **more: finished.append((given, more))
+    )
+    monkeypatch.setattr("ncap_jax.commands.finish.show", lambda winner, folder: None)
+    said = here(MODEL, *SMALL, "--epochs=1", "--finish=3", cwd=tmp_path)
+    assert said.code == 0, said.err
+    (((ranking,), options_given),) = finished
+    assert ranking.config.keep_states == 3
+    assert options_given == {"config": FinishConfig(top=3)}
+    assert "Finish: " not in said.out
+
+
+def test_several_processes_do_not_finish(tmp_path):
+    said = here("--finish=2", "--distributed", cwd=tmp_path)
+    assert (said.code, said.err) == (
+        2,
+        "error: --finish with --distributed. Rank first, then finish the run in one process.\n",
+    )
 
 
 def test_the_same_folder_resumes(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ncap_jax import errors
+from ncap_jax.types import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,18 @@ def recommended(name: str, size: int) -> Augmentation:
     """
     chosen = RECOMMENDED.get(name, Augmentation(crop=size // 8))
     return dataclasses.replace(chosen, crop=min(chosen.crop, size // 8))
+
+
+def augmentation(option: str, dataset: Dataset) -> Augmentation | None:
+    """What an option means for a data set.
+
+    Args:
+        option: `off` or `recommended`.
+        dataset: a checked set.
+    """
+    if option == "off":
+        return None
+    return recommended(dataset.name, min(dataset.images.shape[1:3]))
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:

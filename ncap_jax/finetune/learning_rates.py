@@ -71,7 +71,7 @@ def current_rate(train_state: TrainState) -> jax.Array:
     return train_state.optimizer.hyperparams["learning_rate"]
 
 
-def with_rate(train_state: TrainState, rate: float) -> TrainState:
+def with_rate(train_state: TrainState, rate: float | jax.Array) -> TrainState:
     """The same state at another learning rate."""
     state = train_state.optimizer
     # Arithmetic on the old value keeps its dtype and its sharding.

@@ -109,9 +109,18 @@ def advance(
 
 
 def train_epoch(
-    tuning: FineTuning, train_state: steps.TrainState, epoch: int
+    tuning: FineTuning,
+    train_state: steps.TrainState,
+    epoch: int,
+    rates: np.ndarray | None = None,
 ) -> tuple[steps.TrainState, float | None]:
     """One epoch of training; the batches' order depends on (seed, epoch) alone.
+
+    Args:
+        tuning: see `run`.
+        train_state: before it; donated.
+        epoch: its number.
+        rates: (steps,) float32, the learning rate of every step; None: the state's own.
 
     Returns:
         The new state and the mean minibatch loss in nats; None for epoch 0, which trains nothing.
@@ -122,8 +131,15 @@ def train_epoch(
     key = jax.random.fold_in(jax.random.key(config.seed), epoch)
     losses, step = [], 0
     for chunk in tuning.feed.train(config.seed, epoch, config.batch_size):
+        now = None if rates is None else rates[step : step + len(chunk.indices)]
         train_state, part = steps.train_steps(
-            tuning.candidate.program, train_state, chunk, key, step, deadline=tuning.deadline
+            tuning.candidate.program,
+            train_state,
+            chunk,
+            key,
+            step,
+            deadline=tuning.deadline,
+            rates=now,
         )
         losses.append(part)
         step += len(chunk.indices)

@@ -23,6 +23,7 @@ import optax
 from jax.sharding import Mesh
 
 from ncap_jax.data.feed import Chunk
+from ncap_jax.finetune.learning_rates import with_rate
 from ncap_jax.finetune.mesh import divide, keep_whole
 from ncap_jax.finetune.optimizers import Optimizer
 from ncap_jax.ops.effort import Effort, Jitted
@@ -65,6 +66,8 @@ class Program:
         micro_batches: parts in which a batch is taken, one after the other (`accumulated`).
         mesh: devices over which a batch is divided; None: one device.
         effort: of its compilation.
+        class_weights: of each class's samples in the loss, K numbers; empty: all count alike.
+        held: of each leaf of the backbone's parameters, whether it stays as it is; empty: none.
     """
 
     network: Network
@@ -73,6 +76,8 @@ class Program:
     micro_batches: int = 1
     mesh: Mesh | None = None
     effort: Effort = "full"
+    class_weights: tuple[float, ...] = ()
+    held: tuple[bool, ...] = ()
 
 
 class TrainState(NamedTuple):
@@ -146,12 +151,27 @@ def loss_of_batch(
     network: Network,
     state: Arrays,
     batch: tuple[jax.Array, jax.Array],
+    class_weights: tuple[float, ...] = (),
 ) -> tuple[jax.Array, Arrays]:
-    """Mean cross-entropy in nats over a batch of (images, labels) and the probes; the state."""
+    """Mean cross-entropy in nats over a batch of (images, labels) and the probes; the state.
+
+    With class weights each sample's counts as often as the weight of its class says.
+    """
     images, labels = batch
     logits, new_state = forward(network, {**frozen, **trained}, state, images, train=True)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[None, :])
+    if class_weights:
+        losses = losses * jnp.asarray(class_weights, jnp.float32)[labels][None, :]
     return jnp.mean(losses), new_state
+
+
+def without_held(tree: Arrays, held: tuple[bool, ...], put: Callable[[Any], Any]) -> Arrays:
+    """The trained parts with `put` in place of the backbone's leaves that are held."""
+    if not any(held):
+        return tree
+    leaves, structure = jax.tree.flatten(tree["backbone"])
+    leaves = [put(leaf) if stays else leaf for leaf, stays in zip(leaves, held, strict=True)]
+    return {**tree, "backbone": jax.tree.unflatten(structure, leaves)}
 
 
 def train_step(
@@ -184,14 +204,22 @@ def train_step(
     trained = {part: train_state.params[part] for part in network.trained}
     frozen = {k: v for k, v in train_state.params.items() if k not in trained}
 
-    def gradient(state: Arrays, *part: jax.Array) -> tuple[tuple[jax.Array, Arrays], Arrays]:
-        value_and_gradient = jax.value_and_grad(loss_of_batch, has_aux=True)
-        return value_and_gradient(trained, frozen, network, state, part)
+    def gradient(
+        state: Arrays, images: jax.Array, labels: jax.Array
+    ) -> tuple[tuple[jax.Array, Arrays], Arrays]:
+        def loss(moved: Arrays) -> tuple[jax.Array, Arrays]:
+            # What is held needs no gradient: the compiler leaves its computation out.
+            moved = without_held(moved, program.held, jax.lax.stop_gradient)
+            part = images, labels
+            return loss_of_batch(moved, frozen, network, state, part, program.class_weights)
+
+        return jax.value_and_grad(loss, has_aux=True)(trained)
 
     (loss, state), gradients = accumulated(
         gradient, train_state.state, batch, jnp.take(labels, indices), program.micro_batches
     )
     updates, moments = program.optimizer().update(gradients, train_state.optimizer, trained)
+    updates = without_held(updates, program.held, jnp.zeros_like)  # moments of before push on
     trained = optax.apply_updates(trained, updates)
     after = TrainState({**frozen, **trained}, state, moments)
     return keep_whole(program.mesh, (after, loss))
@@ -244,12 +272,14 @@ def _scanned_steps(
     batches: jax.Array,
     key: jax.Array,
     numbers: jax.Array,
+    rates: jax.Array | None = None,
 ) -> tuple[TrainState, jax.Array]:
-    def body(carry: TrainState, xs: tuple[jax.Array, jax.Array]) -> tuple[TrainState, jax.Array]:
-        indices, number = xs
+    def body(carry: TrainState, xs: tuple[Any, ...]) -> tuple[TrainState, jax.Array]:
+        indices, number, rate = xs
+        carry = carry if rate is None else with_rate(carry, rate)
         return train_step(program, carry, images, labels, indices, key, number)
 
-    return jax.lax.scan(body, train_state, (batches, numbers))
+    return jax.lax.scan(body, train_state, (batches, numbers, rates))
 
 
 def train_steps(
@@ -261,6 +291,7 @@ def train_steps(
     *,
     deadline: Deadline | None = None,
     scan: bool | None = None,
+    rates: np.ndarray | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """One update for every batch of a chunk.
 
@@ -276,6 +307,7 @@ def train_steps(
         scan: one jitted `lax.scan` over the steps (no host round trip: right on accelerators), or
             a Python loop over the jitted step (on the CPU XLA runs convolutions inside a scan 6
             to 20 times slower). None: as suits the backend.
+        rates: (steps,) float32, the learning rate of every step; None: the state's own.
 
     Returns:
         The state, and the losses (steps,) float32 on the device.
@@ -284,12 +316,14 @@ def train_steps(
     batches = np.asarray(chunk.indices)
     numbers = np.arange(start, start + len(batches), dtype=np.uint32)
     if _scans(scan):
-        work = chunk.images, chunk.labels, batches, key, numbers
+        work = chunk.images, chunk.labels, batches, key, numbers, rates
         return _scanned_pieces(program, train_state, work, deadline)
     losses: list[jax.Array] = []
     step = _step.at(program.effort)
-    for indices, number in zip(batches, numbers):
+    for place, (indices, number) in enumerate(zip(batches, numbers)):
         _meet(deadline, losses)
+        if rates is not None:
+            train_state = with_rate(train_state, rates[place])
         train_state, loss = step(
             program, train_state, chunk.images, chunk.labels, indices, key, number
         )
@@ -332,19 +366,26 @@ def _scans(scan: bool | None) -> bool:
 def _scanned_pieces(
     program: Program,
     train_state: TrainState,
-    work: tuple[Any, Any, np.ndarray, Any, np.ndarray],
+    work: tuple[Any, Any, np.ndarray, Any, np.ndarray, np.ndarray | None],
     deadline: Deadline | None,
 ) -> tuple[TrainState, jax.Array]:
     """`train_steps` in one scan, or, with a deadline, in scans of `SCANNED_STEPS` steps."""
     losses: list[jax.Array] = []
     steps = _scanned_steps.at(program.effort)
-    images, labels, batches, key, numbers = work
+    images, labels, batches, key, numbers, rates = work
     size = len(batches) if deadline is None else SCANNED_STEPS
     for start in range(0, len(batches), size):
         _meet(deadline, losses)
         piece = slice(start, start + size)
         train_state, part = steps(
-            program, train_state, images, labels, batches[piece], key, numbers[piece]
+            program,
+            train_state,
+            images,
+            labels,
+            batches[piece],
+            key,
+            numbers[piece],
+            None if rates is None else rates[piece],
         )
         losses.append(part)
     return train_state, losses[0] if len(losses) == 1 else jnp.concatenate(losses)

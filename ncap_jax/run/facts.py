@@ -10,7 +10,7 @@ import platform
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,13 @@ from ncap_jax.data.images import digest, gather
 from ncap_jax.data.labels import is_text
 from ncap_jax.data.split import stratified_subset
 from ncap_jax.options import DataConfig, RankConfig
-from ncap_jax.run.job import Job
 from ncap_jax.run.processes import thread_count
 from ncap_jax.types import Dataset, ModelSpec, RunInfo
 from ncap_jax.zoo import MODELS, preprocess
 from ncap_jax.zoo.weights import sources
+
+if TYPE_CHECKING:
+    from ncap_jax.run.job import Job
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "scipy")
 

@@ -6,65 +6,29 @@ import contextlib
 import dataclasses
 import io
 import os
-import pathlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from ncap_jax import caching, data, distributed, report
-from ncap_jax.data.pairs import DataSource
-from ncap_jax.finetune import mesh
-from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax import caching, distributed, report
+from ncap_jax.options import RankConfig
 from ncap_jax.report.progress import Progress, Watchers
 from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.run import facts, growth, start, worker
-from ncap_jax.run.checks import check_run, obtainable, warn_of_few_images
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import Job
+from ncap_jax.run.preparing import prepare
 from ncap_jax.run.recorded import Recorded
+from ncap_jax.run.request import Request, Source
 from ncap_jax.run.schedule import Scheduler
 from ncap_jax.run.scratch import Scratch
 from ncap_jax.selection import budget
 from ncap_jax.selection.keeping import kept, most_states
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import ModelSpec, Ranking, Trajectory, Watcher
-from ncap_jax.zoo import shapes
-from ncap_jax.zoo.registry import search
+from ncap_jax.types import Ranking, Trajectory, Watcher
 
-Path = str | os.PathLike[str]
 Known = Mapping[str, Recorded]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `ncap_jax.rank_models` was asked for; each option is of the right type and range.
-
-    Attributes: see `ncap_jax.rank_models`.
-    """
-
-    models: Sequence[str | ModelSpec]
-    dataset: DataSource
-    config: RankConfig
-    data_config: DataConfig
-    output_dir: Path | None = None
-    show_progress: bool = True
-    tensorboard: Path | None = None
-
-
-class Source(NamedTuple):
-    """Where `ncap_jax.run.finishing` finds a run.
-
-    Attributes:
-        request: what was asked for.
-        folder: that holds the states; None: none were kept.
-        scratch: owner of the folder if it is a temporary one, which lives as long as this.
-    """
-
-    request: Request
-    folder: pathlib.Path | None
-    scratch: Scratch | None
 
 
 def rank(request: Request) -> Ranking:
@@ -105,21 +69,6 @@ def rank(request: Request) -> Ranking:
             folder.keep_states(trajectories, kept(ranking))
     path = None if folder is None else folder.path
     return dataclasses.replace(ranking, source=Source(request, path, place.scratch))
-
-
-def prepare(request: Request) -> tuple[Job, dict[str, Any]]:
-    """The job and the content of its `run.json`; what cannot work is refused here."""
-    config, data_config = request.config, request.data_config
-    specs = obtainable(search(request.models), config)
-    check_run(config, specs)
-    specs = shapes.checked(specs, config.input_size)
-    dataset = data.load_dataset(request.dataset, data_config, seed=config.seed)
-    mesh.check_mesh(config, len(dataset.labels))
-    job = Job(specs, dataset, config)
-    command = facts.command(specs, request.dataset, config, data_config)
-    about = {**facts.run_facts(job, data_config), "command": command}
-    warn_of_few_images(about["data"]["num_validation"])
-    return job, about
 
 
 class Place(NamedTuple):

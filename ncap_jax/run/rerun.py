@@ -45,7 +45,7 @@ class SavedRun:
     folder: pathlib.Path
     facts: Mapping[str, Any]
     models: tuple[str, ...]
-    dataset: str
+    dataset: str | None
     config: RankConfig
     data_config: DataConfig
 
@@ -80,7 +80,7 @@ class Comparison:
 
 
 def read_saved_run(path: str | os.PathLike[str]) -> SavedRun:
-    """What a run was made of.
+    """What a run was made of, where a file can hold that.
 
     Args:
         path: a `run.json`, or the folder that holds it.
@@ -88,6 +88,25 @@ def read_saved_run(path: str | os.PathLike[str]) -> SavedRun:
     Raises:
         OutputError: it cannot be read, or another version wrote it.
         ConfigError: arrays, or models made in Python, which no file can bring back.
+    """
+    saved = read_run(path)
+    if saved.dataset is None:
+        raise errors.ConfigError(
+            f"{saved.folder / RUN_FILE} describes a run on arrays, or of models made in Python, "
+            "which it cannot hold",
+            "Repeat it from Python: rank_models with the same arguments and another output_dir",
+        )
+    return saved
+
+
+def read_run(path: str | os.PathLike[str]) -> SavedRun:
+    """What a run was made of; without a data set where a file cannot hold that.
+
+    Args:
+        path: a `run.json`, or the folder that holds it.
+
+    Raises:
+        OutputError: it cannot be read, or another version wrote it.
     """
     file = pathlib.Path(path)
     if file.is_dir():
@@ -106,11 +125,6 @@ def read_saved_run(path: str | os.PathLike[str]) -> SavedRun:
             f"{file} does not describe a run: {error}",
             "Give the run.json of a run that this version made",
         ) from error
-    if dataset is None:
-        raise errors.ConfigError(
-            f"{file} describes a run on arrays, or of models made in Python, which it cannot hold",
-            "Repeat it from Python: rank_models with the same arguments and another output_dir",
-        )
     return SavedRun(file.parent, facts, models, dataset, config, data_config)
 
 
@@ -136,6 +150,7 @@ def rerun(
         NcapError: the original cannot be read or repeated; see `rank_models`.
     """
     saved = read_saved_run(path)
+    assert saved.dataset is not None
     original = read_ranking(saved.folder)
     before = trajectory_files.load_trajectories(saved.folder)
     if pathlib.Path(output_dir).resolve() == saved.folder.resolve():

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ncap_jax import caching, distributed, errors
-from ncap_jax.data.augment import Augmentation, recommended
+from ncap_jax.data.augment import Augmentation, augmentation
 from ncap_jax.data.feed import Feed
 from ncap_jax.data.feeding import make_feed
 from ncap_jax.finetune import loop, mesh, outcome, trajectory_files
@@ -132,9 +132,7 @@ def _make_worker(
     job: Job, files: ModelFiles | None, *, shared: bool = True, scratch: Any = None
 ) -> Worker:
     config, dataset = ranking.with_needed_beta_eff(job.config), job.dataset
-    augment = None
-    if config.augment == "recommended":
-        augment = recommended(dataset.name, min(dataset.images.shape[1:3]))
+    augment = augmentation(config.augment, dataset)
     feed = mesh.on_mesh(make_feed(dataset), config.mesh)
     specs = {spec.name: spec for spec in job.specs}
     return Worker(specs, feed, config, augment, files, shared, scratch=scratch)

@@ -87,3 +87,9 @@ def test_recommendations():
     assert not augment.recommended("svhn_cropped", 32).flip
     assert augment.recommended("my_photos", 96) == augment.Augmentation(crop=12)
     assert augment.recommended("caltech_birds2011", 64).crop == 8, "never more than an eighth"
+
+
+def test_an_option_means_the_augmentation_of_the_set_or_none():
+    digits = load_dataset("digits")
+    assert augment.augmentation("off", digits) is None
+    assert augment.augmentation("recommended", digits) == augment.recommended("digits", 32)

@@ -321,3 +321,53 @@ def test_a_step_consumes_the_state_that_it_is_given():
     tuning = small_tuning(**SGD)
     one_step(tuning.candidate.program, tuning.candidate.train_state)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(tuning.candidate.train_state))
+
+
+def test_rates_are_those_of_each_step_in_a_scan_and_in_a_loop():
+    """At the rate 0 nothing moves; a constant rate is the state's own."""
+    chunk, key = first_epoch()
+    ends = []
+    for scan, rates in (
+        (False, None),
+        (False, np.full(4, 0.01, np.float32)),
+        (False, np.array([0, 0.02, 0, 0], np.float32)),
+        (True, np.array([0, 0.02, 0, 0], np.float32)),
+    ):
+        candidate = small_tuning(**SGD).candidate
+        before = copy(candidate.train_state.params)
+        after, _ = steps.train_steps(
+            candidate.program, candidate.train_state, chunk, key, scan=scan, rates=rates
+        )
+        ends.append(copy(after.params))
+    chex.assert_trees_all_equal(ends[0], ends[1])
+    chex.assert_trees_all_close(ends[2], ends[3], atol=1e-6)
+    still = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, ends[2])
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, ends[1])
+    assert max(jax.tree.leaves(still)) > 0
+    assert still != moved
+
+
+def test_a_class_of_weight_zero_does_not_count():
+    candidate = small_tuning(**SGD).candidate
+    chunk, _ = first_epoch()
+    labels = np.asarray(chunk.labels)[:24]
+    images = chunk.images[:24]
+    weights = tuple(float(k == labels[0]) for k in range(10))
+    arrays = candidate.train_state.params, {}, candidate.network, candidate.train_state.state
+    loss, _ = steps.loss_of_batch(*arrays, (images, jnp.asarray(labels)), weights)
+    logits, _ = steps.forward(candidate.network, *candidate.train_state[:2], images, train=True)
+    shares = jax.nn.log_softmax(logits[0])[np.arange(24), labels]
+    expected = -np.sum(np.asarray(shares) * (labels == labels[0])) / 24
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_held_stays_though_moments_push_it():
+    candidate = small_tuning(head="linear").candidate
+    after, _ = one_step(candidate.program, candidate.train_state)
+    before = copy(after.params)
+    leaves = jax.tree.leaves(before["backbone"])
+    program = dataclasses.replace(candidate.program, held=(True, *[False] * (len(leaves) - 1)))
+    later, _ = one_step(program, after)
+    first, *others = zip(leaves, jax.tree.leaves(copy(later.params["backbone"])), strict=True)
+    np.testing.assert_array_equal(*first)
+    assert all((a != b).any() for a, b in others)

@@ -15,7 +15,7 @@ import sys
 import pytest
 
 from ncap_jax import options
-from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax.options import DataConfig, FinishConfig, RankConfig
 from tests.support.browser import CHROMIUM, browse
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -72,7 +72,7 @@ def test_equations_are_mathml_and_every_option_is_listed(site):
     assert method.count("<math") > 20
     assert "\\(" not in method
     page = (site / "options.html").read_text()
-    for record in (RankConfig, DataConfig):
+    for record in (RankConfig, DataConfig, FinishConfig):
         for option in options.options_of(record):
             assert f"<code>{option.name}</code>" in page
 

@@ -27,6 +27,7 @@ import pytest
 from ncap_jax import errors
 from ncap_jax.finetune import trajectory_files
 from ncap_jax.run.folder import RunFolder
+from tests.support import finishing
 from tests.support.fault_runs import EPOCHS, MODELS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -46,9 +47,10 @@ class Server:
         assert words, "the server is gone"
         return words
 
-    def start(self, folder, call=None, journal=None) -> int | None:
+    def start(self, folder, call=None, journal=None, *, finish=False) -> int | None:
         """Start a run; returns a file descriptor that stands for its process."""
-        self.process.stdin.write(json.dumps([str(folder), call, journal and str(journal)]) + "\n")
+        line = json.dumps([str(folder), call, journal and str(journal), finish])
+        self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
         pid = int(self.answer()[1])
         if self.handle is not None:
@@ -200,6 +202,68 @@ def test_a_few_random_kills(fake, fake_whole, tmp_path):
 def test_fifty_random_kills(real, real_whole, tmp_path):
     ended = kill_until(real, real_whole, tmp_path, kills=50, seed=1)
     print(f"50 kills, {ended} runs brought to their end")
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+    """A ranking that can be finished."""
+    return finishing.in_folder(finishing.rank(), tmp_path_factory.mktemp("ranked") / "run")
+
+
+def finished_whole(server, ranked, folder):
+    """The files of a finish that nothing interrupts."""
+    shutil.copytree(ranked, folder)
+    begin = time.monotonic()
+    server.start(folder, finish=True)
+    assert server.end() == 0
+    server.seconds = time.monotonic() - begin
+    return finishing.files(folder)
+
+
+def kill_at(server, folder, path, lines):
+    """Kill a finish once a file has so many lines."""
+    run = server.start(folder, finish=True)
+    while not (path.is_file() and path.read_bytes().count(b"\n") >= lines):
+        time.sleep(0.002)
+    signal.pidfd_send_signal(run, signal.SIGKILL)
+    assert server.end() == signal.SIGKILL
+
+
+def test_a_finish_that_is_killed_twice_gives_the_same_model(fake, ranked, tmp_path):
+    """The same as in this process, byte for byte."""
+    finishing.finish(shutil.copytree(ranked, tmp_path / "whole"))
+    whole = finishing.files(tmp_path / "whole")
+    folder = shutil.copytree(ranked, tmp_path / "killed")
+    trajectories = folder / "finish" / trajectory_files.FOLDER
+    kill_at(fake, folder, trajectories / "toy_1.jsonl", 5)
+    kill_at(fake, folder, trajectories / "toy_3.jsonl", 4)
+    fake.start(folder, finish=True)
+    assert fake.end() == 0
+    assert finishing.files(folder) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_finish_that_is_killed_at_twenty_random_moments(fake, ranked, tmp_path):
+    """No epoch is lost but the one under way: the files have each epoch once."""
+    whole = finished_whole(fake, ranked, tmp_path / "whole")
+    draw, killed, folder = random.Random(2), 0, None
+    while killed < 20:
+        if folder is None:
+            folder = shutil.copytree(ranked, tmp_path / str(killed))
+        run = fake.start(folder, finish=True)
+        time.sleep(draw.uniform(0, fake.seconds))
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(run, signal.SIGKILL)
+        if fake.end() == signal.SIGKILL:
+            killed += 1
+            continue
+        assert finishing.files(folder) == whole
+        folder = None
+    if folder is not None:
+        fake.start(folder, finish=True)
+        assert fake.end() == 0
+        assert finishing.files(folder) == whole
 
 
 class Call(NamedTuple):

@@ -191,21 +191,6 @@ def test_failed_models_are_tried_again(whole, tmp_path):
     assert timeless(rank(tmp_path)) == whole
 
 
-def test_models_are_checked_before_the_data_is_read():
-    wrong = dataclasses.replace(POOL[0], feature_width=13)
-    request = pipeline.Request([wrong, POOL[1]], "no such data", CONFIG, DataConfig())
-    with pytest.raises(errors.ModelError) as refusal:
-        pipeline.prepare(request)
-    assert refusal.value.cause == "toy_1 has features of width 12, not feature_width=13"
-
-
-def test_what_a_model_leaves_out_is_found_once_for_the_whole_run():
-    """Its programs, too, are freed by the number of its parameters."""
-    bare = dataclasses.replace(POOL[0], feature_width=None, parameters=None)
-    job, _ = pipeline.prepare(pipeline.Request([bare], digits(), CONFIG, DataConfig()))
-    assert job.specs == (dataclasses.replace(bare, feature_width=12, parameters=600),)
-
-
 def test_a_run_says_first_that_its_validation_part_is_small(monkeypatch):
     fake_training.install(monkeypatch)
     few = dataclasses.replace(

@@ -2,11 +2,12 @@
 
     python -m tests.support.fault_runs [fake]
 
-A line is JSON: a folder, the call to die in or null, and a file for the journal of calls or null;
-the last two need `kill_at_write.c` preloaded. A call is its kind, which one of its kind, and
-whether a write is done by half. Answers a line each: `pid N`, then `end STATUS`, as `waitpid` gives
-it. All imports are done once, before JAX has made a thread. With `fake` the models' training is
-that of `tests.support.fake_training`; all files are as real ones.
+A line is JSON: a folder, the call to die in or null, a file for the journal of calls or null, and
+whether a ranking in the folder is finished. The call and the journal need `kill_at_write.c`
+preloaded. A call is its kind, which one of its kind, and whether a write is done by half. Answers a
+line each: `pid N`, then `end STATUS`, as `waitpid` gives it. All imports are done once, before JAX
+has made a thread. With `fake` the models' training is that of `tests.support.fake_training`; all
+files are as real ones, and a finish is real.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import pathlib
 import sys
 import traceback
 import warnings
@@ -23,9 +25,14 @@ MODELS = ("small_4", "small_8")
 EPOCHS = 3
 
 
-def run(folder: str) -> None:
-    """Two small models, three epochs."""
+def run(folder: str, *, finish: bool) -> None:
+    """Two small models, three epochs; or the finish of a ranking."""
     import ncap_jax as ncap
+    from tests.support import finishing
+
+    if finish:
+        finishing.finish(pathlib.Path(folder))
+        return
     from tests.support.small import small_config, small_digits, small_spec
 
     pool = [small_spec(name, int(name.rpartition("_")[2])) for name in MODELS]
@@ -40,7 +47,7 @@ def prepare() -> None:
     import orbax.checkpoint  # noqa: F401
 
     from ncap_jax.report import figures, html, markdown  # noqa: F401
-    from ncap_jax.run import pipeline  # noqa: F401
+    from ncap_jax.run import finishing, pipeline  # noqa: F401
 
     # Compiled programs are kept, however small: every run but the first loads them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -54,7 +61,7 @@ def prepare() -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "a fork would inherit broken threads"
 
 
-def child(folder: str, call: list[Any] | None, journal: str | None) -> None:
+def child(folder: str, call: list[Any] | None, journal: str | None, *, finish: bool) -> None:
     """The forked run; never returns."""
     code = 1
     try:
@@ -63,7 +70,7 @@ def child(folder: str, call: list[Any] | None, journal: str | None) -> None:
             kind, at, half = call or ("", 0, False)
             arm = ctypes.CDLL(None).ncap_arm
             arm(folder.encode(), kind.encode(), ctypes.c_long(at), int(half), log)
-        run(folder)
+        run(folder, finish=finish)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -77,10 +84,10 @@ def main() -> None:
     prepare()
     print("ready", flush=True)
     for line in sys.stdin:
-        folder, call, journal = json.loads(line)
+        folder, call, journal, finish = json.loads(line)
         pid = os.fork()
         if not pid:
-            child(folder, call, journal)
+            child(folder, call, journal, finish=finish)
         print(f"pid {pid}", flush=True)
         print(f"end {os.waitpid(pid, 0)[1]}", flush=True)
 

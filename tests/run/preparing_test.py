@@ -1,0 +1,28 @@
+"""The job that follows from what was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ncap_jax import errors
+from ncap_jax.options import DataConfig
+from ncap_jax.run.preparing import prepare
+from ncap_jax.run.request import Request
+from tests.support.toy_runs import CONFIG, POOL, digits
+
+
+def test_models_are_checked_before_the_data_is_read():
+    wrong = dataclasses.replace(POOL[0], feature_width=13)
+    request = Request([wrong, POOL[1]], "no such data", CONFIG, DataConfig())
+    with pytest.raises(errors.ModelError) as refusal:
+        prepare(request)
+    assert refusal.value.cause == "toy_1 has features of width 12, not feature_width=13"
+
+
+def test_what_a_model_leaves_out_is_found_once_for_the_whole_run():
+    """Its programs, too, are freed by the number of its parameters."""
+    bare = dataclasses.replace(POOL[0], feature_width=None, parameters=None)
+    job, _ = prepare(Request([bare], digits(), CONFIG, DataConfig()))
+    assert job.specs == (dataclasses.replace(bare, feature_width=12, parameters=600),)
