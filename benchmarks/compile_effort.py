@@ -38,7 +38,7 @@ from ncap_jax.measure import training
 from ncap_jax.ops.effort import Effort, Jitted, compiler_options
 from ncap_jax.options import WEIGHTS, RankConfig
 from ncap_jax.run import facts
-from ncap_jax.types import Dataset, ModelSpec
+from ncap_jax.types import NETWORK_STRENGTHS, Dataset, ModelSpec
 from ncap_jax.zoo import find_models
 
 FLAGS = flags.FLAGS
@@ -106,7 +106,8 @@ def programs(tuning: FineTuning) -> dict[str, Timed]:
     found["features"] = Timed(steps.features, network, {**arrays, "batch": images})
     if isinstance(tuning.measure, training.NetworkMeasure):
         arrays |= {"total": None, "batch": tuning.measure.batches[0]}
-        found["beta_eff"] = Timed(training.add_batch, network, arrays)
+        both = {**network, "strengths": NETWORK_STRENGTHS}
+        found["beta_eff"] = Timed(training.add_batch, both, arrays)
     return found
 
 

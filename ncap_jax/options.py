@@ -283,7 +283,7 @@ class Recipe:
         "auto",
         "When beta_eff is measured: every_epoch; off; or auto, which is every epoch where the "
         "ranking uses it or it takes at most a tenth of a run of five epochs, and otherwise before "
-        "training and after the last epoch.",
+        "training and after the last epoch, signed alone.",
         one_of(*BETA_EFF),
     )
     probe_widths: tuple[int, ...] = option(

@@ -3,8 +3,9 @@
 A probe's beta_eff costs hardly anything and is measured after every epoch. That of a whole network
 has a program of its own, whose compilation takes as long as a fifth of a short run. So with
 `beta_eff="auto"` it is measured after every epoch only where that takes at most `SHARE` of a first
-run of `USUAL_EPOCHS`. Elsewhere it is measured before training and after the last epoch: that tells
-how far it fell. What is chosen does not depend on the run's own number of epochs, which may grow.
+run of `USUAL_EPOCHS`. Elsewhere it is measured before training and after the last epoch, in the
+strength that reports show: that tells how far it fell. What is chosen does not depend on the run's
+own number of epochs, which may grow.
 
 Prices are counted in training steps of 32 samples and follow from the options and the number of
 samples. No clock decides: the same configuration gives the same records on every machine. The
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 
 from ncap_jax.ops.effort import Effort, effort_for
 from ncap_jax.options import USUAL_EPOCHS, Recipe
+from ncap_jax.types import NETWORK_STRENGTHS, Strength
 
 # A fortieth of the samples, in two strengths, takes less than a tenth of an epoch once compiled.
 # Below a batch of 32 a mean over samples says nothing.
@@ -57,6 +59,11 @@ def _after_every_epoch(recipe: Recipe, num_train: int) -> bool:
     samples = network_samples(num_train, recipe.measure_size)
     run = START + TRAINING * USUAL_EPOCHS * num_train / UNIT
     return price(USUAL_EPOCHS + 1, samples) <= SHARE * run
+
+
+def network_strengths(recipe: Recipe, num_train: int) -> tuple[Strength, ...]:
+    """In which strengths a whole network is measured: each takes as long as the first."""
+    return NETWORK_STRENGTHS if _after_every_epoch(recipe, num_train) else NETWORK_STRENGTHS[:1]
 
 
 def usual_measurements(recipe: Recipe, num_train: int) -> int:

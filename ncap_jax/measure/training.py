@@ -24,7 +24,7 @@ from ncap_jax.measure.network import Batch, Model
 from ncap_jax.measure.probe import as_records, compile_probes, measure_probes
 from ncap_jax.ops.effort import Effort, Jitted, effort_for
 from ncap_jax.options import RankConfig, Recipe
-from ncap_jax.types import NETWORK_STRENGTHS, ModelSpec, Statuses, Values
+from ncap_jax.types import NETWORK_STRENGTHS, ModelSpec, Statuses, Strength, Values
 from ncap_jax.zoo import functional
 
 
@@ -67,7 +67,9 @@ def make_measure(candidate: Candidate, feed: Feed, recipe: Recipe) -> Measure | 
         return HeadMeasure(effort_for(runs))
     size = epochs.network_samples(len(feed.labels), recipe.measure_size)
     effort = effort_for(epochs.network_runs(runs, size))
-    measure = NetworkMeasure(candidate.network, _batches(feed, size, recipe.seed), effort)
+    batches = _batches(feed, size, recipe.seed)
+    strengths = epochs.network_strengths(recipe, len(feed.labels))
+    measure = NetworkMeasure(candidate.network, batches, effort, strengths)
     try:
         measure.sums_of_one(candidate.train_state)
     except errors.KernelError as error:
@@ -124,17 +126,19 @@ class Classifier:
 
 @dataclass(frozen=True)
 class NetworkMeasure:
-    """Measures backbone and linear head together, in `NETWORK_STRENGTHS`; a `Measure`.
+    """Measures backbone and linear head together; a `Measure`.
 
     Attributes:
         network: static parts of the candidate.
         batches: of the training samples that measure; their inputs are uint8 images.
         effort: of the program's compilation.
+        strengths: in which it is measured.
     """
 
     network: steps.Network
     batches: tuple[Batch, ...]
     effort: Effort
+    strengths: tuple[Strength, ...] = NETWORK_STRENGTHS
 
     def __call__(
         self, train_state: steps.TrainState, features: np.ndarray, labels: np.ndarray
@@ -143,8 +147,9 @@ class NetworkMeasure:
         add, total = add_batch.at(self.effort), None
         if len(self.batches) > 1:  # one program for all batches: it starts with zeros
             total = jax.tree.map(jnp.zeros_like, self.sums_of_one(train_state))
+        static = self.network, self.strengths
         for batch in self.batches:
-            total = add(total, self.network, train_state.params, train_state.state, batch)
+            total = add(total, *static, train_state.params, train_state.state, batch)
         return as_records(beta_eff.from_state.at(self.effort)(total))
 
     def compile(
@@ -156,8 +161,9 @@ class NetworkMeasure:
         """See `Measure`."""
         sums = self.sums_of_one(train_state)
         total = sums if len(self.batches) > 1 else None
-        arrays = self.network, train_state.params, train_state.state, self.batches[0]
-        add_batch.at(self.effort).lower(total, *arrays).compile()
+        static = self.network, self.strengths
+        arrays = train_state.params, train_state.state, self.batches[0]
+        add_batch.at(self.effort).lower(total, *static, *arrays).compile()
         beta_eff.from_state.at(self.effort).lower(sums).compile()
 
     def sums_of_one(self, train_state: steps.TrainState) -> line_graph.State:
@@ -167,17 +173,23 @@ class NetworkMeasure:
             KernelError: the kernel cannot treat the network.
         """
         shape_of = add_batch.at(self.effort).eval_shape
-        return shape_of(None, self.network, train_state.params, train_state.state, self.batches[0])
+        arrays = train_state.params, train_state.state, self.batches[0]
+        return shape_of(None, self.network, self.strengths, *arrays)
 
 
-@partial(Jitted, static_argnames="network")
+@partial(Jitted, static_argnames=("network", "strengths"))
 def add_batch(
-    total: line_graph.State | None, network: steps.Network, params: Any, state: Any, batch: Batch
+    total: line_graph.State | None,
+    network: steps.Network,
+    strengths: tuple[Strength, ...],
+    params: Any,
+    state: Any,
+    batch: Batch,
 ) -> line_graph.State:
     """Sums over one batch, added to those of the batches before it."""
     inputs = _inputs(network, batch.inputs)
     model = as_model(network, params, state)
-    sums = kernel.measure(*model, inputs, batch.labels, batch.mask, NETWORK_STRENGTHS)
+    sums = kernel.measure(*model, inputs, batch.labels, batch.mask, strengths)
     return sums if total is None else jax.tree.map(jnp.add, total, sums)
 
 

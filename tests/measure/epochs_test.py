@@ -32,6 +32,12 @@ def test_a_network_is_measured_after_every_epoch_where_that_takes_a_tenth(num_tr
     assert epochs.measured_epochs(Recipe(), num_train) == expected
 
 
+def test_where_the_ends_alone_are_measured_one_strength_is():
+    assert epochs.network_strengths(Recipe(), 100) == ("signed",)
+    assert epochs.network_strengths(Recipe(beta_eff="every_epoch"), 100) == ("signed", "absolute")
+    assert epochs.network_strengths(Recipe(measure_size=32), 20_000) == ("signed", "absolute")
+
+
 def test_the_ends_of_one_epoch_are_all_there_are():
     assert epochs.measured_epochs(Recipe(epochs=1), 100) == {0, 1}
 
