@@ -37,10 +37,12 @@ _PUBLIC = {
     "CapacitanceMonitor": "ncap_jax.measure.monitor",
 }
 
-# What `Ranking` prints itself with: found by name, so that records need not know the report.
+# What `Ranking` and `Winner` print themselves with: found by name, so that they need not know the
+# report.
 _PRESENTATION = {
     "format_ranking": "ncap_jax.report.console",
     "notebook_ranking": "ncap_jax.report.notebook",
+    "notebook_winner": "ncap_jax.report.notebook",
 }
 _HOMES = {**_PUBLIC, **_PRESENTATION}
 

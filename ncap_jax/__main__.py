@@ -212,15 +212,12 @@ def show(ranking: Ranking, folder: pathlib.Path, scalars: pathlib.Path | None) -
 
 def how_to_finish(ranking: Ranking, folder: pathlib.Path) -> str:
     """The command that finishes a ranking and what is kept for it; empty if nothing is."""
-    from ncap_jax.report import text
+    from ncap_jax.report import next_step, text
     from ncap_jax.selection import keeping
 
-    kept = keeping.kept(ranking)
-    if ranking.config.head == "linear" and not kept:
-        return ""
-    command = text.shell(f"python -m ncap_jax finish {shlex.quote(str(folder))}")
-    if not kept:
-        return f"Finish: {command}"
+    kept, command = keeping.kept(ranking), next_step.how_to_finish(ranking, folder)
+    if not kept or not command:
+        return f"Finish: {command}" if command else ""
     files = (folder / "checkpoints").rglob("*")
     size = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
     names = text.visible(", ".join(kept))

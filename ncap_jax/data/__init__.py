@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ncap_jax.data.describe import contact_sheet, count_leaks, statistics
+    from ncap_jax.data.describe import contact_sheet, count_leaks, statistics, thumbnail
     from ncap_jax.data.load import load_dataset, load_test_part, load_test_split
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "load_test_part",
     "load_test_split",
     "statistics",
+    "thumbnail",
 ]
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "load_test_part": "ncap_jax.data.load",
     "load_test_split": "ncap_jax.data.load",
     "statistics": "ncap_jax.data.describe",
+    "thumbnail": "ncap_jax.data.describe",
 }
 
 

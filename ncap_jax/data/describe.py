@@ -146,6 +146,19 @@ def contact_sheet(
     return buffer.getvalue()
 
 
+def thumbnail(pixels: np.ndarray) -> bytes:
+    """One image as a small PNG, for the report: at most 96 pixels a side.
+
+    Args:
+        pixels: (height, width, 1 or 3) uint8.
+    """
+    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    picture.thumbnail((_TILE, _TILE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _to_uint8(images: np.ndarray) -> np.ndarray:
     if images.dtype == np.uint8:
         return images

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ncap_jax import predictor as predictors
 from ncap_jax.predictor.ridge import points
-from ncap_jax.report import figures, text
+from ncap_jax.report import drawing, figures, text, winner_page
 from ncap_jax.report.cost import cost
+from ncap_jax.report.finished import FinishedRun
 from ncap_jax.selection.contest import TIE_PROBABILITY
 from ncap_jax.types import RankedModel, Ranking, Strength, Trajectory
 
@@ -66,11 +67,13 @@ def _visible(value: Any) -> Any:
     return text.visible(value) if type(value) is str else value
 
 
-def render(ranking: Ranking) -> str:
+def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish: str = "") -> str:
     """The page.
 
     Args:
         ranking: with its trajectories; without them the page has no figures.
+        finished: what became of its first models; None: they were not finished.
+        how_to_finish: the command that does it, shown where it was not done.
 
     Returns:
         A complete HTML document; names from outside are escaped.
@@ -78,6 +81,8 @@ def render(ranking: Ranking) -> str:
     return _template().render(
         ranking=ranking,
         answer=text.answer(ranking),
+        finished=None if finished is None else winner_page.parts(finished),
+        how_to_finish=how_to_finish,
         warnings=text.warnings(ranking),
         learning_rates=text.learning_rates(ranking),
         rows=_rows(ranking),
@@ -178,8 +183,8 @@ def _figures(ranking: Ranking) -> dict[str, Any]:
     pairs = figures.in_rank_order(ranking)
     strength = figures.figure_strength(ranking)
     styles = [
-        {"name": row.name, "series": i + 1, "dash": figures.DASHES[i]}
-        for i, (row, _) in enumerate(pairs[: len(figures.SERIES)])
+        {"name": row.name, "series": i + 1, "dash": drawing.DASHES[i]}
+        for i, (row, _) in enumerate(pairs[: len(drawing.SERIES)])
     ]
     return {
         "strength": strength,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ncap_jax.report import finished as finishes
 from ncap_jax.report import text
 from ncap_jax.report.cost import cost
+from ncap_jax.report.finished import FinishedRun
 from ncap_jax.types import Ranking
 
 
@@ -17,7 +19,7 @@ def escape(words: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    align = ["---:" if name not in ("model", "status", "method") else "---" for name in header]
+    align = ["---" if name in ("model", "status", "part") else "---:" for name in header]
     return [
         f"| {' | '.join(header)} |",
         f"| {' | '.join(align)} |",
@@ -25,8 +27,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def render(ranking: Ranking) -> str:
-    """The report as GitHub-flavoured Markdown."""
+def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish: str = "") -> str:
+    """The report as GitHub-flavoured Markdown; for the arguments see `html.render`."""
     config = ranking.config
     bill = cost(ranking)
     rows = [
@@ -46,6 +48,7 @@ def render(ranking: Ranking) -> str:
     lines = [
         f"# Which model to fine-tune on {escape(ranking.dataset)}",
         "",
+        *(_winner(finished) if finished is not None else ()),
         f"**{escape(text.answer(ranking))}**",
         "",
         *_table(header, rows),
@@ -53,6 +56,9 @@ def render(ranking: Ranking) -> str:
         f"{len(ranking.models)} models, {config.epochs} epochs each, head `{config.head}`, seed "
         f"{config.seed}, ranked by `{ranking.predictor}`. {bill.sentence()}",
     ]
+    if how_to_finish and finished is None:
+        lines += ["", "Train the first models to the end and keep the best:", ""]
+        lines += _code_block(how_to_finish)
     if rates := text.learning_rates(ranking):
         lines += ["", escape(rates)]
     warnings = text.warnings(ranking)
@@ -63,7 +69,23 @@ def render(ranking: Ranking) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _code_block(command: str) -> list[str]:
+def _winner(finished: FinishedRun) -> list[str]:
+    """The winner, its figures, and how it is used."""
+    facts = finished.facts
+    tables = (
+        (finishes.SUMMARY, finishes.summary_rows(facts)),
+        (finishes.FINISHED, finishes.finished_rows(finished.models)),
+    )
+    lines = [f"**{escape(finishes.answer(facts))}**", ""]
+    if finished.folder:
+        use = finishes.uses(finished.folder)
+        lines += [*_code_block(use.python, "python"), "", *_code_block(use.shell), ""]
+    for header, rows in tables:
+        lines += [*_table(header, [[*map(escape, row)] for row in rows]), ""]
+    return [*lines, escape(finishes.caution(facts)), "", "## Ranking", ""]
+
+
+def _code_block(command: str, language: str = "sh") -> list[str]:
     # The fence is longer than any run of backticks inside, so that the block ends where it should.
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", command)), default=0))
-    return [f"{fence}sh", command, fence]
+    return [f"{fence}{language}", command, fence]

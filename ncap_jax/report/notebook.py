@@ -1,43 +1,64 @@
-"""The ranking as an HTML table, for a notebook's output cell."""
+"""The ranking, and the winner, as HTML tables for a notebook's output cell."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ncap_jax.report import text
+from ncap_jax.report import finished, text
 from ncap_jax.types import RankedModel, Ranking
 
+if TYPE_CHECKING:
+    from ncap_jax.winner.facts import ModelFacts
+
 _COLUMNS = ("#", "model", "predicted", "P(best)", "last seen", "epochs", "β_eff", "time", "status")
-_WORDS = ("model", "status")  # columns that are read, not compared: aligned to the left
+_WORDS = ("model", "status", "part")  # columns that are read, not compared: aligned to the left
 # Only places and a line that is transparent: the colours are the notebook's, light or dark.
 _CELL = "padding: .3em .6em; white-space: nowrap; text-align: "
+_CAPTION = "text-align: left; caption-side: top; color: inherit; padding: .3em 0"
 _RULE = "; border-bottom: 1px solid rgba(128, 128, 128, .5)"
 
 
 def notebook_ranking(ranking: Ranking) -> str:
     """The table with the answer as its caption and the warnings below; names are escaped."""
-    caption = "text-align: left; caption-side: top; color: inherit; padding: .3em 0"
     left_out = () if text.has_beta_eff(ranking) else ("β_eff",)
     columns = [name for name in _COLUMNS if name not in left_out]
     title = f"{_escaped(ranking.dataset)}, ranked by {_escaped(ranking.predictor)}"
-    lines = [
-        "<div>",
-        '<table style="border-collapse: collapse">',
-        f'<caption style="{caption}">{title}<br><strong>{_escaped(text.answer(ranking))}</strong>'
-        "</caption>",
-        f"<thead><tr>{''.join(map(_heading, columns))}</tr></thead>",
-        "<tbody>",
-        *(_row(row, columns) for row in ranking.models),
-        "</tbody>",
-        "</table>",
-    ]
+    rows = [_row(row, columns) for row in ranking.models]
+    lines = ["<div>", *_table(title, text.answer(ranking), columns, rows)]
     if rates := text.learning_rates(ranking):
         lines.append(f"<p>{_escaped(rates)}</p>")
     if warnings := text.warnings(ranking):
         items = "".join(f"<li>{_escaped(line)}</li>" for line in warnings)
         lines.append(f"<p>Before you trust this:</p><ul>{items}</ul>")
     return "\n".join([*lines, "</div>"])
+
+
+def notebook_winner(facts: ModelFacts) -> str:
+    """The winner's figures as a table, with what they are worth below it; names are escaped."""
+    title = f"Winner: {_escaped(facts.name)}"
+    rows = [
+        f"<tr>{''.join(map(_cell, finished.SUMMARY, cells))}</tr>"
+        for cells in finished.summary_rows(facts)
+    ]
+    lines = ["<div>", *_table(title, finished.answer(facts), finished.SUMMARY, rows)]
+    if facts.metrics:
+        lines.append(f"<p>{_escaped(finished.caution(facts))}</p>")
+    return "\n".join([*lines, "</div>"])
+
+
+def _table(title: str, answer: str, columns: Sequence[str], rows: Sequence[str]) -> list[str]:
+    """The lines of a table under a caption; title and rows are markup, the answer is text."""
+    return [
+        '<table style="border-collapse: collapse">',
+        f'<caption style="{_CAPTION}">{title}<br><strong>{_escaped(answer)}</strong></caption>',
+        f"<thead><tr>{''.join(map(_heading, columns))}</tr></thead>",
+        "<tbody>",
+        *rows,
+        "</tbody>",
+        "</table>",
+    ]
 
 
 def _heading(column: str) -> str:
@@ -62,7 +83,7 @@ def _row(row: RankedModel, columns: Sequence[str]) -> str:
 
 def _cell(column: str, words: str) -> str:
     style = f'style="{_CELL}{_side(column)}"'
-    if column == "model":
+    if column in ("model", "part"):
         return f'<th scope="row" {style}>{_escaped(words)}</th>'
     return f"<td {style}>{_escaped(words)}</td>"
 

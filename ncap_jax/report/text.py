@@ -26,6 +26,18 @@ def visible(words: str) -> str:
     return "".join(" " if char in "\t\n\r" else _visible(char) for char in words)
 
 
+def shortened(words: str, limit: int) -> str:
+    """Visible words, cut off after this many characters."""
+    shown = visible(words)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def ending(words: str, limit: int) -> str:
+    """Visible words, of which the last characters remain: the end of a path tells most."""
+    shown = visible(words)
+    return shown if len(shown) <= limit else f"…{shown[1 - limit :]}"
+
+
 def shell(command: str) -> str:
     """A shell command that does the same, in visible characters; quoted as bash and zsh read it."""
     if _all_visible(command):

@@ -112,13 +112,13 @@ def command(
     return line if is_text(line) else None
 
 
-def run_info(job: Job, facts: Mapping[str, Any], seconds: float) -> RunInfo:
+def run_info(job: Job, facts: Mapping[str, Any], seconds: float | None) -> RunInfo:
     """A run's facts in the words and order of the report.
 
     Args:
         job: the run.
         facts: content of its `run.json`.
-        seconds: wall time of the run.
+        seconds: wall time of the run; None: not known.
     """
     about = facts["data"]
     height, width, channels = about["image_shape"]

@@ -7,9 +7,10 @@
     finish/start/                       where the ranking had probes: the same epochs with a linear
                                         head, from the pretrained weights
     winner/                             the model (`ncap_jax.winner.storage`)
+    report.html, report.md              of the ranking, which show the winner then
 
 Each file is whole before another depends on it, so that a kill at any moment costs the epoch under
-way and nothing else. The ranking's own files stay as they are.
+way and nothing else. The ranking's other files stay as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -110,14 +111,27 @@ def finish(request: FinishRequest) -> Winner:
         view = stack.enter_context(Progress(names, last, file, programs=programs))
         feed = mesh.on_mesh(make_feed(job.dataset), job.config.mesh)
         work = Finish(ranked, job, request.config, feed, run.files, folder, view, test)
-        winner = _winner(work, rows)
+        found = _trained(work, rows)
+        winner = _winner(work, found)
         if ranked.folder is not None and ranked.scratch is None:
-            winner.save(run.path / WINNER)
+            _keep(work, winner, found)
     return winner
 
 
-def _winner(work: Finish, rows: Sequence[RankedModel]) -> Winner:
-    """The best of the models once each has converged; of equal ones the first in the ranking.
+def _keep(work: Finish, winner: Winner, found: Mapping[str, Finished]) -> None:
+    """Save the winner in the folder of the run, whose reports show it then."""
+    # Imported here: figures and templates are needed once the models are trained.
+    from ncap_jax.run import finish_report
+
+    assert work.ranked.folder is not None
+    place = work.ranked.folder / WINNER
+    winner.save(place)
+    ends = {name: finished.converged for name, finished in found.items()}
+    finish_report.write(work.ranked, work.job, winner.facts, ends, work.test, place)
+
+
+def _trained(work: Finish, rows: Sequence[RankedModel]) -> dict[str, Finished]:
+    """The models, each at its best epoch; those that break are left out, with a warning.
 
     Raises:
         ModelError: none of them could be trained.
@@ -138,6 +152,11 @@ def _winner(work: Finish, rows: Sequence[RankedModel]) -> Winner:
             f"no model could be finished: {'; '.join(f'{n}: {w}' for n, w in failures.items())}",
             "See the causes, or rank again in another folder",
         )
+    return found
+
+
+def _winner(work: Finish, found: Mapping[str, Finished]) -> Winner:
+    """The best of the models; of equal ones the first in the ranking."""
     # Imported here: what labels images is needed once the models are trained.
     from ncap_jax.run import judging
 

@@ -194,6 +194,13 @@ class Winner:
         """
         storage.write(folder, self.network, self.params, self.state, self.facts)
 
+    def _repr_html_(self) -> str:
+        # What a notebook shows for a winner on the last line of a cell; by its public name, for
+        # this room knows nothing of the report.
+        import ncap_jax
+
+        return ncap_jax.notebook_winner(self.facts)
+
     def __repr__(self) -> str:
         parts = [f"{self.num_classes} classes"]
         for what, share in (("test", self.test_accuracy), ("validation", self.validation_accuracy)):

@@ -18,17 +18,22 @@ import numpy as np
 import pytest
 
 import ncap_jax as ncap
+from ncap_jax.api import finish
 from ncap_jax.options import check
 from ncap_jax.types import Ranking
 from ncap_jax.zoo import find_models
 from tests.support import package_use
 from tests.support.pool import make_trajectory
+from tests.support.winners import tiny_winner
 
+OWN = "own_model_and_data"
 COLAB = pathlib.Path(__file__).resolve().parents[2] / "colab"
 # What the cell tagged `parameters` is followed by here, so that a run takes seconds.
 SMALL = {
-    "quickstart": 'MODELS, EPOCHS = ["tiny_depthwise", "tiny_plain_barely"], 1',
-    "own_model_and_data": "EPOCHS, TRAIN, VALIDATION, PROBE_WIDTHS = 1, 60, 60, (16, 12, 8)",
+    "quickstart": ('MODELS, EPOCHS, FINISH_EPOCHS = ["tiny_depthwise", "tiny_plain_barely"], 1, 1'),
+    "own_model_and_data": (
+        "EPOCHS, FINISH_EPOCHS, TRAIN, VALIDATION, PROBE_WIDTHS = 1, 1, 60, 60, (16, 12, 8)"
+    ),
     "understanding_beta_eff": "STEPS, SIZES = 60, (4,)",
     # The models of the first one again: their programs are compiled once.
     "reproduce_paper": (
@@ -175,6 +180,15 @@ def ranking_without_training(*arguments: Any, **options: Any) -> Ranking:
     return ncap.rank_trajectories(trajectories, dataset.name, config)
 
 
+def winner_without_training(ranking: Ranking, **options: Any) -> ncap.Winner:
+    """Stands for `finish`: checks what it is given; a model that is as it was before training."""
+    call = inspect.signature(finish).bind(ranking, **options)
+    check(call.arguments["config"])
+    winner = tiny_winner()
+    winner.save("runs/quickstart/winner")
+    return winner
+
+
 def run_cells(name: str, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A notebook's code, cell by cell, in this process; the kernel's part is tested below."""
     import matplotlib.pyplot as plt
@@ -202,6 +216,7 @@ def compiled_cheaply():
 def test_the_cells_run_on_a_ranking(name, tmp_path, monkeypatch, capsys):
     """All of the code but the fine-tuning of candidates, which `rank_models` is tested for."""
     monkeypatch.setattr(ncap, "rank_models", ranking_without_training, raising=False)
+    monkeypatch.setattr(ncap, "finish", winner_without_training, raising=False)
     # Keras takes seconds to import; the slow test below has it.
     monkeypatch.setitem(
         SMALL, "own_model_and_data", f"{SMALL['own_model_and_data']}; WITH_KERAS = 0"
@@ -237,3 +252,11 @@ def test_the_notebook_runs_in_a_kernel(name, tmp_path):
     }
     assert "image/png" in shown or name == "own_model_and_data"
     assert "text/html" in shown or name == "understanding_beta_eff"
+    tables = [
+        output.data["text/html"]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "text/html" in output.get("data", ())
+    ]
+    assert sum("Winner: " in table for table in tables) == (name in ("quickstart", OWN))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ncap_jax import errors
-from ncap_jax.data import contact_sheet, count_leaks, images, load_dataset, statistics
+from ncap_jax.data import contact_sheet, count_leaks, images, load_dataset, statistics, thumbnail
 from ncap_jax.data.describe import repeated
 from ncap_jax.data.held_out import HeldOut
 from ncap_jax.types import Dataset
@@ -124,3 +124,14 @@ def test_a_sheet_needs_a_batch_of_images():
     with pytest.raises(errors.DataError) as caught:
         contact_sheet(np.zeros((3, 8, 8), np.uint8), np.arange(3))
     assert str(caught.value) == "images have shape (3, 8, 8). Give (m, height, width, 1 or 3)."
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((8, 6, 1), (6, 8)), ((200, 100, 3), (48, 96)), ((1, 4000, 3), (96, 1))]
+)
+def test_a_thumbnail_is_small_and_a_small_image_is_itself(shape, size):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    picture = Image.open(io.BytesIO(thumbnail(pixels)))
+    assert picture.size == size
+    if max(shape) <= 96:
+        np.testing.assert_array_equal(np.asarray(picture).reshape(shape), pixels)

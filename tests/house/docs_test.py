@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 
 import ncap_jax as ncap
+from ncap_jax.options import FinishConfig, options_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLES = ROOT / "experiments" / "tables"
@@ -84,7 +85,8 @@ def test_flags_exist(path):
     importlib.import_module("ncap_jax.__main__")
     commands = [file.read_text() for file in (ROOT / "ncap_jax" / "commands").glob("*.py")]
     own = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', "\n".join(commands))
-    known = {*flags.FLAGS, *FOREIGN, *own}
+    finish = [option.name for option in options_of(FinishConfig)]
+    known = {*flags.FLAGS, *FOREIGN, *own, *finish}
     text = SCRIPT.sub("", path.read_text())
     lines = "\n".join(line for line in text.splitlines() if "-m experiments" not in line)
     named = set(FLAG.findall(lines))

@@ -27,7 +27,7 @@ def test_the_first_example_ranks_a_folder_of_photos(tmp_path, monkeypatch):
     root, *classes = (line.split()[0].rstrip("/") for line in block("text"))
     for name in classes:
         photos.write_class(tmp_path / root / name, 10)
-    (command,) = (line for line in block("sh") if line.startswith("python -m ncap_jax "))
+    command, finish, predict = (each for each in block("sh") if each.startswith("python -m "))
     fake_training.install(monkeypatch)
     # The weights are published, which is enough to begin; nobody fetches them here.
     monkeypatch.delenv("NCAP_OFFLINE", raising=False)
@@ -38,6 +38,10 @@ def test_the_first_example_ranks_a_folder_of_photos(tmp_path, monkeypatch):
     assert list(read.class_names) == classes
     (report,) = re.findall(r"Open `([^`]*)`", README)
     assert (tmp_path / report).is_file()
+    folder = pathlib.Path(report).parent
+    assert shlex.split(finish)[3:] == ["finish", str(folder)]
+    assert f"\nFinish: {finish} (kept for it: the states of " in said.out
+    assert shlex.split(predict)[3:] == ["predict", f"{folder}/winner", "new/"]
     again = re.search(r"repeat the command with `(--output_dir=\S+)`", README)[1]
     assert (tmp_path / again.removeprefix("--output_dir=")).samefile((tmp_path / report).parent)
 

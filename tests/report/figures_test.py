@@ -12,7 +12,7 @@ import pytest
 
 from ncap_jax.options import RankConfig
 from ncap_jax.predictor.ridge import fit_line, points
-from ncap_jax.report import figures
+from ncap_jax.report import drawing, figures
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import EpochRecord, Ranking, Trajectory
 from tests.support.pool import make_pool, measured_after, with_accuracies
@@ -65,10 +65,6 @@ def test_models_beyond_the_seventh_share_a_grey_line():
     assert "var(--s7)" in svg
     assert "var(--other)" in svg
     assert "var(--other)" not in figures.accuracy_curves(ranked(7))
-    styles = [figures.line_style(i) for i in range(9)]
-    assert styles[7] == styles[8]
-    own = {(s["color"], str(s["linestyle"]), s["marker"]) for s in styles[:7]}
-    assert len(own) == len({m for _, _, m in own}) == len({d for _, d, _ in own}) == 7
 
 
 def test_colours_are_the_pages_and_ids_belong_to_one_figure():
@@ -122,7 +118,7 @@ def test_no_line_leaves_the_range_of_accuracies(monkeypatch, accuracies):
     falling = with_beta(with_accuracies(trajectory, accuracies), [3.0, 2.0, 1.0])
     (row,) = rank_trajectories([falling], "digits").models
     drawn = []
-    monkeypatch.setattr(figures, "_svg", lambda figure, *_: drawn.append(figure) or "")
+    monkeypatch.setattr(drawing, "to_svg", lambda figure, *_: drawn.append(figure) or "")
     figures.accuracy_against_beta(row, falling, "absolute", position=0)
     beta, accuracy, _ = points(falling, "absolute")
     at_zero = fit_line(beta, accuracy, scaled=True).intercept
@@ -143,7 +139,7 @@ def test_values_that_are_not_finite_are_not_drawn():
 
 def test_a_line_leads_over_epochs_that_were_not_measured(monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "_svg", lambda figure, *_: drawn.append(figure) or "")
+    monkeypatch.setattr(drawing, "to_svg", lambda figure, *_: drawn.append(figure) or "")
     pool = [measured_after(t, {0, 5}) for t in make_pool(2)]
     figures.beta_curves(rank_trajectories(pool, "digits"), "absolute")
     (axes,) = drawn[0].axes

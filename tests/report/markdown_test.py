@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from ncap_jax.report import text
+from ncap_jax.report import finished, text
 from ncap_jax.report.markdown import escape, render
 from ncap_jax.selection.ranking import rank_trajectories
 from tests.support import hidden
+from tests.support.finished import finished_run
 from tests.support.pool import make_pool
 
 
@@ -29,6 +30,36 @@ def test_names_cannot_break_out():
     assert "<b>" not in page.replace(r"\<b\>", "")
     assert sum(line.startswith("# ") for line in page.splitlines()) == 1
     assert page.count("````") == 2
+
+
+def test_the_winner_comes_first():
+    ranking = rank_trajectories(make_pool(2), "digits")
+    run = finished_run(folder="run`s")
+    page = render(ranking, run, "python -m ncap_jax finish runs")
+    lines = page.splitlines()
+    assert lines[2] == f"**{escape(finished.answer(run.facts))}**"
+    assert lines[4:11] == [
+        "```python",
+        "ncap.load('run`s').predict('new/')",
+        "```",
+        "",
+        "```sh",
+        "python -m ncap_jax predict 'run`s' new/",
+        "```",
+    ]
+    rows = [*finished.summary_rows(run.facts), *finished.finished_rows(run.models)]
+    for row in rows:
+        assert f"| {' | '.join(map(escape, row))} |" in lines
+    assert lines.index("## Ranking") > lines.index(escape(finished.caution(run.facts)))
+    assert "ncap_jax finish" not in page
+
+
+def test_without_a_winner_a_block_says_how_to_finish():
+    ranking = rank_trajectories(make_pool(2), "digits")
+    plain, told = render(ranking), render(ranking, how_to_finish="finish it")
+    block = "\nTrain the first models to the end and keep the best:\n\n```sh\nfinish it\n```\n"
+    assert told.count(block) == 1
+    assert told.replace(block, "") == plain
 
 
 def test_failures_are_listed():

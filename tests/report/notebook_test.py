@@ -1,14 +1,15 @@
-"""The ranking in a notebook's cell: a table that a screen reader can read, escaped, any colours."""
+"""Ranking and winner in a notebook's cell: tables for a screen reader too, escaped, any colours."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from ncap_jax.options import RankConfig
-from ncap_jax.report import text
-from ncap_jax.report.notebook import notebook_ranking
+from ncap_jax.report import finished, text
+from ncap_jax.report.notebook import notebook_ranking, notebook_winner
 from ncap_jax.selection.ranking import rank_trajectories
 from tests.support import hidden
+from tests.support.finished import facts
 from tests.support.page import Page
 from tests.support.pool import make_pool, measured_after, with_last
 
@@ -55,6 +56,21 @@ def test_names_are_escaped_and_nothing_is_active():
     assert hidden.found(notebook_ranking(hidden.ranking())) == []
     for name in hidden.WRITTEN:
         assert name in notebook_ranking(hidden.ranking())
+
+
+def test_the_winners_figures_are_a_table():
+    about = facts()
+    page = Page(notebook_winner(about))
+    rows = [[], *finished.summary_rows(about)]
+    assert sum(tag == "tr" for tag, _ in page.elements) == len(rows) == 3
+    assert f"Winner: model_1{finished.answer(about)}" in page.text
+    for cell in (*finished.SUMMARY, *rows[1], *rows[2], finished.caution(about)):
+        assert cell in page.text
+    evil = dataclasses.replace(about, name="<b>\x1b")
+    shown = notebook_winner(evil)
+    assert r"Winner: &lt;b&gt;\x1b" in shown
+    assert "<b>" not in shown
+    assert "<p>" not in notebook_winner(dataclasses.replace(about, metrics={}))
 
 
 def test_colours_are_the_notebooks():

@@ -12,9 +12,10 @@ import pytest
 
 from ncap_jax import errors, report
 from ncap_jax.options import RankConfig
-from ncap_jax.report import ranking_files
+from ncap_jax.report import finished, ranking_files
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Trajectory
+from tests.support.finished import finished_run
 from tests.support.pool import make_pool
 
 # The format as it is promised; other keys may stand beside these.
@@ -67,6 +68,20 @@ def test_round_trip(ranking, tmp_path):
         assert back.config == ranking.config
         assert (back.dataset, back.predictor) == (ranking.dataset, ranking.predictor)
         assert str(back) == str(ranking)
+
+
+def test_the_winner_is_in_the_reports_alone(ranking, tmp_path):
+    bare = dataclasses.replace(ranking, trajectories=())
+    report.write(bare, tmp_path)
+    files = ("ranking.json", "ranking.csv", "report.html", "report.md")
+    before = {name: (tmp_path / name).read_text() for name in files}
+    run = finished_run(wrong=())
+    report.write(bare, tmp_path, run)
+    for name in files[:2]:
+        assert (tmp_path / name).read_text() == before[name]
+    for name in files[2:]:
+        assert "ncap.finish(ranking)" in before[name]
+        assert finished.uses(run.folder).shell in (tmp_path / name).read_text()
 
 
 def test_csv(ranking):

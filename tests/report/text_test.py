@@ -74,6 +74,14 @@ def test_a_command_stays_the_same_command():
     assert text.shell("echo '\x1b") == r"echo '\x1b"  # no command: shown as it is
 
 
+def test_long_words_are_cut_where_they_tell_least():
+    assert text.shortened("x" * 9, 8) == "x" * 7 + "…"
+    assert text.ending("a/b/photo.jpg", 10) == "…photo.jpg"
+    for cut in (text.shortened, text.ending):
+        assert cut("x" * 8, 8) == "x" * 8
+        assert cut("a\x1b", 8) == r"a\x1b"
+
+
 def test_lists():
     assert text.listed([]) == ""
     assert text.listed(["a"]) == "a"

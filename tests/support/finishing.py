@@ -13,10 +13,13 @@ import re
 import shutil
 from typing import Any
 
+import pytest
+
 import ncap_jax as ncap
 from ncap_jax.files import write_atomically
 from ncap_jax.options import FinishConfig
 from ncap_jax.report.ranking_files import ranking_to_json
+from ncap_jax.run import finish_report
 from ncap_jax.types import Dataset, Ranking
 from ncap_jax.winner.model import Winner
 from tests.support import toy_runs
@@ -53,13 +56,16 @@ def in_folder(ranking: Ranking, folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def finish(ranking: Any, **changes: Any) -> Winner:
-    """Finish a ranking of toys, or its folder."""
+def finish(ranking: Any, *, reports: bool = False, **changes: Any) -> Winner:
+    """Finish a ranking of toys, or its folder; the reports take longer than all else."""
     again: dict[str, Any] = {}
     if not isinstance(ranking, Ranking):
         again = {"dataset": data(), "models": toy_runs.POOL}
     config = dataclasses.replace(FINISH, **changes)
-    return ncap.finish(ranking, config=config, show_progress=False, **again)
+    with pytest.MonkeyPatch.context() as patch:
+        if not reports:
+            patch.setattr(finish_report, "write", lambda *arguments: None)
+        return ncap.finish(ranking, config=config, show_progress=False, **again)
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ncap_jax import errors
 from ncap_jax.finetune import steps
+from ncap_jax.report.notebook import notebook_winner
 from ncap_jax.winner import model
 from ncap_jax.winner.model import Winner
 from tests.support.small import small_digits
@@ -125,6 +126,11 @@ def test_properties():
     assert repr(winner) == (
         "Winner('toy_1': 10 classes, test accuracy 50.0 %, validation accuracy 75.0 %)"
     )
+
+
+def test_a_notebook_shows_the_figures():
+    winner = toy_winner()
+    assert winner._repr_html_() == notebook_winner(winner.facts)
 
 
 def test_a_head_that_is_not_a_single_linear_one():

@@ -1,0 +1,246 @@
+"""What the report tells of a run that was finished: the record, and its words and tables."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from ncap_jax.report import text
+
+if TYPE_CHECKING:
+    from ncap_jax.types import EpochRecord
+    from ncap_jax.winner.facts import ModelFacts
+    from ncap_jax.winner.metrics import ClassificationMetrics, ClassMetrics, Mistake
+
+# Classes that the table lists; of more, as many with the lowest F1.
+MOST_CLASSES, WEAKEST = 30, 15
+# Pairs of classes that are named where the confusion matrix would be too large to read.
+MOST_PAIRS = 15
+
+
+@dataclass(frozen=True)
+class FinishedModel:
+    """One model that was trained to the end.
+
+    Attributes:
+        name: of the model.
+        rank: in the ranking.
+        records: of all its epochs, the ranking's first, epoch 0 included.
+        ranked_epochs: how many of them the ranking trained.
+        best_epoch: whose weights were kept.
+    """
+
+    name: str
+    rank: int | None
+    records: tuple[EpochRecord, ...]
+    ranked_epochs: int
+    best_epoch: int
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the epochs of the finish."""
+        return sum(r.seconds for r in self.records if r.epoch > self.ranked_epochs)
+
+    @property
+    def best(self) -> EpochRecord:
+        """The record of the epoch that was kept."""
+        return next(record for record in self.records if record.epoch == self.best_epoch)
+
+
+@dataclass(frozen=True)
+class WrongImage:
+    """One of the most confidently wrong images.
+
+    Attributes:
+        mistake: which it is, and for what it was taken.
+        name: that a person finds it by; empty where it has none.
+        png: bytes of a small PNG; empty where the image cannot be read.
+    """
+
+    mistake: Mistake
+    name: str = ""
+    png: bytes = b""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose first models were trained to the end.
+
+    Attributes:
+        facts: of the winner, with its figures.
+        models: that were finished, in the order of the ranking.
+        wrong: the most confidently wrong images of `part`, the worst first.
+        folder: path of the saved model; empty: it was not saved.
+    """
+
+    facts: ModelFacts
+    models: tuple[FinishedModel, ...]
+    wrong: tuple[WrongImage, ...] = ()
+    folder: str = ""
+
+    @property
+    def part(self) -> str:
+        """The part whose classes and mistakes are shown."""
+        return part_shown(self.facts)
+
+    @property
+    def metrics(self) -> ClassificationMetrics:
+        """The figures on `part`."""
+        return self.facts.metrics[self.part]
+
+
+def part_shown(facts: ModelFacts) -> str:
+    """The test part, or the validation part where one is missing."""
+    return "test" if "test" in facts.metrics else "validation"
+
+
+def answer(facts: ModelFacts) -> str:
+    """What a user wants to know of the winner, in a sentence."""
+    part = part_shown(facts)
+    if part not in facts.metrics:
+        return f"Use {text.visible(facts.name)}."
+    figures = facts.metrics[part]
+    low, high = figures.accuracy_interval
+    return (
+        f"Use {text.visible(facts.name)}: {text.percent(figures.accuracy)} of {figures.count:,} "
+        f"{part} images right (95 % interval {100 * low:.1f} to {100 * high:.1f} %)."
+    )
+
+
+def caution(facts: ModelFacts) -> str:
+    """How far the figures can be trusted."""
+    if "test" in facts.metrics:
+        return (
+            "The validation part chose the epochs and the winner, so its figures are a little too "
+            "good. The test part was opened once, after that."
+        )
+    return (
+        "The data set has no test part. The validation part chose the epochs and the winner, so "
+        "its figures are a little too good. A folder test/ beside train/, or --test_fraction=0.2, "
+        "gives a test part to the next run."
+    )
+
+
+class Uses(NamedTuple):
+    """The two lines that use a saved model."""
+
+    python: str
+    shell: str
+
+
+def uses(folder: str) -> Uses:
+    """How a saved model labels the pictures in a folder.
+
+    Args:
+        folder: path of the model.
+    """
+    command = f"python -m ncap_jax predict {shlex.quote(folder)} new/"
+    return Uses(f"ncap.load({folder!r}).predict('new/')", text.shell(command))
+
+
+def weakest_classes(metrics: ClassificationMetrics) -> tuple[ClassMetrics, ...]:
+    """The classes of a table: all in label order, or of too many those with the lowest F1."""
+    classes = metrics.classes
+    if len(classes) <= MOST_CLASSES:
+        return classes
+    occurring = [each for each in classes if each.support]
+    return tuple(sorted(occurring, key=lambda each: each.f1 or 0.0)[:WEAKEST])
+
+
+class Confused(NamedTuple):
+    """A class whose images were taken for those of another.
+
+    Attributes:
+        true: name of the class.
+        predicted: name of the other.
+        images: number of such images.
+        share: of the images of the class.
+    """
+
+    true: str
+    predicted: str
+    images: int
+    share: float
+
+
+def most_confused(metrics: ClassificationMetrics) -> tuple[Confused, ...]:
+    """The pairs of classes with the most mistakes, at most `MOST_PAIRS`; the most first."""
+    names = [each.name for each in metrics.classes]
+    pairs = [
+        (count, row, column)
+        for row, counts in enumerate(metrics.confusion)
+        for column, count in enumerate(counts)
+        if count and row != column
+    ]
+    pairs.sort(key=lambda pair: (-pair[0], *pair[1:]))
+    return tuple(
+        Confused(names[row], names[column], count, count / metrics.classes[row].support)
+        for count, row, column in pairs[:MOST_PAIRS]
+    )
+
+
+def scaling(facts: ModelFacts) -> str:
+    """What the temperature does, in a sentence; empty where nothing is scaled."""
+    if facts.temperature is None:
+        return ""
+    return (
+        "Calibration error: how far the stated probabilities are from the share that is right, "
+        f"before and after they are scaled (temperature {facts.temperature:.2f}, fitted on the "
+        "validation part)."
+    )
+
+
+def summary_rows(facts: ModelFacts) -> list[list[str]]:
+    """The cells of the table of parts, under `SUMMARY`."""
+    return [
+        [
+            part,
+            f"{figures.count:,}",
+            text.percent(figures.accuracy),
+            " to ".join(text.percent(bound) for bound in figures.accuracy_interval),
+            text.percent(figures.balanced_accuracy),
+            f"{figures.macro_f1:.3f}",
+            "–" if figures.uncalibrated_error is None else text.percent(figures.uncalibrated_error),
+            text.percent(figures.calibration_error),
+        ]
+        for part, figures in sorted(facts.metrics.items())
+    ]
+
+
+SUMMARY = (
+    "part",
+    "images",
+    "accuracy",
+    "95 % interval",
+    "balanced accuracy",
+    "macro F1",
+    "calibration error before",
+    "and after scaling",
+)
+
+
+def finished_rows(models: Sequence[FinishedModel]) -> list[list[str]]:
+    """The cells of the table of finished models, under `FINISHED`."""
+    return [
+        [
+            each.name,
+            "–" if each.rank is None else str(each.rank),
+            f"{each.ranked_epochs} + {each.records[-1].epoch - each.ranked_epochs}",
+            str(each.best_epoch),
+            text.percent(each.best.validation_accuracy),
+            text.duration(each.seconds),
+        ]
+        for each in models
+    ]
+
+
+FINISHED = (
+    "model",
+    "rank",
+    "epochs: ranking + finish",
+    "best epoch",
+    "validation accuracy",
+    "time of the finish",
+)

@@ -1,0 +1,132 @@
+"""The winner in the page: all parts, escaped, bounded; and nothing of it without a winner."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+
+import pytest
+
+from ncap_jax.report import finished as finishes
+from ncap_jax.report.finished import FinishedRun
+from ncap_jax.report.html import render
+from ncap_jax.report.winner_page import CLASS, PATH, parts
+from ncap_jax.selection.ranking import rank_trajectories
+from ncap_jax.types import Ranking
+from tests.support import hidden
+from tests.support.finished import facts, finished_run
+from tests.support.page import Page
+from tests.support.pool import make_pool
+
+EVIL = "\"'></text></svg><script>alert(1)</script>{{ 7*7 }}\x1b"
+
+
+@pytest.fixture(scope="module")
+def ranking() -> Ranking:
+    """With neither figures nor methods of its own: those are tested elsewhere."""
+    return dataclasses.replace(rank_trajectories(make_pool(2), "photos"), trajectories=())
+
+
+@pytest.fixture(scope="module")
+def run() -> FinishedRun:
+    return finished_run()
+
+
+def test_the_page_shows_the_winner_first(ranking: Ranking, run: FinishedRun):
+    text = render(ranking, run)
+    page = Page(text)
+    use = finishes.uses("runs/photos/winner")
+    for words in (finishes.answer(run.facts), *use, finishes.caution(run.facts)):
+        assert words in page.text
+    headings = [a["id"] for tag, a in page.elements if tag == "h2" and "id" in a]
+    assert headings[:5] == ["winner", "finish", "classes", "mistakes", "ranking"]
+    figures = [a for tag, a in page.elements if tag == "svg" and a.get("role") == "img"]
+    assert len(figures) == 3
+    for row in (*finishes.summary_rows(run.facts), *finishes.finished_rows(run.models)):
+        for cell in row:
+            assert cell in page.text
+    for each in run.metrics.classes:
+        assert each.name in page.text
+    # The ranking's own answer stands above its table.
+    assert f"Fine-tune {ranking.best.name}" in page.text[page.text.index("Ranking") :]
+
+
+def test_the_wrong_images_have_their_pixels_and_names(ranking: Ranking, run: FinishedRun):
+    page = Page(render(ranking, run))
+    sources = [a["src"] for tag, a in page.elements if tag == "img"]
+    pictures = [base64.b64encode(each.png).decode() for each in run.wrong]
+    assert sources == [f"data:image/png;base64,{picture}" for picture in pictures]
+    assert len(sources) == 10
+    for each in run.wrong:
+        assert each.name in page.text
+    unread = dataclasses.replace(run, wrong=(dataclasses.replace(run.wrong[0], png=b"", name=""),))
+    page = Page(render(ranking, unread))
+    assert "img" not in [tag for tag, _ in page.elements]
+    assert f"image {run.wrong[0].mistake.index}" in page.text
+
+
+def test_names_are_escaped(ranking: Ranking, run: FinishedRun):
+    """Of classes, models, files and folders; in text, attributes and the figures' SVG."""
+    names = tuple(f"{name}{EVIL}" for name in "abcd")
+    wrong = tuple(dataclasses.replace(each, name=EVIL) for each in finished_run(names).wrong)
+    models = tuple(dataclasses.replace(each, name=EVIL) for each in run.models)
+    evil = finished_run(names, models=models, wrong=wrong, folder=EVIL)
+    text = render(ranking, evil)
+    page = Page(text)
+    assert sum(tag == "script" for tag, _ in page.elements) == 1
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert all(a.get("src", "data:").startswith("data:") for _, a in page.elements)
+    assert hidden.found(text) == []
+    assert page.text.count("alert(1)") > 20
+
+
+def test_many_classes_with_long_names_keep_the_page_small():
+    names = tuple(f"{i} {'x' * 5000}" for i in range(100))
+    about = facts(names[:4])
+    whole = dataclasses.replace(about, metrics=facts(names).metrics, class_names=names)
+    wrong = tuple(
+        dataclasses.replace(each, name="/" + "y" * 5000) for each in finished_run(names).wrong
+    )
+    found = parts(finished_run(facts=whole, wrong=wrong))
+    assert found["confusion_svg"] == ""
+    assert len(found["classes"]) == finishes.WEAKEST
+    assert len(found["confused"]) == finishes.MOST_PAIRS
+    assert found["num_classes"] == 100
+    longest = [each["name"] for each in (*found["classes"], *found["confused"])]
+    assert max(map(len, longest)) == CLASS
+    assert {len(each["name"]) for each in found["wrong"]} == {PATH}
+
+
+def test_the_validation_part_stands_in_for_a_test_part(ranking: Ranking):
+    about = facts()
+    bare = dataclasses.replace(about, metrics={"validation": about.metrics["validation"]})
+    page = Page(render(ranking, finished_run(facts=bare, wrong=())))
+    assert "Classes of the validation part" in page.text
+    assert "Most confidently wrong" not in page.text
+    assert "The data set has no test part." in page.text
+
+
+def test_a_model_that_was_not_saved_has_no_lines_of_use(ranking: Ranking):
+    page = Page(render(ranking, finished_run(folder="", wrong=())))
+    assert "ncap_jax predict" not in page.text
+
+
+def test_models_beyond_the_colours_share_a_line(run: FinishedRun):
+    models = tuple(dataclasses.replace(run.models[0], name=f"m{i}") for i in range(9))
+    legend = parts(dataclasses.replace(run, models=models))["legend"]
+    assert [item["color"] for item in legend[6:]] == ["var(--s7)", "var(--other)", "var(--other)"]
+
+
+def test_without_a_winner_one_line_says_how_to_finish(ranking: Ranking):
+    """Apart from it, the page is what it was before there were winners."""
+    plain, told = render(ranking), render(ranking, how_to_finish="python -m ncap_jax finish 'a&b'")
+    before, after = plain.splitlines(), told.splitlines()
+    (line,) = [line for line in after if line not in before]
+    assert [each for each in after if each != line] == before
+    assert line == (
+        '  <p class="note">To train the first models to the end and keep the best: '
+        "<code>python -m ncap_jax finish &#39;a&amp;b&#39;</code></p>"
+    )
+    for word in ("winner", "mistakes", ".plain"):
+        assert word not in plain
+    assert "ncap_jax finish" not in render(ranking, finished_run(wrong=()), "ncap_jax finish")
