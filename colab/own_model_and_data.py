@@ -167,15 +167,18 @@ if WITH_KERAS:
 #
 # The embedded `tiny_*` models were pretrained on other pictures. Your models have random weights
 # here, and three hundred photos teach a network little from scratch: they should come last. If
-# yours are pretrained, they take part on equal terms. Few photos need small batches: in batches of
-# 8, five epochs are 200 steps of training; after the 50 of the usual 32, a model has hardly begun,
-# and any prediction of its end is a guess with a wide ±.
+# yours are pretrained, they take part on equal terms. Few photos need small batches, and networks
+# from scratch higher rates: in batches of 8, five epochs are 200 steps of training, and every model
+# takes the better of two rates. After 50 steps at the usual rate a model has hardly begun, and any
+# prediction of its end is a guess with a wide ±.
 
 # %%
 ranking = ncap.rank_models(
     models,
     dataset=folder,
-    config=ncap.RankConfig(epochs=EPOCHS, batch_size=BATCH_SIZE, beta_eff="off"),
+    config=ncap.RankConfig(
+        epochs=EPOCHS, batch_size=BATCH_SIZE, trial_rates=(1e-2, 1e-3), beta_eff="off"
+    ),
     data_config=data_config,
     output_dir=folder.with_name("run"),
 )
