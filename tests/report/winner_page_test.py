@@ -7,6 +7,7 @@ import dataclasses
 
 import pytest
 
+from ncap_jax.report import finish_figures
 from ncap_jax.report import finished as finishes
 from ncap_jax.report.finished import FinishedRun
 from ncap_jax.report.html import render
@@ -32,6 +33,14 @@ def run() -> FinishedRun:
     return finished_run()
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without figures, which take longer than all else."""
+    for name in ("accuracy_to_the_end", "loss_to_the_end"):
+        monkeypatch.setattr(finish_figures, name, lambda models: "")
+    monkeypatch.setattr(finish_figures, "confusion", lambda metrics: "")
+
+
 def test_the_page_shows_the_winner_first(ranking: Ranking, run: FinishedRun):
     text = render(ranking, run)
     page = Page(text)
@@ -51,6 +60,7 @@ def test_the_page_shows_the_winner_first(ranking: Ranking, run: FinishedRun):
     assert f"Fine-tune {ranking.best.name}" in page.text[page.text.index("Ranking") :]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_wrong_images_have_their_pixels_and_names(ranking: Ranking, run: FinishedRun):
     page = Page(render(ranking, run))
     sources = [a["src"] for tag, a in page.elements if tag == "img"]
@@ -97,6 +107,7 @@ def test_many_classes_with_long_names_keep_the_page_small():
     assert {len(each["name"]) for each in found["wrong"]} == {PATH}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_validation_part_stands_in_for_a_test_part(ranking: Ranking):
     about = facts()
     bare = dataclasses.replace(about, metrics={"validation": about.metrics["validation"]})
@@ -106,17 +117,20 @@ def test_the_validation_part_stands_in_for_a_test_part(ranking: Ranking):
     assert "The data set has no test part." in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_that_was_not_saved_has_no_lines_of_use(ranking: Ranking):
     page = Page(render(ranking, finished_run(folder="", wrong=())))
     assert "ncap_jax predict" not in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_models_beyond_the_colours_share_a_line(run: FinishedRun):
     models = tuple(dataclasses.replace(run.models[0], name=f"m{i}") for i in range(9))
     legend = parts(dataclasses.replace(run, models=models))["legend"]
     assert [item["color"] for item in legend[6:]] == ["var(--s7)", "var(--other)", "var(--other)"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_winner_one_line_says_how_to_finish(ranking: Ranking):
     """Apart from it, the page is what it was before there were winners."""
     plain, told = render(ranking), render(ranking, how_to_finish="python -m ncap_jax finish 'a&b'")
