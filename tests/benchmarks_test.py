@@ -10,7 +10,7 @@ import time
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks import compile_effort, timing, zoo_profile, zoo_rivals
+from benchmarks import compile_effort, steps, steps_torch, timing, zoo_profile, zoo_rivals
 from ncap_jax.ops import effort
 from ncap_jax.zoo import MODELS
 from tests.support import package_use
@@ -147,3 +147,15 @@ def test_models_are_named_with_the_side_of_their_input():
         ("tiny_plain", None),
         ("mobilenetv2", 64),
     ]
+
+
+def test_a_step_and_an_evaluation_are_timed():
+    found = steps.measure("tiny_depthwise", 32, 1)
+    assert found["effort"] == "some"
+    assert all(found[name]["wall_ms"] > 0 for name in ("compile", "step", "evaluate"))
+    assert found["step"]["wall_ms"] < found["compile"]["wall_ms"]
+
+
+def test_of_several_runs_the_fastest_counts():
+    pauses = iter([0.05, 0.01])
+    assert 10 <= steps_torch.best_of(lambda: time.sleep(next(pauses)), 2)["wall_ms"] < 50
