@@ -223,7 +223,9 @@ def finished_whole(server, ranked, folder):
 def kill_at(server, folder, path, lines):
     """Kill a finish once a file has so many lines."""
     run = server.start(folder, finish=True)
+    deadline = time.monotonic() + 100
     while not (path.is_file() and path.read_bytes().count(b"\n") >= lines):
+        assert time.monotonic() < deadline, f"{path} never had {lines} lines"
         time.sleep(0.002)
     signal.pidfd_send_signal(run, signal.SIGKILL)
     assert server.end() == signal.SIGKILL

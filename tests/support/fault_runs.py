@@ -23,6 +23,7 @@ from typing import Any
 
 MODELS = ("small_4", "small_8")
 EPOCHS = 3
+FAKES: list[Any] = []  # what is in place of the models' training
 
 
 def run(folder: str, *, finish: bool) -> None:
@@ -31,6 +32,8 @@ def run(folder: str, *, finish: bool) -> None:
     from tests.support import finishing
 
     if finish:
+        for patch in FAKES:
+            patch.undo()
         finishing.finish(pathlib.Path(folder))
         return
     from tests.support.small import small_config, small_digits, small_spec
@@ -57,7 +60,8 @@ def prepare() -> None:
 
         from tests.support import fake_training
 
-        fake_training.install(pytest.MonkeyPatch())
+        FAKES.append(pytest.MonkeyPatch())
+        fake_training.install(FAKES[0])
     assert len(os.listdir("/proc/self/task")) == 1, "a fork would inherit broken threads"
 
 
