@@ -60,10 +60,10 @@ def check_measured(known: Mapping[str, Recorded], config: RankConfig, folder: ob
     for each in known.values():
         records = each.records[: config.epochs + 1]
         lacking = [record.epoch for record in records if strength not in record.beta_eff]
-        if 0 < len(lacking) < len(records):
+        if lacking and any(record.beta_eff for record in records):
             raise errors.OutputError(
                 f"{folder} was recorded without what predictor={config.predictor!r} reads: "
-                f"{each.model} has no beta_eff after {_listed(lacking)}",
+                f"{each.model} has no {strength} beta_eff after {_listed(lacking)}",
                 "Choose another folder, or a predictor that reads no beta_eff",
             )
 

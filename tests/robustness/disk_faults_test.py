@@ -132,7 +132,7 @@ def test_a_truncated_ledger_and_a_damaged_trajectory(whole, tmp_path):
         resumed = rank(tmp_path)
     said = "\n".join(str(warning.message) for warning in caught)
     assert "ledger.jsonl, line 1 is damaged and left out" in said
-    assert "toy_2.jsonl is damaged: toy_2 starts again" in said
+    assert "toy_2.jsonl is damaged: toy_2 trains again what is missing" in said
     assert timeless(resumed) == whole
 
 

@@ -12,7 +12,7 @@ from ncap_jax import errors
 from ncap_jax.finetune import loop
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.options import RankConfig
-from ncap_jax.run import pipeline
+from ncap_jax.run import pipeline, preparing
 from tests.support import fake_training, killing
 from tests.support.small import deep_spec, small_config
 from tests.support.toy_runs import POOL, Stop, digits, stop_after, timeless
@@ -32,7 +32,7 @@ def fake(monkeypatch):
     """Training is fake, nothing is checked or reported; the epochs that are trained are told."""
     fake_training.install(monkeypatch)
     monkeypatch.setattr(pipeline.report, "write", lambda ranking, folder: None)
-    monkeypatch.setattr(pipeline.shapes, "checked", lambda specs, size: specs)
+    monkeypatch.setattr(preparing.shapes, "checked", lambda specs, size: specs)
     trained, advance = [], loop.advance
 
     def counted(tuning, state, epoch):
@@ -177,7 +177,7 @@ def test_real_training_with_beta_eff_grows_to_the_last_bit(tmp_path, monkeypatch
         rank(tmp_path, dataclasses.replace(longer, predictor="scaled_ridge"), models)
     assert error.value.cause == (
         f"{tmp_path} was recorded without what predictor='scaled_ridge' reads: deep has no "
-        "beta_eff after epoch 1"
+        "absolute beta_eff after epochs 0, 1, 2, 3"
     )
     assert error.value.remedy == "Choose another folder, or a predictor that reads no beta_eff"
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -20,7 +20,7 @@ CHROMIUM = next(
 # What Chromium asks for on its own account (time, updates, sign-in, search), whatever page is open.
 # That the page names no address at all is tested on its text (`html_test.py`).
 BROWSERS_OWN = re.compile(
-    r"\b(clients\d?|accounts|www)\.google\.com|\bupdate\.googleapis\.com|\bgvt1\.com"
+    r"\b(clients\d?|accounts|www)\.google\.com|\b[\w-]+\.googleapis\.com|\bgvt1\.com"
 )
 
 
