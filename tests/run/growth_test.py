@@ -35,8 +35,8 @@ def test_a_predictor_needs_what_it_reads_after_every_epoch(tmp_path):
     with pytest.raises(errors.OutputError) as error:
         growth.check_measured({"a": MODEL}, by_beta, tmp_path)
     assert error.value.cause == (
-        f"{tmp_path} was recorded without what predictor='scaled_ridge' reads: a has no beta_eff "
-        "after epochs 1, 2"
+        f"{tmp_path} was recorded without what predictor='scaled_ridge' reads: a has no "
+        "absolute beta_eff after epochs 1, 2"
     )
     assert error.value.remedy == "Choose another folder, or a predictor that reads no beta_eff"
     growth.check_measured({"a": MODEL}, RankConfig(), tmp_path)
