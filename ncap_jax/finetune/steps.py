@@ -354,7 +354,7 @@ def compile_steps(
     if _scans(scan):
         size = SCANNED_STEPS if in_pieces else len(batches)
         scanned = _scanned_steps.at(program.effort)
-        # None is said: to JAX a default that is left out is another call.
+        # None, although it is the default: for JAX a call without it is another one.
         scanned.lower(*arrays, batches[:size], key, numbers[:size], None).compile()
     else:
         _step.at(program.effort).lower(*arrays, batches[0], key, numbers[0]).compile()
