@@ -34,7 +34,7 @@ FOREIGN = {
 QUOTED = {
     "early-signals": ("compare_predictors_embedded",),
     "embedded-pool": ("embedded_study",),
-    "finish": ("finish_study",),
+    "finish": ("finish_study", "finish_live"),
     "from-scratch": ("nas_cells",),
     "halving": ("halving_study",),
     "published-weights": (
