@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -249,10 +250,10 @@ def test_a_finish_that_is_killed_twice_gives_the_same_model(fake, ranked, tmp_pa
 def test_a_finish_that_is_killed_at_twenty_random_moments(fake, ranked, tmp_path):
     """No epoch is lost but the one under way: the files have each epoch once."""
     whole = finished_whole(fake, ranked, tmp_path / "whole")
-    draw, killed, folder = random.Random(2), 0, None
+    draw, killed, folder, number = random.Random(2), 0, None, itertools.count()
     while killed < 20:
         if folder is None:
-            folder = shutil.copytree(ranked, tmp_path / str(killed))
+            folder = shutil.copytree(ranked, tmp_path / str(next(number)))
         run = fake.start(folder, finish=True)
         time.sleep(draw.uniform(0, fake.seconds))
         with contextlib.suppress(ProcessLookupError):
