@@ -22,7 +22,7 @@ from unittest import mock
 from absl import app, flags
 from flax import nnx
 
-from experiments import build_corpus
+from experiments import build_corpus, corpus_sets
 from ncap_jax import caching
 from ncap_jax.data.feed import Feed
 from ncap_jax.data.feeding import make_feed
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
     del argv
     caching.keep_compiled_programs()
     shared = pathlib.Path(FLAGS.shared)
-    feed = make_feed(build_corpus.load("birds6", shared, POOL))
+    feed = make_feed(corpus_sets.load("birds6", shared, **POOL.cut))
     print(f"{json.dumps(facts.describe(), default=str)}\n")
     print(study(feed, FLAGS.seeds, str(shared / "weights")))
 

@@ -2,6 +2,7 @@
 
     python -m experiments.build_corpus --pool=embedded --sets=digits,fashion_mnist,birds6
     python -m experiments.build_corpus --pool=genuine --sets=birds6,fashion_mnist,cifar10
+    python -m experiments.build_corpus --pool=genuine --sets=large --seeds=0
     python -m experiments.build_corpus --pack
 
 Each (model, set, seed) has its folder `<work_dir>/<pool>/<set>/<model>/seed<k>` with one file a
@@ -9,7 +10,8 @@ run and one with the transferability scores. What is there, or in the corpus, is
 the command resumes where it was stopped, and several of them can share a folder (`--seeds`).
 `--pack` adds what is complete to experiments/corpus (`experiments.corpus_files` has the format).
 
-Four runs each, Adam at a constant rate, batches of 32:
+On the small sets four runs each, on the large ones the first two; Adam at a constant rate, batches
+of 32:
 
     linear, linear_low   ordinary fine-tuning to the end at 1e-3 and 3e-4: the truth, and the
                          early signals of head=linear (from the first)
@@ -17,10 +19,12 @@ Four runs each, Adam at a constant rate, batches of 32:
     trainable_probe      the early epochs
 
 The genuine pool also has the early epochs at 3e-4 (linear_low, trainable_probe_low). All its sets
-are brought to squares of 40 pixels and to one number of images first, so that one compilation of a
-model serves all sets of as many classes.
+are brought to squares of 40 pixels first, and the small ones to one number of images, so that one
+compilation of a model serves all sets of as many classes.
 
-The embedded pool is not run on cifar10, on which it was pretrained, nor the CIFAR ResNets.
+`--sets=large` are all large ones (`experiments.corpus_sets`) that suit the pool. The embedded pool
+is not run on parts of cifar10, on which it was pretrained, nor the CIFAR ResNets; nor on 525
+species, of which it learns nothing in 20 epochs.
 The data are the same for all seeds; a seed draws heads, probes and the order of batches.
 
 Expected: about 1 CPU minute per (model, set, seed) of the embedded pool; see
@@ -33,26 +37,25 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from experiments import corpus_files
-from ncap_jax import caching, data
+from experiments import corpus_files, corpus_sets
+from ncap_jax import caching
 from ncap_jax.data.feed import Feed
 from ncap_jax.data.feeding import make_feed
 from ncap_jax.files import write_atomically
 from ncap_jax.finetune import loop, trajectory_files
 from ncap_jax.finetune.evaluation import untouched_features
 from ncap_jax.measure import training
-from ncap_jax.options import DataConfig, RankConfig
+from ncap_jax.options import RankConfig
 from ncap_jax.predictor.scores import SCORES
 from ncap_jax.run import facts
-from ncap_jax.types import Dataset, ModelSpec
-from ncap_jax.zoo import find_models, preprocess
+from ncap_jax.types import ModelSpec
+from ncap_jax.zoo import find_models
 
 FLAGS = flags.FLAGS
 
@@ -63,6 +66,8 @@ RATES = {
     "linear": 1e-3,
     "linear_low": 3e-4,
 }
+# Of the large sets: the product's default ranks by the fifth epoch.
+LARGE_EARLY = 5
 KINDS = ("probe", "trainable_probe", "linear", "linear_low")
 # Published models whose weights lie in ../shared/data, without the costliest on a CPU.
 GENUINE = (
@@ -105,6 +110,11 @@ class Pool:
         """The runs of each (model, set, seed)."""
         return (*KINDS, "trainable_probe_low") if self.rates else KINDS
 
+    @property
+    def cut(self) -> dict[str, int | None]:
+        """What `corpus_sets.load` is told."""
+        return {"side": self.side, "images": self.images, "classes": self.classes}
+
 
 POOLS = {
     "embedded": Pool(("tiny_*",), batch_size=32, epochs=20, early=10, largest_input=32),
@@ -120,59 +130,28 @@ POOLS = {
         classes=85,
     ),
 }
-SETS = {
-    "digits": DataConfig(max_validation=500),
-    "fashion_mnist": DataConfig(max_train=500, max_validation=500),
-    "cifar10": DataConfig(max_train=500, max_validation=500),
-    "birds6": DataConfig(validation_fraction=0.4, image_size=64),
-    "birds525": DataConfig(validation_fraction=0.25, image_size=64),
-}
 # Pretrained on it: no target.
 SOURCES = {"tiny": ("cifar10",), "cifar_resnet": ("cifar10",)}
 
 
-def load(name: str, shared: pathlib.Path, pool: Pool) -> Dataset:
-    """One of the target sets, as the pool sees it."""
-    source = str(shared / "birds" / name) if name.startswith("birds") else name
-    config = dataclasses.replace(SETS[name], data_dir=str(shared / "tfds"))
-    found = data.load_dataset(source, seed=0, **dataclasses.asdict(config))
-    if pool.classes is not None:
-        found = first_classes(found, pool.classes)
-    if pool.images is not None:
-        found = data.load_dataset(found, seed=0, max_train=pool.images, max_validation=pool.images)
-    return found if pool.side is None else at_side(found, pool.side)
+def sets_of(names: Sequence[str], pool: str) -> list[str]:
+    """The names of sets; `large` stands for all large ones that suit the pool."""
+    large = [
+        name
+        for name, each in corpus_sets.SETS.items()
+        if each.large and (pool == "genuine" or each.source not in ("cifar10", "birds525"))
+    ]
+    return [each for name in names for each in (large if name == "large" else [name])]
 
 
-def first_classes(dataset: Dataset, classes: int) -> Dataset:
-    """The images of the first `classes` classes."""
-    if dataset.num_classes <= classes:
-        return dataset
-    assert dataset.class_names is not None
-    assert dataset.validation_labels is not None
-    train, validation = dataset.labels < classes, dataset.validation_labels < classes
-    return dataclasses.replace(
-        dataset,
-        images=np.asarray(dataset.images)[train],
-        labels=dataset.labels[train],
-        validation_images=np.asarray(dataset.validation_images)[validation],
-        validation_labels=dataset.validation_labels[validation],
-        class_names=dataset.class_names[:classes],
-    )
+def kinds_of(name: str, pool: Pool) -> tuple[str, ...]:
+    """The runs of each (model, seed) on a set."""
+    return corpus_files.TRUTHS if corpus_sets.SETS[name].large else pool.kinds
 
 
-def at_side(dataset: Dataset, side: int) -> Dataset:
-    """The same images as RGB squares of `side` pixels."""
-
-    def resized(images: Any) -> np.ndarray:
-        pixels = preprocess.resize(jnp.asarray(np.asarray(images), jnp.float32), side)
-        rounded = np.asarray(jnp.clip(jnp.round(pixels), 0, 255), np.uint8)
-        return np.broadcast_to(rounded, (*rounded.shape[:-1], 3)).copy()
-
-    return dataclasses.replace(
-        dataset,
-        images=resized(dataset.images),
-        validation_images=resized(dataset.validation_images),
-    )
+def early_epochs(name: str, pool: Pool) -> int:
+    """Epochs from which the early signals of a set are taken."""
+    return LARGE_EARLY if corpus_sets.SETS[name].large else pool.early
 
 
 def last_epoch(kind: str, pool: Pool, seed: int) -> int:
@@ -205,14 +184,17 @@ def configs(spec: ModelSpec, pool: Pool, seed: int) -> dict[str, RankConfig]:
     }
 
 
-def observed(kind: str, pool: Pool, config: RankConfig) -> frozenset[int]:
+def observed(name: str, kind: str, pool: Pool, config: RankConfig) -> frozenset[int]:
     """Epochs that are measured: the early ones, then now and then, and the end.
 
     Evaluation costs as much as training here.
     """
+    early = set(range(early_epochs(name, pool) + 1))
+    if corpus_sets.SETS[name].large:
+        return frozenset({config.epochs} | early)
     late = {config.epochs, config.epochs - 5}
     only_the_end = kind == "linear_low" and not pool.rates
-    return frozenset(late if only_the_end else late | set(range(pool.early + 1)))
+    return frozenset(late if only_the_end else late | early)
 
 
 def run(spec: ModelSpec, feed: Feed, config: RankConfig, epochs: frozenset[int]) -> list[dict]:
@@ -247,9 +229,9 @@ def scores(spec: ModelSpec, feed: Feed, config: RankConfig) -> dict[str, dict[st
     return found
 
 
-def missing(folder: pathlib.Path, pool: Pool) -> Iterator[str]:
+def missing(folder: pathlib.Path, kinds: Sequence[str]) -> Iterator[str]:
     """Parts of one (model, set, seed) that are not done."""
-    for part in ("scores", *pool.kinds):
+    for part in ("scores", *kinds):
         if not (folder / f"{part}.json").is_file():
             yield part
 
@@ -259,13 +241,13 @@ def build(name: str, feed: Feed, spec: ModelSpec, seed: int) -> None:
     pool = POOLS[FLAGS.pool]
     kinds = configs(spec, pool, seed)
     folder = pathlib.Path(FLAGS.work_dir, FLAGS.pool, name, spec.name, f"seed{seed}")
-    for part in missing(folder, pool):
+    for part in missing(folder, kinds_of(name, pool)):
         start = time.perf_counter()
         result: Any
         if part == "scores":
             result = scores(spec, feed, kinds["linear"])
         else:
-            result = run(spec, feed, kinds[part], observed(part, pool, kinds[part]))
+            result = run(spec, feed, kinds[part], observed(name, part, pool, kinds[part]))
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"{part}.json", json.dumps(result, allow_nan=False))
         seconds = time.perf_counter() - start
@@ -274,22 +256,34 @@ def build(name: str, feed: Feed, spec: ModelSpec, seed: int) -> None:
 
 def corpus_file(pool: str, name: str) -> pathlib.Path:
     """Where the corpus keeps one pool on one set."""
-    return corpus_files.FOLDER / f"{name}_{pool}.jsonl"
+    return corpus_files.folder(corpus_sets.SETS[name].large) / f"{name}_{pool}.jsonl"
 
 
 def pack(work_dir: pathlib.Path) -> None:
-    """Add what is complete to the compact corpus, and describe it in the manifest."""
-    file = corpus_files.FOLDER / corpus_files.MANIFEST
+    """Add what is complete to the compact corpus, and describe it in the manifests."""
+    for large in (False, True):
+        folders = [
+            folder
+            for folder in sorted(work_dir.glob("*/*"))
+            if corpus_sets.SETS[folder.name].large == large
+        ]
+        if folders:
+            _pack(folders, corpus_files.folder(large) / corpus_files.MANIFEST)
+
+
+def _pack(folders: Sequence[pathlib.Path], file: pathlib.Path) -> None:
+    """Pack folders `<pool>/<set>` whose manifest is `file`."""
     manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for folder in sorted(work_dir.glob("*/*")):
+    for folder in folders:
         pool, name = folder.parent.name, folder.name
         target = corpus_file(pool, name)
         lines = {(entry["model"], entry["seed"]): entry for entry in corpus_files.read(target)}
+        kinds = kinds_of(name, POOLS[pool])
         found = {spec.name: spec for spec in find_models(POOLS[pool].models)}
         for cell in sorted(folder.glob("*/seed*")):
             model, seed = cell.parent.name, int(cell.name.removeprefix("seed"))
-            if model in found and not list(missing(cell, POOLS[pool])):
-                lines[model, seed] = line(cell, POOLS[pool], model, seed, found[model].parameters)
+            if model in found and not list(missing(cell, kinds)):
+                lines[model, seed] = line(cell, kinds, model, seed, found[model].parameters)
         if lines:
             entries = [lines[key] for key in sorted(lines)]
             text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
@@ -298,7 +292,7 @@ def pack(work_dir: pathlib.Path) -> None:
                 "models": len({entry["model"] for entry in entries}),
                 "seeds": sorted({entry["seed"] for entry in entries}),
                 "pool": dataclasses.asdict(POOLS[pool]),
-                "data": dataclasses.asdict(SETS[name]),
+                "data": dataclasses.asdict(corpus_sets.SETS[name]),
                 "learning_rates": RATES,
             }
     manifest["environment"] = facts.describe()
@@ -306,12 +300,12 @@ def pack(work_dir: pathlib.Path) -> None:
 
 
 def line(
-    cell: pathlib.Path, pool: Pool, model: str, seed: int, parameters: int | None
+    cell: pathlib.Path, kinds: Sequence[str], model: str, seed: int, parameters: int | None
 ) -> dict[str, Any]:
     """One line of the corpus from the files of a (model, set, seed)."""
     parts = {path.stem: json.loads(path.read_text()) for path in cell.glob("*.json")}
     found = parts.pop("scores")
-    runs = {kind: corpus_files.compact(parts[kind]) for kind in pool.kinds}
+    runs = {kind: corpus_files.compact(parts[kind]) for kind in kinds}
     return {"model": model, "seed": seed, "parameters": parameters, "scores": found, "runs": runs}
 
 
@@ -336,13 +330,14 @@ def main(argv: list[str]) -> None:
     caching.keep_compiled_programs()
     specs = find_models(FLAGS.models or POOLS[FLAGS.pool].models)
     shared, pool = pathlib.Path(FLAGS.shared), POOLS[FLAGS.pool]
-    feeds = {name: make_feed(load(name, shared, pool)) for name in FLAGS.sets}
-    packed = {name: corpus_files.read(corpus_file(FLAGS.pool, name)) for name in FLAGS.sets}
+    names = sets_of(FLAGS.sets, FLAGS.pool)
+    feeds = {name: make_feed(corpus_sets.load(name, shared, **pool.cut)) for name in names}
+    packed = {name: corpus_files.read(corpus_file(FLAGS.pool, name)) for name in names}
     done = {(name, e["model"], e["seed"]) for name, entries in packed.items() for e in entries}
     for seed in map(int, FLAGS.seeds):
         for name, feed in feeds.items():
             for spec in specs:
-                source = name in SOURCES.get(spec.family, ())
+                source = corpus_sets.source_of(name) in SOURCES.get(spec.family, ())
                 if not source and (name, spec.name, seed) not in done:
                     build(name, feed, spec, seed)
 

@@ -2,6 +2,7 @@
 
     experiments/corpus/<set>_<pool>.jsonl      a line per (model, seed)
     experiments/corpus/manifest.json           per file: data, settings; versions, device
+    experiments/corpus/large/                  likewise, of the large sets (`corpus_sets`)
 
 A line holds `model`, `seed`, `parameters`, `scores` (transferability score -> value and seconds,
 seen before any fine-tuning) and `runs`: kind of run -> its epochs as columns. Only numbers, with
@@ -77,11 +78,16 @@ def truth(line: Mapping[str, Any]) -> float:
     return max(line["runs"][kind]["validation_accuracy"][-1] for kind in TRUTHS)
 
 
-def files() -> list[pathlib.Path]:
-    """The corpus files, which the manifest names."""
-    file = FOLDER / MANIFEST
+def folder(large: bool = False) -> pathlib.Path:
+    """Where the files of the small or of the large sets are."""
+    return FOLDER / "large" if large else FOLDER
+
+
+def files(large: bool = False) -> list[pathlib.Path]:
+    """The corpus files of the small or of the large sets, which the manifest names."""
+    file = folder(large) / MANIFEST
     manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return [FOLDER / name for name in sorted(manifest) if name.endswith(".jsonl")]
+    return [file.parent / name for name in sorted(manifest) if name.endswith(".jsonl")]
 
 
 def read(path: pathlib.Path) -> list[dict]:

@@ -4,43 +4,16 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from experiments import build_corpus, compare_predictors, corpus_files, published_study, tasks
-from ncap_jax import data
 from ncap_jax.finetune import learning_rates
 from ncap_jax.options import RankConfig
-from ncap_jax.types import Dataset
 from tests.support.corpus_lines import make_line
 from tests.support.pool import make_pool, with_last
 from tests.support.tables import committed, rows, without_intervals
 
 POOL = build_corpus.POOLS["genuine"]
-
-
-def grey_set() -> Dataset:
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(4, dtype=np.int32), 10)
-    images = rng.integers(0, 256, (40, 6, 6, 1), dtype=np.uint8)
-    return data.load_dataset(Dataset(images, labels, class_names=("a", "b", "c", "d"), name="grey"))
-
-
-def test_all_sets_take_one_form():
-    """Equal numbers of classes, of pixels and of channels: one program for all sets."""
-    whole = grey_set()
-    few = build_corpus.first_classes(whole, 3)
-    assert few.class_names == ("a", "b", "c")
-    assert set(few.labels) == set(few.validation_labels) == {0, 1, 2}
-    assert len(few.labels) + len(few.validation_labels) == 30
-    np.testing.assert_array_equal(few.images[0], whole.images[np.flatnonzero(whole.labels < 3)[0]])
-    assert build_corpus.first_classes(whole, 4) is whole
-    square = build_corpus.at_side(few, 12)
-    assert square.images.shape[1:] == square.validation_images.shape[1:] == (12, 12, 3)
-    assert square.images.dtype == np.uint8
-    # Twice the side, bilinear with half-pixel centres: corners stay, the channels are equal.
-    np.testing.assert_array_equal(square.images[:, 0, 0, 0], few.images[:, 0, 0, 0])
-    np.testing.assert_array_equal(square.images[..., 0], square.images[..., 2])
 
 
 def test_which_epochs_are_run_and_seen():
@@ -51,9 +24,12 @@ def test_which_epochs_are_run_and_seen():
     assert build_corpus.last_epoch("probe", POOL, seed=1) == POOL.early
     config = RankConfig(epochs=POOL.epochs)
     for kind in POOL.kinds:
-        assert set(range(POOL.early + 1)) <= build_corpus.observed(kind, POOL, config)
+        assert set(range(POOL.early + 1)) <= build_corpus.observed("birds6", kind, POOL, config)
     embedded = build_corpus.POOLS["embedded"]
-    assert min(build_corpus.observed("linear_low", embedded, RankConfig(epochs=20))) == 15
+    config = RankConfig(epochs=20)
+    assert min(build_corpus.observed("digits", "linear_low", embedded, config)) == 15
+    seen = build_corpus.observed("digits-500", "linear_low", embedded, config)
+    assert seen == {0, 1, 2, 3, 4, 5, 20}
 
 
 @pytest.fixture

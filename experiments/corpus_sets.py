@@ -1,0 +1,179 @@
+"""The data sets of the corpus: which images of which source train and validate.
+
+The first five are as small as a first try: 500 images of the embedded pool's, 256 of the genuine
+pool's, and as few to validate on. The others ask for differences of a point: at least 1,000 images
+validate, apart from `birds_groups`, whose source has no more. They vary what a user's data vary in:
+
+    <source>-100, -500, -2000   the number of training images
+    fashion_tops, fashion_rest  five classes that look alike, and five that do not
+    cifar_animals               six classes
+    birds525-1050               two images of each of 525 species
+    birds_groups                the species whose names end alike (owls, ducks, ...) as one class
+
+A study that leaves a set out leaves out all that share its source.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ncap_jax import data
+from ncap_jax.options import DataConfig
+from ncap_jax.types import Dataset
+from ncap_jax.zoo import preprocess
+
+# Species that a group of birds needs to be a class.
+LEAST_SPECIES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusSet:
+    """One set.
+
+    Attributes:
+        source: what it is a part of: `digits`, a TFDS set, a folder of birds.
+        config: how the source is read, and how many images are kept.
+        classes: of these only, if any are given.
+        grouped: whether classes are the last words of the source's class names.
+        large: whether the set says itself how many images it has, whatever the pool; only
+            ordinary fine-tuning is recorded then, up to the fifth epoch and at the end.
+    """
+
+    source: str
+    config: DataConfig
+    classes: tuple[int, ...] = ()
+    grouped: bool = False
+    large: bool = True
+
+
+def _of(source: str, train: int, classes: tuple[int, ...] = ()) -> CorpusSet:
+    """A part of a TFDS set, or of the digits."""
+    return CorpusSet(source, DataConfig(max_train=train, max_validation=2000), classes)
+
+
+def _first(source: str, **options: Any) -> CorpusSet:
+    return CorpusSet(source, DataConfig(**options), large=False)
+
+
+SETS: Mapping[str, CorpusSet] = {
+    "digits": _first("digits", max_validation=500),
+    "fashion_mnist": _first("fashion_mnist", max_train=500, max_validation=500),
+    "cifar10": _first("cifar10", max_train=500, max_validation=500),
+    "birds6": _first("birds6", validation_fraction=0.4, image_size=64),
+    "birds525": _first("birds525", validation_fraction=0.25, image_size=64),
+    "digits-100": _of("digits", 100),
+    "digits-500": _of("digits", 500),
+    "fashion_mnist-100": _of("fashion_mnist", 100),
+    "fashion_mnist-500": _of("fashion_mnist", 500),
+    "fashion_mnist-2000": _of("fashion_mnist", 2000),
+    "fashion_tops": _of("fashion_mnist", 500, (0, 2, 3, 4, 6)),
+    "fashion_rest": _of("fashion_mnist", 500, (1, 5, 7, 8, 9)),
+    "cifar10-100": _of("cifar10", 100),
+    "cifar10-500": _of("cifar10", 500),
+    "cifar10-2000": _of("cifar10", 2000),
+    "cifar_animals": _of("cifar10", 500, (2, 3, 4, 5, 6, 7)),
+    "birds525-1050": CorpusSet("birds525", DataConfig(validation_fraction=0.5, image_size=64)),
+    "birds_groups": CorpusSet(
+        "birds525", DataConfig(validation_fraction=0.5, image_size=64), grouped=True
+    ),
+}
+
+
+def source_of(name: str) -> str:
+    """What a set is a part of."""
+    return SETS[name].source
+
+
+def load(
+    name: str,
+    shared: pathlib.Path,
+    *,
+    side: int | None = None,
+    images: int | None = None,
+    classes: int | None = None,
+) -> Dataset:
+    """One of the sets, as a pool sees it.
+
+    Args:
+        name: of the set.
+        shared: folder with the sources.
+        side: of the squares to which all images are brought; None: they stay as they are.
+        images: at most so many train, and validate, of a set that is not `large`.
+        classes: likewise; the first ones are kept.
+    """
+    wanted = SETS[name]
+    birds = wanted.source.startswith("birds")
+    source = str(shared / "birds" / wanted.source) if birds else wanted.source
+    config = dataclasses.replace(wanted.config, data_dir=str(shared / "tfds"))
+    if wanted.classes or wanted.grouped:
+        whole = dataclasses.replace(config, max_train=None, max_validation=None)
+        found = data.load_dataset(source, whole, seed=0)
+        found = only(found, wanted.classes) if wanted.classes else grouped(found)
+        found = data.load_dataset(
+            found, seed=0, max_train=config.max_train, max_validation=config.max_validation
+        )
+    else:
+        found = data.load_dataset(source, config, seed=0)
+    if not wanted.large:
+        if classes is not None and found.num_classes > classes:
+            found = only(found, range(classes))
+        if images is not None:
+            found = data.load_dataset(found, seed=0, max_train=images, max_validation=images)
+    return found if side is None else at_side(found, side)
+
+
+def only(dataset: Dataset, classes: Any) -> Dataset:
+    """The images of these classes, which are renumbered in the order given."""
+    assert dataset.class_names is not None
+    return _relabelled(
+        dataset,
+        {old: new for new, old in enumerate(classes)},
+        tuple(dataset.class_names[old] for old in classes),
+    )
+
+
+def grouped(dataset: Dataset) -> Dataset:
+    """Classes whose names end in one word as one class, where there are at least five of them."""
+    assert dataset.class_names is not None
+    words = [name.replace("_", " ").split()[-1].title() for name in dataset.class_names]
+    counts = collections.Counter(words)
+    groups = sorted(word for word, number in counts.items() if number >= LEAST_SPECIES)
+    numbers = {old: groups.index(word) for old, word in enumerate(words) if word in groups}
+    return _relabelled(dataset, numbers, tuple(groups))
+
+
+def _relabelled(dataset: Dataset, numbers: Mapping[int, int], names: tuple[str, ...]) -> Dataset:
+    """The images whose label is a key of `numbers`, with its value as their label."""
+    assert dataset.validation_labels is not None
+    new = np.array([numbers.get(old, -1) for old in range(dataset.num_classes)], np.int32)
+    train, validation = new[dataset.labels], new[dataset.validation_labels]
+    return dataclasses.replace(
+        dataset,
+        images=np.asarray(dataset.images)[train >= 0],
+        labels=train[train >= 0],
+        validation_images=np.asarray(dataset.validation_images)[validation >= 0],
+        validation_labels=validation[validation >= 0],
+        class_names=names,
+    )
+
+
+def at_side(dataset: Dataset, side: int) -> Dataset:
+    """The same images as RGB squares of `side` pixels."""
+
+    def resized(images: Any) -> np.ndarray:
+        pixels = preprocess.resize(jnp.asarray(np.asarray(images), jnp.float32), side)
+        rounded = np.asarray(jnp.clip(jnp.round(pixels), 0, 255), np.uint8)
+        return np.broadcast_to(rounded, (*rounded.shape[:-1], 3)).copy()
+
+    return dataclasses.replace(
+        dataset,
+        images=resized(dataset.images),
+        validation_images=resized(dataset.validation_images),
+    )
