@@ -283,7 +283,7 @@ class RunInfo:
         num_validation: number of validation images.
         class_names: in label order.
         contact_sheet_png: bytes of a PNG with training samples as a model sees them.
-        seconds: wall time of the run.
+        seconds: wall time of the run, over all its calls.
         command: the shell command that repeats the run.
         full_epochs: epochs of full fine-tuning, against which the cost is compared; None: 30.
     """

@@ -33,6 +33,7 @@ def test_the_files_are_all_there(run):
     assert {path.name for path in folder.iterdir()} == {
         "run.json",
         "ledger.jsonl",
+        "time.json",
         "trajectories",
         "checkpoints",
         "ranking.json",

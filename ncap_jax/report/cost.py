@@ -62,6 +62,26 @@ def cost(ranking: Ranking) -> Cost:
     )
 
 
+def wall_time(ranking: float | None, finish: float | None = None) -> str:
+    """The wall times of a ranking and of the finish that followed it, in a sentence.
+
+    Args:
+        ranking: seconds over all its calls; None: not known.
+        finish: likewise; None: there was none, or it is not known.
+
+    Returns:
+        The sentence; empty if neither is known.
+    """
+    if ranking is None or finish is None:
+        known = ranking if finish is None else finish
+        what = "in all" if finish is None else "of the finish"
+        return "" if known is None else f"Wall time {what}: {text.duration(known)}."
+    parts = (ranking + finish, ranking, finish)
+    return "Wall time in all: {}, {} for the ranking and {} for the finish.".format(
+        *map(text.duration, parts)
+    )
+
+
 def epoch_seconds(row: RankedModel, trajectories: Mapping[str, Trajectory]) -> float:
     """Seconds of a model's usual epoch, without the measurements of beta_eff.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ncap_jax.report import text
 
 if TYPE_CHECKING:
-    from ncap_jax.types import EpochRecord
+    from ncap_jax.types import EpochRecord, Ranking
     from ncap_jax.winner.facts import ModelFacts
     from ncap_jax.winner.metrics import ClassificationMetrics, ClassMetrics, Mistake
 
@@ -65,6 +65,27 @@ class WrongImage:
 
 
 @dataclass(frozen=True)
+class RankingSummary:
+    """A ranking in few words, by which it is told from a later one in the same folder.
+
+    Attributes:
+        predictor: the method that ranked.
+        epochs: that were asked for.
+        models: their names, in order.
+    """
+
+    predictor: str
+    epochs: int
+    models: tuple[str, ...]
+
+    @classmethod
+    def of(cls, ranking: Ranking) -> RankingSummary:
+        """The summary of a ranking."""
+        names = tuple(row.name for row in ranking.models)
+        return cls(ranking.predictor, ranking.config.epochs, names)
+
+
+@dataclass(frozen=True)
 class FinishedRun:
     """A run whose first models were trained to the end.
 
@@ -73,12 +94,16 @@ class FinishedRun:
         models: that were finished, in the order of the ranking.
         wrong: the most confidently wrong images of `part`, the worst first.
         folder: path of the saved model; empty: it was not saved.
+        seconds: wall time of the finish, over all its calls; None: not known.
+        ranking: that it went on from; None: the one that is shown.
     """
 
     facts: ModelFacts
     models: tuple[FinishedModel, ...]
     wrong: tuple[WrongImage, ...] = ()
     folder: str = ""
+    seconds: float | None = None
+    ranking: RankingSummary | None = None
 
     @property
     def part(self) -> str:
@@ -121,6 +146,33 @@ def caution(facts: ModelFacts) -> str:
         "its figures are a little too good. A folder test/ beside train/, or --test_fraction=0.2, "
         "gives a test part to the next run."
     )
+
+
+def newer(then: RankingSummary | None, ranking: Ranking) -> str:
+    """What a ranking has become since its first models were finished, in a sentence.
+
+    Args:
+        then: the ranking that the finish went on from.
+        ranking: that is shown.
+
+    Returns:
+        The sentence; empty where they are the same.
+    """
+    now = RankingSummary.of(ranking)
+    if then is None or then == now:
+        return ""
+    added = [name for name in now.models if name not in then.models]
+    removed = [name for name in then.models if name not in now.models]
+    changes = [
+        f"{now.epochs} instead of {then.epochs} epochs" if now.epochs != then.epochs else "",
+        f"ranked by {now.predictor} instead of {then.predictor}"
+        if now.predictor != then.predictor
+        else "",
+        f"with {text.listed(text.some(added))}" if added else "",
+        f"without {text.listed(text.some(removed))}" if removed else "",
+    ]
+    told = ", ".join(filter(None, changes)) or "another order"
+    return f"The ranking below is newer than this model: {told}."
 
 
 class Uses(NamedTuple):
@@ -199,7 +251,7 @@ def summary_rows(facts: ModelFacts) -> list[list[str]]:
             part,
             f"{figures.count:,}",
             text.percent(figures.accuracy),
-            " to ".join(text.percent(bound) for bound in figures.accuracy_interval),
+            "{:.1f} to {:.1f} %".format(*(100 * bound for bound in figures.accuracy_interval)),
             text.percent(figures.balanced_accuracy),
             f"{figures.macro_f1:.3f}",
             "–" if figures.uncalibrated_error is None else text.percent(figures.uncalibrated_error),

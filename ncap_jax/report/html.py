@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ncap_jax import predictor as predictors
 from ncap_jax.predictor.ridge import points
 from ncap_jax.report import drawing, figures, text, winner_page
-from ncap_jax.report.cost import cost
-from ncap_jax.report.finished import FinishedRun
+from ncap_jax.report.cost import cost, wall_time
+from ncap_jax.report.finished import FinishedRun, newer
 from ncap_jax.selection.contest import TIE_PROBABILITY
 from ncap_jax.types import RankedModel, Ranking, Strength, Trajectory
 
@@ -73,7 +73,8 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
     Args:
         ranking: with its trajectories; without them the page has no figures.
         finished: what became of its first models; None: they were not finished.
-        how_to_finish: the command that does it, shown where it was not done.
+        how_to_finish: the command that does it, shown where it was not done, or was done with an
+            earlier ranking.
 
     Returns:
         A complete HTML document; names from outside are escaped.
@@ -82,6 +83,7 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
         ranking=ranking,
         answer=text.answer(ranking),
         finished=None if finished is None else winner_page.parts(finished),
+        newer="" if finished is None else newer(finished.ranking, ranking),
         how_to_finish=how_to_finish,
         warnings=text.warnings(ranking),
         learning_rates=text.learning_rates(ranking),
@@ -90,6 +92,7 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
         methods=_methods(ranking),
         description=_description(ranking),
         cost=cost(ranking),
+        wall_time=wall_time(ranking.info.seconds, finished.seconds if finished else None),
         tie_probability=TIE_PROBABILITY,
         tied=any(row.tied_with_best for row in ranking.models),
         fits_rank=ranking.predictor in LINES,

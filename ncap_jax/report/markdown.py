@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ncap_jax.report import finished as finishes
 from ncap_jax.report import text
-from ncap_jax.report.cost import cost
+from ncap_jax.report.cost import cost, wall_time
 from ncap_jax.report.finished import FinishedRun
 from ncap_jax.types import Ranking
 
@@ -30,7 +30,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish: str = "") -> str:
     """The report as GitHub-flavoured Markdown; for the arguments see `html.render`."""
     config = ranking.config
-    bill = cost(ranking)
+    spent = cost(ranking).sentence()
+    if took := wall_time(ranking.info.seconds, finished.seconds if finished else None):
+        spent += f" {took}"
     rows = [
         [
             "–" if row.rank is None else str(row.rank),
@@ -48,13 +50,13 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
     lines = [
         f"# Which model to fine-tune on {escape(ranking.dataset)}",
         "",
-        *(_winner(finished) if finished is not None else ()),
+        *(_winner(finished, ranking, how_to_finish) if finished is not None else ()),
         f"**{escape(text.answer(ranking))}**",
         "",
         *_table(header, rows),
         "",
         f"{len(ranking.models)} models, {config.epochs} epochs each, head `{config.head}`, seed "
-        f"{config.seed}, ranked by `{ranking.predictor}`. {bill.sentence()}",
+        f"{config.seed}, ranked by `{ranking.predictor}`. {spent}",
     ]
     if how_to_finish and finished is None:
         lines += ["", "Train the first models to the end and keep the best:", ""]
@@ -69,7 +71,7 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
     return "\n".join(lines) + "\n"
 
 
-def _winner(finished: FinishedRun) -> list[str]:
+def _winner(finished: FinishedRun, ranking: Ranking, how_to_finish: str) -> list[str]:
     """The winner, its figures, and how it is used."""
     facts = finished.facts
     tables = (
@@ -77,6 +79,10 @@ def _winner(finished: FinishedRun) -> list[str]:
         (finishes.FINISHED, finishes.finished_rows(finished.models)),
     )
     lines = [f"**{escape(finishes.answer(facts))}**", ""]
+    if newer := finishes.newer(finished.ranking, ranking):
+        lines += [escape(newer), ""]
+        if how_to_finish:
+            lines += ["To train its first models to the end:", "", *_code_block(how_to_finish), ""]
     if finished.folder:
         use = finishes.uses(finished.folder)
         lines += [*_code_block(use.python, "python"), "", *_code_block(use.shell), ""]

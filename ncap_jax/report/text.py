@@ -119,7 +119,7 @@ def answer(ranking: Ranking) -> str:
         text += f", best with probability {percent(best.p_best, 0)}"
     parts.append(f"{text}.")
     if tied := [visible(row.name) for row in ranked if row.tied_with_best]:
-        parts.append(f"{listed(_some(tied))} cannot be told apart from it.")
+        parts.append(f"{listed(some(tied))} cannot be told apart from it.")
     if not _beats_the_largest_class(best.best_seen, ranking):
         parts.append(
             f"So far {visible(best.name)} is not significantly better than always predicting the "
@@ -143,10 +143,10 @@ def _failures(ranking: Ranking) -> str:
         for row in rows
     ]
     models = "1 model" if len(ranking.models) == 1 else f"{len(ranking.models)} models"
-    return f"{len(rows)} of {models} failed: {listed(_some(names))}."
+    return f"{len(rows)} of {models} failed: {listed(some(names))}."
 
 
-def _some(names: list[str]) -> list[str]:
+def some(names: list[str]) -> list[str]:
     """At most as many names as a sentence has, the last of them a count."""
     return (
         names if len(names) <= _NAMED else [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"]

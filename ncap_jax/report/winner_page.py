@@ -31,6 +31,7 @@ def parts(run: FinishedRun) -> dict[str, Any]:
         "models": [
             _row(cells, best=cells[0] == facts.name) for cells in finished.finished_rows(run.models)
         ],
+        "seconds": sum(each.seconds for each in run.models),
         "legend": _legend(run.models),
         "accuracy_svg": finish_figures.accuracy_to_the_end(run.models),
         "loss_svg": finish_figures.loss_to_the_end(run.models),

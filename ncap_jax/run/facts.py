@@ -118,7 +118,7 @@ def run_info(job: Job, facts: Mapping[str, Any], seconds: float | None) -> RunIn
     Args:
         job: the run.
         facts: content of its `run.json`.
-        seconds: wall time of the run; None: not known.
+        seconds: wall time of the run, over all its calls; None: not known.
     """
     about = facts["data"]
     height, width, channels = about["image_shape"]

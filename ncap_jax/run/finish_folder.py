@@ -43,6 +43,7 @@ class FinishFolder:
         self.files, self.start = ModelFiles(self.path), ModelFiles(self.path / "start")
         for model_files in (self.files, self.start):
             _make(model_files.path / trajectory_files.FOLDER)
+        files.remove_temporary(self.path)
         recipe = files.strict({k: v for k, v in dataclasses.asdict(config).items() if k != "top"})
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         content = self._read() or {"config": recipe, "started": now, "models": {}}

@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ncap_jax import data, errors, report
 from ncap_jax.finetune import trajectory_files
-from ncap_jax.report.finished import FinishedModel, FinishedRun, WrongImage, part_shown
-from ncap_jax.run import facts
+from ncap_jax.report.finished import (
+    FinishedModel,
+    FinishedRun,
+    RankingSummary,
+    WrongImage,
+    part_shown,
+)
+from ncap_jax.run import facts, finish_record, stopwatch
 from ncap_jax.run.fingerprint import RUN_FILE
 from ncap_jax.run.folder import ModelFiles
 from ncap_jax.types import Ranking, Trajectory
@@ -34,8 +40,11 @@ def write(
     ends: Mapping[str, Converged],
     test: HeldOut | None,
     place: pathlib.Path,
+    seconds: float | None = None,
 ) -> None:
     """Write the reports of a run with its winner; the ranking's other files stay what they are.
+
+    What they show is kept for the reports of later rankings in the folder, too.
 
     Args:
         ranked: the run; it has a folder.
@@ -44,6 +53,7 @@ def write(
         ends: the models that were finished, in the order of the ranking.
         test: the test part, if there is one.
         place: where the winner was saved.
+        seconds: wall time of the finish; None: not known.
 
     Raises:
         OutputError: they cannot be written.
@@ -55,7 +65,10 @@ def write(
         models=_models(ranking, ends),
         wrong=_wrong(about, job, test),
         folder=os.fspath(place),
+        seconds=seconds,
+        ranking=RankingSummary.of(ranking),
     )
+    finish_record.write(ranked.folder, finished)
     report.write(ranking, ranked.folder, finished)
 
 
@@ -73,7 +86,7 @@ def whole(ranking: Ranking, job: Job, folder: pathlib.Path) -> Ranking:
             Trajectory(row.name, head, records, row.status, row.message, seconds=seconds)
         )
     before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    info = facts.run_info(job, before, seconds=None)
+    info = facts.run_info(job, before, stopwatch.read(folder))
     return dataclasses.replace(ranking, trajectories=tuple(trajectories), info=info)
 
 

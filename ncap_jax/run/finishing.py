@@ -4,6 +4,8 @@
     finish/trajectories/<model>.jsonl   a line an epoch, those of the ranking first
     finish/checkpoints/<model>/         the state after the last epoch, while the model is trained
     finish/best/<model>/                the weights of the best epoch, once it has converged
+    finish/time.json                    seconds that all calls took together
+    finish/report.json                  what the reports show beside the model
     finish/start/                       where the ranking had probes: the same epochs with a linear
                                         head, from the pretrained weights
     winner/                             the model (`ncap_jax.winner.storage`)
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -34,7 +37,7 @@ from ncap_jax.finetune.candidate import Candidate, FineTuning, prepare
 from ncap_jax.finetune.steps import Program
 from ncap_jax.ops.effort import effort_for
 from ncap_jax.options import FinishConfig, RankConfig
-from ncap_jax.report.progress import Progress
+from ncap_jax.report.progress import Progress, Watchers
 from ncap_jax.run import finish_source
 from ncap_jax.run.finish_folder import FinishFolder
 from ncap_jax.run.finish_source import FinishRequest, Ranked
@@ -43,6 +46,7 @@ from ncap_jax.run.job import Job
 from ncap_jax.run.model_files import ModelFiles
 from ncap_jax.run.preparing import prepare as prepare_job
 from ncap_jax.run.scratch import Scratch
+from ncap_jax.run.stopwatch import Stopwatch
 from ncap_jax.types import EpochRecord, RankedModel, Trajectory, Watcher
 from ncap_jax.winner import freezing, training
 from ncap_jax.winner.training import Converged, Course, Finished, Weights
@@ -85,6 +89,7 @@ class Finish:
 
 def finish(request: FinishRequest) -> Winner:
     """Do the job; see `ncap_jax.finish` for arguments, result and errors."""
+    began = time.monotonic()
     ranked = finish_source.find(request)
     rows = ranked.first(request.config.top)
     programs = caching.describe_programs(caching.keep_compiled_programs())
@@ -109,16 +114,20 @@ def finish(request: FinishRequest) -> Winner:
         names, last = [row.name for row in rows], job.config.epochs + request.config.max_epochs
         file = None if request.show_progress else io.StringIO()
         view = stack.enter_context(Progress(names, last, file, programs=programs))
+        stopwatch = stack.enter_context(Stopwatch(folder.path, began))
+        watchers = Watchers([stopwatch, view])
         feed = mesh.on_mesh(make_feed(job.dataset), job.config.mesh)
-        work = Finish(ranked, job, request.config, feed, run.files, folder, view, test)
+        work = Finish(ranked, job, request.config, feed, run.files, folder, watchers, test)
         found = _trained(work, rows)
         winner = _winner(work, found)
         if ranked.folder is not None and ranked.scratch is None:
-            _keep(work, winner, found)
+            _keep(work, winner, found, stopwatch)
     return winner
 
 
-def _keep(work: Finish, winner: Winner, found: Mapping[str, Finished]) -> None:
+def _keep(
+    work: Finish, winner: Winner, found: Mapping[str, Finished], stopwatch: Stopwatch
+) -> None:
     """Save the winner in the folder of the run, whose reports show it then."""
     # Imported here: figures and templates are needed once the models are trained.
     from ncap_jax.run import finish_report
@@ -127,7 +136,9 @@ def _keep(work: Finish, winner: Winner, found: Mapping[str, Finished]) -> None:
     place = work.ranked.folder / WINNER
     winner.save(place)
     ends = {name: finished.converged for name, finished in found.items()}
-    finish_report.write(work.ranked, work.job, winner.facts, ends, work.test, place)
+    finish_report.write(
+        work.ranked, work.job, winner.facts, ends, work.test, place, stopwatch.seconds
+    )
 
 
 def _trained(work: Finish, rows: Sequence[RankedModel]) -> dict[str, Finished]:

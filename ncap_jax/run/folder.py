@@ -3,6 +3,7 @@
     run.json                     what the run is made of; other data or another recipe is refused
     trajectories/<model>.jsonl   a line an epoch, appended
     ledger.jsonl                 a line a finished model, appended
+    time.json                    seconds that all calls took together
     checkpoints/<model>/         the state after the last epoch, while the model is under way; of
                                  the first models it stays, for `ncap_jax.run.finishing`
 

@@ -15,7 +15,7 @@ from ncap_jax import caching, distributed, report
 from ncap_jax.options import RankConfig
 from ncap_jax.report.progress import Progress, Watchers
 from ncap_jax.report.tensorboard import TensorBoard
-from ncap_jax.run import facts, growth, start, worker
+from ncap_jax.run import facts, finish_record, growth, start, worker
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import Job
 from ncap_jax.run.preparing import prepare
@@ -23,6 +23,7 @@ from ncap_jax.run.recorded import Recorded
 from ncap_jax.run.request import Request, Source
 from ncap_jax.run.schedule import Scheduler
 from ncap_jax.run.scratch import Scratch
+from ncap_jax.run.stopwatch import Stopwatch
 from ncap_jax.selection import budget
 from ncap_jax.selection.keeping import kept, most_states
 from ncap_jax.selection.ranking import rank_trajectories
@@ -38,7 +39,6 @@ def rank(request: Request) -> Ranking:
     programs = caching.describe_programs(caching.keep_compiled_programs())
     job, about = prepare(request)
     clock = budget.TimeBudget(job.config, call_start)
-    run_start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         place = open_place(request, about)
         folder = place.folder
@@ -46,8 +46,10 @@ def rank(request: Request) -> Ranking:
         if folder is not None:
             stack.enter_context(folder)
             known = grow(folder, job)
+        primary = distributed.is_primary()
+        stopwatch = Stopwatch(folder.path if folder and primary else None, call_start)
         watchers: list[Watcher] = []
-        if distributed.is_primary():
+        if primary:
             file = None if request.show_progress else io.StringIO()
             view = Progress(
                 job.names,
@@ -57,14 +59,14 @@ def rank(request: Request) -> Ranking:
                 clock=clock,
                 notes=growth.notes(known, job.config, len(job.dataset.labels)),
             )
-            watchers.append(stack.enter_context(view))
+            watchers += [stack.enter_context(stopwatch), stack.enter_context(view)]
             if board is not None:
                 watchers.append(stack.enter_context(board))
         trajectories = finetune_all(job, folder, Watchers(watchers), clock, known)
-        info = facts.run_info(job, about, time.perf_counter() - run_start)
+        info = facts.run_info(job, about, stopwatch.seconds)
         ranking = rank_trajectories(trajectories, job.dataset.name, job.config, info=info)
-        if request.output_dir is not None and folder is not None and distributed.is_primary():
-            report.write(ranking, folder.path)
+        if request.output_dir is not None and folder is not None and primary:
+            report.write(ranking, folder.path, finish_record.found(folder.path))
         if folder is not None:
             folder.keep_states(trajectories, kept(ranking))
     path = None if folder is None else folder.path

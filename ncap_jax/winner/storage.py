@@ -13,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import math
 import os
 import pathlib
 import stat
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -142,10 +143,7 @@ def read_weights(
     expected = arrays_of(skeleton.network, skeleton.params, skeleton.state)
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in expected.values())
     content = _read(path, size + HEADER + HEADER_ENTRY * len(expected))
-    if hashlib.sha256(content).hexdigest() != facts.sha256:
-        raise errors.PackageError(
-            f"{printable(path)} is damaged: its SHA-256 is not the one in {FACTS}", COPY
-        )
+    _check_digest(path, hashlib.sha256(content).hexdigest(), facts)
     try:
         arrays = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, *files.DAMAGE) as error:
@@ -159,6 +157,29 @@ def read_weights(
         for tree in (skeleton.params, skeleton.state)
     )
     return params, state
+
+
+def check_weights(folder: str | os.PathLike[str], facts: ModelFacts) -> None:
+    """Look whether a package's weights are those that it names, without loading them.
+
+    Args:
+        folder: of the package.
+        facts: what it says of its model.
+
+    Raises:
+        PackageError: they are missing or damaged.
+    """
+    path = pathlib.Path(folder) / WEIGHTS
+    with _reading(path), _opened(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _check_digest(path, digest, facts)
+
+
+def _check_digest(path: pathlib.Path, digest: str, facts: ModelFacts) -> None:
+    if digest != facts.sha256:
+        raise errors.PackageError(
+            f"{printable(path)} is damaged: its SHA-256 is not the one in {FACTS}", COPY
+        )
 
 
 def _filled(part: str, tree: Any, arrays: Mapping[str, jax.Array]) -> Any:
@@ -205,15 +226,9 @@ def _read(path: pathlib.Path, limit: int) -> bytes:
     Raises:
         PackageError: it is missing, is something else, or has more than `limit` bytes.
     """
-    try:
-        with _opened(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            content = file.read(limit + 1) if size <= limit else b""
-    except OSError as error:
-        raise errors.PackageError(
-            f"{printable(path)} cannot be read: {error.strerror}",
-            "Give the folder of a model that was saved, with all of its files",
-        ) from error
+    with _reading(path), _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(limit + 1) if size <= limit else b""
     if max(size, len(content)) > limit:
         raise errors.PackageError(
             f"{printable(path)} has {size} bytes, and this model's has {limit} at most", COPY
@@ -222,7 +237,19 @@ def _read(path: pathlib.Path, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Inside, what the system refuses is an error that names this file."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.PackageError(
+            f"{printable(path)} cannot be read: {error.strerror}",
+            "Give the folder of a model that was saved, with all of its files",
+        ) from error
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[io.BufferedReader]:
     if path.is_symlink():
         raise errors.PackageError(
             f"{printable(path)} is a link, which no package contains",

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ncap_jax.report.cost import FULL_EPOCHS, cost
+from ncap_jax.report.cost import FULL_EPOCHS, cost, wall_time
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Trajectory
 from tests.support.pool import make_pool
@@ -48,3 +48,12 @@ def test_nothing_trained():
     bill = cost(rank_trajectories([], "x"))
     assert math.isnan(bill.fraction)
     assert bill.sentence() == "0 epochs in 0.0 s."
+
+
+def test_wall_times_are_told_as_far_as_they_are_known():
+    assert wall_time(None) == ""
+    assert wall_time(70.0) == "Wall time in all: 1 min 10 s."
+    assert wall_time(None, 5.0) == "Wall time of the finish: 5.0 s."
+    assert wall_time(70.0, 5.0) == (
+        "Wall time in all: 1 min 15 s, 1 min 10 s for the ranking and 5.0 s for the finish."
+    )

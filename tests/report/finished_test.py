@@ -7,8 +7,10 @@ import dataclasses
 import pytest
 
 from ncap_jax.report import finished
+from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.winner.metrics import ClassificationMetrics, classification_metrics
 from tests.support.finished import facts, finished_run, made_up_metrics
+from tests.support.pool import make_pool
 
 
 def of_classes(classes: int, images: int = 200) -> ClassificationMetrics:
@@ -44,7 +46,7 @@ def test_rows_of_the_parts():
         "test",
         "200",
         f"{100 * figures.accuracy:.1f} %",
-        f"{100 * low:.1f} % to {100 * high:.1f} %",
+        f"{100 * low:.1f} to {100 * high:.1f} %",
         f"{100 * figures.balanced_accuracy:.1f} %",
         f"{figures.macro_f1:.3f}",
         f"{100 * (figures.uncalibrated_error or 0):.1f} %",
@@ -66,6 +68,28 @@ def test_rows_of_the_models_tell_ranking_and_finish_apart():
         ["model_1", "2", "5 + 11", "10", f"{best[1]:.1f} %", "16.5 s"],
     ]
     assert len(finished.FINISHED) == len(rows[0])
+
+
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        ({}, ""),
+        ({"epochs": 3}, "5 instead of 3 epochs"),
+        (
+            {"predictor": "logme", "models": ("model_0", "model_9")},
+            "ranked by {now} instead of logme, with model_1 and model_2, without model_9",
+        ),
+        ({"models": ("model_2", "model_1", "model_0")}, "another order"),
+    ],
+)
+def test_what_a_ranking_has_become_since_the_finish(then, told):
+    ranking = rank_trajectories(make_pool(3), "digits")
+    models = sorted(ranking.models, key=lambda row: row.name)
+    ranking = dataclasses.replace(ranking, models=tuple(models))
+    before = dataclasses.replace(finished.RankingSummary.of(ranking), **then)
+    sentence = f"The ranking below is newer than this model: {told.format(now=ranking.predictor)}."
+    assert finished.newer(before, ranking) == (sentence if told else "")
+    assert finished.newer(None, ranking) == ""
 
 
 @pytest.mark.parametrize(

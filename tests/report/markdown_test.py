@@ -54,6 +54,19 @@ def test_the_winner_comes_first():
     assert "ncap_jax finish" not in page
 
 
+def test_a_ranking_that_is_newer_than_the_winner_is_told():
+    ranking = rank_trajectories(make_pool(2), "digits", info={"seconds": 10.0})
+    then = finished.RankingSummary("a_b", ranking.config.epochs, ("model_0", "model_1"))
+    run = finished_run(ranking=then, seconds=5.0)
+    lines = render(ranking, run, "finish it").splitlines()
+    assert lines[4] == escape(finished.newer(then, ranking))
+    assert lines[6:11] == ["To train its first models to the end:", "", "```sh", "finish it", "```"]
+    assert any(
+        line.endswith("Wall time in all: 15.0 s, 10.0 s for the ranking and 5.0 s for the finish.")
+        for line in lines
+    )
+
+
 def test_without_a_winner_a_block_says_how_to_finish():
     ranking = rank_trajectories(make_pool(2), "digits")
     plain, told = render(ranking), render(ranking, how_to_finish="finish it")

@@ -7,15 +7,16 @@ import dataclasses
 
 import pytest
 
-from ncap_jax.report import finish_figures
 from ncap_jax.report import finished as finishes
+from ncap_jax.report import text
+from ncap_jax.report.cost import cost
 from ncap_jax.report.finished import FinishedRun
 from ncap_jax.report.html import render
 from ncap_jax.report.winner_page import CLASS, PATH, parts
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Ranking
 from tests.support import hidden
-from tests.support.finished import facts, finished_run
+from tests.support.finished import facts, finished_run, without_figures
 from tests.support.page import Page
 from tests.support.pool import make_pool
 
@@ -35,15 +36,11 @@ def run() -> FinishedRun:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages without figures, which take longer than all else."""
-    for name in ("accuracy_to_the_end", "loss_to_the_end"):
-        monkeypatch.setattr(finish_figures, name, lambda models: "")
-    monkeypatch.setattr(finish_figures, "confusion", lambda metrics: "")
+    without_figures(monkeypatch)
 
 
 def test_the_page_shows_the_winner_first(ranking: Ranking, run: FinishedRun):
-    text = render(ranking, run)
-    page = Page(text)
+    page = Page(render(ranking, run))
     use = finishes.uses("runs/photos/winner")
     for words in (finishes.answer(run.facts), *use, finishes.caution(run.facts)):
         assert words in page.text
@@ -81,12 +78,12 @@ def test_names_are_escaped(ranking: Ranking, run: FinishedRun):
     wrong = tuple(dataclasses.replace(each, name=EVIL) for each in finished_run(names).wrong)
     models = tuple(dataclasses.replace(each, name=EVIL) for each in run.models)
     evil = finished_run(names, models=models, wrong=wrong, folder=EVIL)
-    text = render(ranking, evil)
-    page = Page(text)
+    html = render(ranking, evil)
+    page = Page(html)
     assert sum(tag == "script" for tag, _ in page.elements) == 1
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     assert all(a.get("src", "data:").startswith("data:") for _, a in page.elements)
-    assert hidden.found(text) == []
+    assert hidden.found(html) == []
     assert page.text.count("alert(1)") > 20
 
 
@@ -144,3 +141,28 @@ def test_without_a_winner_one_line_says_how_to_finish(ranking: Ranking):
     for word in ("winner", "mistakes", ".plain"):
         assert word not in plain
     assert "ncap_jax finish" not in render(ranking, finished_run(wrong=()), "ncap_jax finish")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_ranking_that_is_newer_than_the_winner_is_told(ranking: Ranking, run: FinishedRun):
+    then = finishes.RankingSummary.of(ranking)
+    command = "python -m ncap_jax finish runs"
+    same, old = (
+        Page(render(ranking, dataclasses.replace(run, ranking=each), command))
+        for each in (then, dataclasses.replace(then, epochs=3))
+    )
+    assert "newer" not in same.text
+    assert command not in same.text
+    told = "The ranking below is newer than this model: 5 instead of 3 epochs."
+    assert f"{told} To train its first models to the end: {command}" in old.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_cost_is_that_of_ranking_and_finish(ranking: Ranking, run: FinishedRun):
+    timed = dataclasses.replace(ranking, info=dataclasses.replace(ranking.info, seconds=100.0))
+    page = Page(render(timed, dataclasses.replace(run, seconds=60.0)))
+    assert "Time: 22.0 s, and 34.5 s to train 2 to the end." in page.text
+    bill = cost(ranking)
+    saved = text.duration(bill.full - bill.spent - 34.5)
+    assert f"Saved: about {saved}, the training of the winner included." in page.text
+    assert "Wall time in all: 2 min 40 s, 1 min 40 s for the ranking and 1 min 00 s" in page.text

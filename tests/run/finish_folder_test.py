@@ -72,6 +72,13 @@ def test_a_damaged_file_is_a_named_error(tmp_path, trajectory, content):
     assert error.value.remedy == f"Remove {file.parent}: the finish starts again"
 
 
+def test_what_a_kill_left_half_written_is_removed(tmp_path, trajectory):
+    FinishFolder(tmp_path, CONFIG).begin("a", trajectory)
+    (tmp_path / "finish" / ".finish.json.1.tmp").touch()
+    FinishFolder(tmp_path, CONFIG)
+    assert not list((tmp_path / "finish").glob(".*"))
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "finish").touch()
     with pytest.raises(errors.OutputError) as error:

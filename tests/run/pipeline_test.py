@@ -18,7 +18,7 @@ from ncap_jax import errors
 from ncap_jax.finetune import loop, trajectory_files
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.options import DataConfig, RankConfig
-from ncap_jax.run import pipeline, worker
+from ncap_jax.run import pipeline, stopwatch, worker
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.model_files import ModelFiles
 from tests.support import fake_training, toy_runs
@@ -269,6 +269,18 @@ def test_a_ranking_in_memory_keeps_states_as_long_as_it_lives(monkeypatch):
     del ranking
     gc.collect()
     assert not folder.exists()
+
+
+def test_the_time_of_all_calls_is_told(tmp_path, monkeypatch):
+    """Also of one that was stopped."""
+    fake_training.install(monkeypatch)
+    with monkeypatch.context() as patch:
+        toy_runs.stop_after(patch, 3, "append")
+        with pytest.raises(toy_runs.Stop):
+            rank(tmp_path, LINEAR)
+    stopped = stopwatch.read(tmp_path)
+    resumed = rank(tmp_path, LINEAR).info.seconds
+    assert 0 < stopped < resumed <= stopwatch.read(tmp_path) < rank(tmp_path, LINEAR).info.seconds
 
 
 def test_what_is_made_where(tmp_path):

@@ -7,8 +7,10 @@ import io
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from ncap_jax.report import finish_figures, html
 from ncap_jax.report.finished import FinishedModel, FinishedRun, WrongImage
 from ncap_jax.types import EpochRecord
 from ncap_jax.winner.facts import Architecture, ModelFacts, Origin, Preprocessing
@@ -85,3 +87,12 @@ def finished_run(class_names: tuple[str, ...] = NAMES, **changes: Any) -> Finish
             **changes,
         }
     )
+
+
+def without_figures(patch: pytest.MonkeyPatch) -> None:
+    """Let pages be made without figures, which take longer than all else."""
+    for name in ("accuracy_to_the_end", "loss_to_the_end"):
+        patch.setattr(finish_figures, name, lambda models: "")
+    patch.setattr(finish_figures, "confusion", lambda metrics: "")
+    none = {"strength": None, "legend": [], "others": 0, "fits": []}
+    patch.setattr(html, "_figures", lambda ranking: {**none, "accuracy_svg": "", "beta_svg": ""})

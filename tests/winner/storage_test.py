@@ -207,6 +207,17 @@ def test_a_changed_byte(package: pathlib.Path):
     assert error.remedy == COPY
 
 
+def test_weights_can_be_looked_at_without_loading_them(package: pathlib.Path):
+    facts, file = storage.read_facts(package), package / storage.WEIGHTS
+    storage.check_weights(package, facts)
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(errors.PackageError, match=r"is damaged: its SHA-256 is not the one in"):
+        storage.check_weights(package, facts)
+    file.unlink()
+    with pytest.raises(errors.PackageError, match="cannot be read: No such file or directory"):
+        storage.check_weights(package, facts)
+
+
 Change = Callable[[dict[str, np.ndarray]], None]
 
 
