@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 
 from ncap_jax.report import html
+from ncap_jax.report.finished import RankingSummary
 from ncap_jax.selection.ranking import rank_trajectories
 from tests.support.browser import CHROMIUM, browse
+from tests.support.finished import finished_run
 from tests.support.page import whole_info
 from tests.support.pool import make_pool
 
@@ -34,6 +36,18 @@ def page() -> str:
     info = whole_info(contact_sheet_png=PNG)
     pool = make_pool(models=9)
     return html.render(rank_trajectories(pool, "digits", info=info))
+
+
+LONG = ("timm:convnextv2_atto.fcmae_ft_in1k", "hf://google/mobilenet_v2_1.0_224", "x" * 40)
+
+
+@pytest.fixture(scope="module")
+def winner_page() -> str:
+    """With a winner, mistakes, and a ranking that has changed since; with its own figures alone."""
+    ranking = dataclasses.replace(rank_trajectories(make_pool(models=3), "photos"), trajectories=())
+    then = dataclasses.replace(RankingSummary.of(ranking), epochs=3)
+    run = finished_run(ranking=then, seconds=80.0)
+    return html.render(ranking, run, "python -m ncap_jax finish runs/photos")
 
 
 def saved(tmp_path, text: str):
@@ -80,41 +94,73 @@ def test_columns_sort_both_ways(page, tmp_path):
     assert order_after(page, tmp_path, clicks=2, column=1) == names[::-1]
 
 
-# Reports, beside their file, in frames of these widths: what each page and table needs, and has.
+# Reports, beside their file, in frames: what each page and table needs and has in width, and the
+# figures that break at the end of a line.
 MEASURE = """<body>{frames}<script>onload = () => {{
-  const widths = [...document.querySelectorAll("iframe")].map(frame => {{
+  const found = [...document.querySelectorAll("iframe")].map(frame => {{
     const page = frame.contentDocument;
-    return [page.documentElement, ...page.querySelectorAll(".scroll")].map(
+    const widths = [page.documentElement, ...page.querySelectorAll(".scroll")].map(
       part => [part.scrollWidth, part.clientWidth]);
+    const figures = [...page.querySelectorAll("td:not(:has(small))")].filter(
+      cell => /^[\\d.,]+ %$/.test(cell.textContent));
+    const broken = figures.filter(cell => {{
+      const range = page.createRange();
+      range.selectNodeContents(cell);
+      return range.getClientRects().length > 1;
+    }});
+    return [widths, broken.map(cell => cell.textContent)];
   }});
-  document.title = JSON.stringify(widths);
+  document.title = JSON.stringify(found);
 }};</script></body>"""
+
+
+WIDTHS = (1180, 1280, 400)
+
+
+def crowded() -> dict[str, str]:
+    """Pages with names as long as they come: of a ranking, and of one with a winner."""
+    pool = make_pool(models=13)
+    for number, name in enumerate(LONG):
+        pool[number] = dataclasses.replace(pool[number], model=name)
+    broken = "ModelError: cannot read /home/somebody/.cache/ncap_jax/weights/model.safetensors"
+    pool[5] = dataclasses.replace(pool[5], status="out_of_memory", message=broken)
+    ranking = rank_trajectories(pool, "digits", info=whole_info())
+    run = finished_run(tuple(f"{number} {'a kind of bird ' * 9}" for number in range(40)))
+    models = tuple(dataclasses.replace(m, name=n) for m, n in zip(run.models, LONG, strict=False))
+    wrong = tuple(dataclasses.replace(w, name=f"/{'y' * 300}.jpg") for w in run.wrong)
+    facts = dataclasses.replace(run.facts, name=LONG[0])
+    then = RankingSummary("logme", 3, LONG[1:])
+    run = dataclasses.replace(run, facts=facts, models=models, wrong=wrong, ranking=then)
+    bare = dataclasses.replace(ranking, trajectories=())
+    finish = f"python -m ncap_jax finish /home/{'z' * 90}/runs"
+    return {"ranking": html.render(ranking), "winner": html.render(bare, run, finish)}
 
 
 def test_nothing_runs_over_the_side(tmp_path):
     """Neither page nor tables on a laptop's screen; on a phone the tables scroll, the page not."""
-    pool = make_pool(models=13)
-    for number, name in enumerate(
-        ("timm:convnextv2_atto.fcmae_ft_in1k", "hf://google/mobilenet_v2_1.0_224", "x" * 40)
-    ):
-        pool[number] = dataclasses.replace(pool[number], model=name)
-    broken = "ModelError: cannot read /home/somebody/.cache/ncap_jax/weights/model.safetensors"
-    pool[5] = dataclasses.replace(pool[5], status="out_of_memory", message=broken)
-    report = saved(tmp_path, html.render(rank_trajectories(pool, "digits", info=whole_info())))
-    frames = "".join(
-        f'<iframe src="{report.as_uri()}" style="width:{width}px;height:900px;border:0"></iframe>'
-        for width in (1180, 1280, 400)
-    )
+    frames = ""
+    for name, page in crowded().items():
+        report = tmp_path / f"{name}.html"
+        report.write_text(page, encoding="utf-8")
+        frames += "".join(
+            f'<iframe src="{report.as_uri()}" style="width:{width}px;height:900px;border:0">'
+            "</iframe>"
+            for width in WIDTHS
+        )
     (tmp_path / "frames.html").write_text(MEASURE.format(frames=frames), encoding="utf-8")
     dom, _, _ = browse(
         tmp_path / "frames.html", tmp_path / "profile", "--allow-file-access-from-files"
     )
     found = re.search(r"<title>(.*?)</title>", dom)
     assert found is not None
-    *laptops, (phone, *_) = json.loads(unescape(found[1]))
-    assert [len(parts) for parts in laptops] == [3, 3]
-    for needed, had in (*laptops[0], *laptops[1], phone):
-        assert needed <= had
+    measured = json.loads(unescape(found[1]))
+    # The page, and its tables: ranking and methods; with a winner figures, models, two of classes.
+    assert [len(parts) for parts, _ in measured] == [3, 3, 3, 7, 7, 7]
+    for number, (parts, broken) in enumerate(measured):
+        width = WIDTHS[number % len(WIDTHS)]
+        for needed, had in parts if width > 1000 else parts[:1]:
+            assert needed <= had, (number, width)
+        assert broken == []
 
 
 @pytest.fixture(scope="session")
@@ -148,13 +194,14 @@ def violations(page, axe, tmp_path, *options):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("which", ["page", "winner_page"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
-def test_axe_finds_no_violation(page, axe, tmp_path, scheme, width):
+def test_axe_finds_no_violation(request, which, axe, tmp_path, scheme, width):
     options = [f"--window-size={width},900"]
     if scheme == "dark":
         options.append("--blink-settings=preferredColorScheme=0")
-    assert violations(page, axe, tmp_path, *options) == []
+    assert violations(request.getfixturevalue(which), axe, tmp_path, *options) == []
 
 
 @pytest.mark.slow

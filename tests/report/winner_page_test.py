@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
+import re
 
 import pytest
 
@@ -48,6 +50,8 @@ def test_the_page_shows_the_winner_first(ranking: Ranking, run: FinishedRun):
     assert headings[:5] == ["winner", "finish", "classes", "mistakes", "ranking"]
     figures = [a for tag, a in page.elements if tag == "svg" and a.get("role") == "img"]
     assert len(figures) == 3
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
     for row in (*finishes.summary_rows(run.facts), *finishes.finished_rows(run.models)):
         for cell in row:
             assert cell in page.text
@@ -55,6 +59,22 @@ def test_the_page_shows_the_winner_first(ranking: Ranking, run: FinishedRun):
         assert each.name in page.text
     # The ranking's own answer stands above its table.
     assert f"Fine-tune {ranking.best.name}" in page.text[page.text.index("Ranking") :]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_can_be_used_without_eyes_or_mouse(ranking: Ranking, run: FinishedRun):
+    """What a program can count; where there is a browser, browser_test.py looks further."""
+    page = Page(render(ranking, run))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(below - above <= 1 for above, below in itertools.pairwise(levels))
+    assert all(a["alt"] for tag, a in page.elements if tag == "img")
+    ids = {a["id"] for _, a in page.elements if "id" in a}
+    assert {a["aria-labelledby"] for tag, a in page.elements if tag == "section"} <= ids
+    scrolled = [a for _, a in page.elements if a.get("class") == "scroll"]
+    assert len({a["aria-label"] for a in scrolled}) == len(scrolled) == 6
+    assert {a["tabindex"] for a in scrolled} == {"0"}
+    assert {a.get("scope") for tag, a in page.elements if tag == "th"} == {"row", "col"}
 
 
 @pytest.mark.usefixtures("undrawn")
