@@ -3,14 +3,16 @@
     python -m experiments.finish_live --build
     python -m experiments.finish_live
 
-The first ranks four models with published weights and finishes them through the product, on two
+The first ranks four models with published weights and finishes them through the product, on three
 sets and from three seeds; it resumes where it was stopped. The second reads what the first wrote.
 
-Of each set 256 images train, at 40 pixels, and 256 at most validate; the sets' own test parts
-judge. `ncap.rank_models` runs 5 epochs. `ncap.finish` is then called for the first model, the first
-two and all four, in the same folder: each call adds to what the one before has finished, so that
-all compare the same trained models. Then the first model is finished again, in copies of the
-folder, with one default changed.
+Of each set 256 images at most train, at 40 pixels, and 256 at most validate; the sets' own test
+parts judge. `birds6_unequal` has between 10 and 100 images a class to train and validate on; its
+test part is that of `birds6`, with as many images of every class, so that its accuracy is the
+balanced one. `ncap.rank_models` runs 5 epochs. `ncap.finish` is then called for the first model,
+the first two and all four, in the same folder: each call adds to what the one before has finished,
+so that all compare the same trained models. Then the first model is finished again, in copies of
+the folder, with one default changed.
 
 Seconds are CPU seconds of all threads, compilation included: wall time means nothing on a machine
 that others use.
@@ -50,25 +52,54 @@ SETS: Mapping[str, ncap.DataConfig] = {
         max_train=IMAGES, max_validation=IMAGES, image_size=64, validation_fraction=0.4
     ),
     "fashion_mnist": ncap.DataConfig(max_train=IMAGES, max_validation=IMAGES),
+    "birds6_unequal": ncap.DataConfig(image_size=64, validation_fraction=0.4),
 }
+# Images of each class of `birds6_unequal`, in the order of the classes' names.
+UNEQUAL = (100, 60, 36, 20, 12, 10)
 TOPS = (1, 2, len(MODELS))
 DEFAULTS = "defaults"
 # One default of `ncap.FinishConfig` changed.
 CHANGED: Mapping[str, Mapping[str, Any]] = {
     "augment=off": {"augment": "off"},
     "schedule=constant": {"schedule": "constant"},
+    "schedule=plateau": {"schedule": "plateau"},
     "patience=5": {"patience": 5},
+    "max_epochs=12": {"max_epochs": 12},
     "warmup_epochs=2": {"warmup_epochs": 2},
+    "freeze_stages=2": {"freeze_stages": 2},
+    "class_weights=balanced": {"class_weights": "balanced"},
 }
 
 
 # ---- runs ---------------------------------------------------------------------------------------
 
 
+def source(name: str) -> str:
+    """What `ncap.rank_models` is given for a set."""
+    birds = pathlib.Path(FLAGS.shared, "birds", "birds6")
+    if name == "birds6_unequal":
+        return str(unequal(birds, pathlib.Path(FLAGS.work_dir, "data", name)))
+    return str(birds) if name == "birds6" else name
+
+
+def unequal(birds: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Copy a set of images with fewer and fewer of each class to train on; the folder."""
+    if not folder.is_dir():
+        half = folder.with_name(f"{folder.name}.half")
+        shutil.rmtree(half, ignore_errors=True)
+        shutil.copytree(birds / "test", half / "test")
+        classes = sorted(path for path in (birds / "train").iterdir() if path.is_dir())
+        for images, path in zip(UNEQUAL, classes, strict=True):
+            (half / "train" / path.name).mkdir(parents=True)
+            for image in sorted(path.iterdir())[:images]:
+                shutil.copy(image, half / "train" / path.name)
+        half.rename(folder)
+    return folder
+
+
 def rank(name: str, seed: int, folder: pathlib.Path) -> ncap.Ranking:
     """Rank the models on a set."""
     shared = pathlib.Path(FLAGS.shared)
-    source = str(shared / "birds" / name) if name.startswith("birds") else name
     config = ncap.RankConfig(
         epochs=EPOCHS,
         seed=seed,
@@ -79,7 +110,7 @@ def rank(name: str, seed: int, folder: pathlib.Path) -> ncap.Ranking:
     )
     data_config = dataclasses.replace(SETS[name], data_dir=str(shared / "tfds"))
     return ncap.rank_models(
-        MODELS, source, config, folder, data_config=data_config, show_progress=False
+        MODELS, source(name), config, folder, data_config=data_config, show_progress=False
     )
 
 
