@@ -109,6 +109,8 @@ def finish(
         ConfigError: an option cannot work; `dataset` or `models` is missing.
         DataError: the data, the weights or the options are not those of the ranking.
         ModelError: no model was ranked, or none can be trained.
+        PackageError: a model could not be saved once it is finished: a class has no name, or images
+            are too large.
         OutputError: the folder holds no run, cannot be written or is in use; a model's state was
             not kept; or a finish was begun there in another way.
     """

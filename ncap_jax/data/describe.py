@@ -19,6 +19,7 @@ from ncap_jax.types import Dataset
 _COLUMNS = 6
 _TILE = 96  # pixels a side at least
 _CAPTION = 14  # pixels of text under each tile
+SHOWN = 5  # images that a message names
 
 
 def statistics(dataset: Dataset) -> dict[str, Any]:
@@ -61,19 +62,32 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
 def count_leaks(dataset: Dataset, test: HeldOut) -> int:
     """How many test images are also training or validation images, pixel by pixel; warns of them.
 
+    The images are compared by a checksum of their pixels, and those with equal ones pixel by pixel.
+    Of streamed parts, nothing else is decoded.
+
     Args:
         dataset: as `load_dataset` returns it.
         test: as `load_test_part` returns it, of the same source.
     """
     parts: tuple[Any, Any] = dataset.images, dataset.validation_images
-    leaks = int(np.count_nonzero(np.logical_or(*(repeated(part, test.images) for part in parts))))
-    if leaks:
+    found = np.logical_or(*(repeated(part, test.images) for part in parts)).nonzero()[0]
+    if len(found):
         warnings.warn(
-            f"{leaks} of {len(test.labels)} test images are also among the training or validation "
-            "images, pixel by pixel: the test accuracy will be too high. Remove them from one part",
+            f"{len(found)} of {len(test.labels)} test images {'is' if len(found) == 1 else 'are'} "
+            f"also among the training or validation images, pixel by pixel{_named(test, found)}: "
+            "the test accuracy will be too high. Remove the copies from one part",
             stacklevel=2,
         )
-    return leaks
+    return len(found)
+
+
+def _named(test: HeldOut, chosen: np.ndarray) -> str:
+    """Some of the test part's images in brackets, where they have names."""
+    if test.names is None:
+        return ""
+    some = ", ".join(test.names[index] for index in chosen[:SHOWN])
+    more = f" and {len(chosen) - SHOWN} more" if len(chosen) > SHOWN else ""
+    return f" ({some}{more})"
 
 
 def repeated(known: Images, images: Images) -> np.ndarray:

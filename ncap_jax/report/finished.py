@@ -137,9 +137,14 @@ def answer(facts: ModelFacts) -> str:
 def caution(facts: ModelFacts) -> str:
     """How far the figures can be trusted."""
     if "test" in facts.metrics:
+        leaks, count = facts.leaks, facts.metrics["test"].count
+        copies = (
+            f" But {leaks:,} of its {count:,} images {'is' if leaks == 1 else 'are'} also in the "
+            "training or the validation part, so its figures are too good as well."
+        )
         return (
             "The validation part chose the epochs and the winner, so its figures are a little too "
-            "good. The test part was opened once, after that."
+            f"good. The test part was opened once, after that.{copies if leaks else ''}"
         )
     return (
         "The data set has no test part. The validation part chose the epochs and the winner, so "

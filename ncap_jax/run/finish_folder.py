@@ -73,7 +73,7 @@ class FinishFolder:
 
     def best(self, model: str) -> Checkpoints:
         """Where the weights of a model's best epoch are, once it has converged."""
-        return Checkpoints(self.path / "best" / model)
+        return best_of(self.path.parent, model)
 
     def _read(self) -> dict[str, Any] | None:
         """The content of finish.json, or None where the file is missing."""
@@ -90,6 +90,11 @@ class FinishFolder:
                 f"{file} cannot be read: {error}", f"Remove {self.path}: the finish starts again"
             ) from error
         return {**fields, "models": dict(fields["models"])}
+
+
+def best_of(run: pathlib.Path, model: str) -> Checkpoints:
+    """Where the weights of a model's best epoch are in a run's folder, once it has converged."""
+    return Checkpoints(run / FOLDER / "best" / model)
 
 
 def _make(folder: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ from ncap_jax.options import FinishConfig
 from ncap_jax.report.ranking_files import read_ranking
 from ncap_jax.run import rerun
 from ncap_jax.run.fingerprint import FINGERPRINT, RUN_FILE, differences, fixed
+from ncap_jax.run.finish_folder import best_of
 from ncap_jax.run.model_files import ModelFiles
 from ncap_jax.run.request import Request, Source
 from ncap_jax.run.scratch import Scratch
@@ -142,16 +143,21 @@ def _of_folder(folder: pathlib.Path, request: FinishRequest) -> Ranked:
 
 
 def check_states(ranked: Ranked, rows: Sequence[RankedModel]) -> None:
-    """Refuse models whose states the ranking has not kept.
+    """Refuse models whose states the ranking has not kept, unless they are finished already.
 
     Raises:
         OutputError: names them.
     """
-    files_of = None if ranked.folder is None else ModelFiles(ranked.folder)
-    # A model may have trained further before, in a run that had more epochs.
-    gone = [row for row in rows if files_of is None or _state(files_of, row) < row.epochs]
-    if not gone:
-        return
+    if gone := [row for row in rows if not _can_be_finished(ranked.folder, row)]:
+        raise _not_kept(gone, rows)
+
+
+def not_kept(row: RankedModel) -> errors.OutputError:
+    """The error of a model whose state the ranking has not kept."""
+    return _not_kept([row], [row])
+
+
+def _not_kept(gone: Sequence[RankedModel], rows: Sequence[RankedModel]) -> errors.OutputError:
     names = ", ".join(row.name for row in gone)
     last = max(row.rank or 0 for row in gone)
     kept = len(rows) - len(gone)
@@ -160,13 +166,18 @@ def check_states(ranked: Ranked, rows: Sequence[RankedModel]) -> None:
         if gone == list(rows[kept:]) and kept
         else "Rank"
     )
-    raise errors.OutputError(
+    return errors.OutputError(
         f"the fine-tuned state of {names} was not kept",
         f"{fewer} again in another folder with keep_states={last}",
     )
 
 
-def _state(files_of: ModelFiles, row: RankedModel) -> int:
-    """The epoch of a model's state; -1: there is none."""
-    epoch = files_of.checkpoints(row.name).latest()
-    return -1 if epoch is None else epoch
+def _can_be_finished(run: pathlib.Path | None, row: RankedModel) -> bool:
+    """Whether a model's state is there, or what an earlier finish made of it."""
+    if run is None:
+        return False
+    epoch = ModelFiles(run).checkpoints(row.name).latest()
+    # A model may have trained further before, in a run that had more epochs.
+    if epoch is not None and epoch >= row.epochs:
+        return True
+    return best_of(run, row.name).latest() is not None

@@ -52,6 +52,7 @@ from ncap_jax.winner import freezing, training
 from ncap_jax.winner.training import Converged, Course, Finished, Weights
 
 if TYPE_CHECKING:
+    from ncap_jax.winner.facts import ModelFacts
     from ncap_jax.winner.model import Winner
 
 WINNER = "winner"
@@ -70,6 +71,7 @@ class Finish:
         folder: of the finish.
         watcher: told of every epoch and every end.
         test: what no training and no choice sees; None: the data have none.
+        drafts: model -> what is known of it before it is finished.
     """
 
     ranked: Ranked
@@ -80,6 +82,7 @@ class Finish:
     folder: FinishFolder
     watcher: Watcher
     test: HeldOut | None
+    drafts: Mapping[str, ModelFacts]
 
     @property
     def begins_again(self) -> bool:
@@ -102,9 +105,7 @@ def finish(request: FinishRequest) -> Winner:
         raise errors.OutputError(
             f"{unknown[0]} is in the ranking, but not among the models of its run", "Rank again"
         )
-    asked = ranked.request
-    # Before any training: what is wrong with it is told at once.
-    test = data.load_test_part(asked.dataset, asked.data_config, seed=asked.config.seed)
+    test, drafts = _known_before(ranked, job, rows)
     with ExitStack() as stack:
         scratch = Scratch() if ranked.folder is None else None
         path = scratch.path if scratch is not None else ranked.folder
@@ -117,12 +118,28 @@ def finish(request: FinishRequest) -> Winner:
         stopwatch = stack.enter_context(Stopwatch(folder.path, began))
         watchers = Watchers([stopwatch, view])
         feed = mesh.on_mesh(make_feed(job.dataset), job.config.mesh)
-        work = Finish(ranked, job, request.config, feed, run.files, folder, watchers, test)
+        work = Finish(ranked, job, request.config, feed, run.files, folder, watchers, test, drafts)
         found = _trained(work, rows)
         winner = _winner(work, found)
         if ranked.folder is not None and ranked.scratch is None:
             _keep(work, winner, found, stopwatch)
     return winner
+
+
+def _known_before(
+    ranked: Ranked, job: Job, rows: Sequence[RankedModel]
+) -> tuple[HeldOut | None, dict[str, ModelFacts]]:
+    """The test part, and what is known of every model; looked at before any training.
+
+    What is wrong with the test part, and what could not be saved, is told at once.
+    """
+    # Imported here: what is wrong with the run itself is told without what labels images.
+    from ncap_jax.run import judging
+
+    asked = ranked.request
+    test = data.load_test_part(asked.dataset, asked.data_config, seed=asked.config.seed)
+    described = judging.describe_data(job, test)
+    return test, {row.name: judging.draft(job, row.name, described) for row in rows}
 
 
 def _keep(
@@ -168,13 +185,17 @@ def _trained(work: Finish, rows: Sequence[RankedModel]) -> dict[str, Finished]:
 
 def _winner(work: Finish, found: Mapping[str, Finished]) -> Winner:
     """The best of the models; of equal ones the first in the ranking."""
-    # Imported here: what labels images is needed once the models are trained.
+    # Imported here, as above.
     from ncap_jax.run import judging
 
     name = max(found, key=lambda each: found[each].converged.merit)  # the first of equal ones
     ends = {each: finished.converged for each, finished in found.items()}
-    chosen = judging.how_chosen(work.ranked.ranking, work.config, ends)
-    return judging.judged(work.job, name, found[name], chosen, work.folder.started, work.test)
+    about = dataclasses.replace(
+        work.drafts[name],
+        chosen=judging.how_chosen(work.ranked.ranking, work.config, ends),
+        created=work.folder.started,
+    )
+    return judging.judged(about, found[name], work.job.dataset, work.test)
 
 
 def _finished(work: Finish, row: RankedModel) -> Finished:
@@ -191,6 +212,8 @@ def _finished(work: Finish, row: RankedModel) -> Finished:
     work.folder.begin(row.name, source.trajectory(row.name))
     converged = _converged_before(work, candidate)
     if converged is None:
+        if source.checkpoints(row.name).latest() is None:  # removed since the model was finished
+            raise finish_source.not_kept(row)
         converged = _converge(work, candidate, config, source)
         work.folder.best(row.name).save(converged.best_epoch, converged.weights)
     work.folder.files.checkpoints(row.name).remove()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ncap_jax import data
+from ncap_jax import data, errors
 from ncap_jax.data.held_out import HeldOut
 from ncap_jax.options import FinishConfig
 from ncap_jax.run import facts
-from ncap_jax.types import Ranking
+from ncap_jax.types import Dataset, Ranking
 from ncap_jax.winner import calibration
 from ncap_jax.winner.architecture import architecture_of, origin_of, preprocessing_of
-from ncap_jax.winner.facts import ModelFacts
+from ncap_jax.winner.facts import LEAKS, ModelFacts
 from ncap_jax.winner.model import Winner
 
 if TYPE_CHECKING:
@@ -23,13 +23,39 @@ if TYPE_CHECKING:
     from ncap_jax.winner.training import Converged, Finished
 
 
+def draft(job: Job, name: str, described: Mapping[str, Any]) -> ModelFacts:
+    """What is known of a model before it is finished.
+
+    Args:
+        job: the run.
+        name: of the model.
+        described: the data, in words of the model card.
+
+    Raises:
+        PackageError: no package could hold the model, which its user is told before it is trained.
+    """
+    dataset, config = job.dataset, job.config
+    (spec,) = (spec for spec in job.specs if spec.name == name)
+    found = ModelFacts(
+        name=name,
+        architecture=architecture_of(spec),
+        preprocessing=preprocessing_of(spec, dataset, config.input_size),
+        class_names=dataset.class_names or tuple(map(str, range(dataset.num_classes))),
+        dtype=config.dtype,
+        data=described,
+        origin=origin_of(spec, config.weights, config.weights_dir),
+        versions=facts.describe()["versions"],
+    )
+    if problem := found.problem("sha256"):
+        raise errors.PackageError(
+            f"{name} could not be saved once it is finished: {problem}",
+            "Change that, and rank again",
+        )
+    return found
+
+
 def judged(
-    job: Job,
-    name: str,
-    finished: Finished,
-    chosen: Mapping[str, Any],
-    created: str,
-    test: HeldOut | None = None,
+    about: ModelFacts, finished: Finished, dataset: Dataset, test: HeldOut | None = None
 ) -> Winner:
     """The model with its temperature and its figures.
 
@@ -37,34 +63,13 @@ def judged(
     loaded.
 
     Args:
-        job: the run.
-        name: of the model.
+        about: what else is known of the model.
         finished: the model.
-        chosen: how it was chosen, for its card.
-        created: when, as ISO 8601.
+        dataset: of the run; its validation part is looked at.
         test: the test part; None: there is none.
     """
-    dataset = job.dataset
-    names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
-    (spec,) = (spec for spec in job.specs if spec.name == name)
-    config = job.config
-    plain = Winner(
-        finished.network,
-        finished.converged.weights.params,
-        finished.converged.weights.state,
-        ModelFacts(
-            name=name,
-            architecture=architecture_of(spec),
-            preprocessing=preprocessing_of(spec, dataset, config.input_size),
-            class_names=names,
-            dtype=config.dtype,
-            chosen=chosen,
-            data=_described(job, test),
-            origin=origin_of(spec, config.weights, config.weights_dir),
-            versions=facts.describe()["versions"],
-            created=created,
-        ),
-    )
+    weights = finished.converged.weights
+    plain = Winner(finished.network, weights.params, weights.state, about)
     parts: dict[str, tuple[Any, np.ndarray]] = {
         "validation": (dataset.validation_images, np.asarray(dataset.validation_labels))
     }
@@ -73,10 +78,10 @@ def judged(
     logits = {part: plain.logits(images) for part, (images, _) in parts.items()}
     temperature = calibration.fit_temperature(logits["validation"], parts["validation"][1])
     metrics = {
-        part: calibration.calibrated_metrics(logits[part], labels, names, temperature)
+        part: calibration.calibrated_metrics(logits[part], labels, about.class_names, temperature)
         for part, (_, labels) in parts.items()
     }
-    with_figures = dataclasses.replace(plain.facts, temperature=temperature, metrics=metrics)
+    with_figures = dataclasses.replace(about, temperature=temperature, metrics=metrics)
     return dataclasses.replace(plain, facts=with_figures)
 
 
@@ -102,14 +107,15 @@ def how_chosen(
     }
 
 
-def _described(job: Job, test: HeldOut | None) -> dict[str, Any]:
-    """The data in words of the model card."""
+def describe_data(job: Job, test: HeldOut | None) -> dict[str, Any]:
+    """The data in words of the model card; warns of copies in the test part."""
     about = data.statistics(job.dataset)
     return {
         "name": about["name"],
         "training images": about["num_train"],
         "validation images": about["num_validation"],
         "test images": 0 if test is None else len(test.labels),
+        **({} if test is None else {LEAKS: data.count_leaks(job.dataset, test)}),
         "classes": about["num_classes"],
         "sha256": facts.data_digest(job.dataset),
     }

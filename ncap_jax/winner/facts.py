@@ -26,11 +26,14 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 MAX_CLASSES = 100_000
 # Classes up to which the file is laid out for people.
 MOST_INDENTED = 100
-# In pixels: of an image that is decoded, and of a side of the network's input. A batch of such
-# images fits into the memory of any machine.
+# In pixels: of an image that is decoded, and of a side of the network's input. What is so large is
+# computed one at a time, so that a package cannot ask for any amount of memory.
 MAX_PIXELS, MAX_SIDE = 2**24, 2**12
 # Of temperatures: beyond it, probabilities say nothing.
 HOTTEST = 1000.0
+
+# The field of `data` that holds how many images of the test part were trained or selected on.
+LEAKS = "test images also in training or validation"
 
 Kind = Literal["zoo", "hub", "custom"]
 COPY = "Copy the package again, or make it again"
@@ -144,9 +147,27 @@ class ModelFacts:
             }
         except ValueError as error:
             raise errors.PackageError(f"model.json: {error}", COPY) from error
-        for limit in LIMITS:
-            limit.check(facts)
+        if problem := facts.problem():
+            raise errors.PackageError(f"model.json: {problem}", COPY)
         return dataclasses.replace(facts, metrics=metrics)
+
+    def problem(self, *later: str) -> str:
+        """Which field holds what it may not, and what it may; empty where none does.
+
+        Args:
+            *later: fields that are not looked at, because they are filled in later.
+        """
+        problems = (limit.problem(self) for limit in LIMITS if limit.field not in later)
+        return next(filter(None, problems), "")
+
+    @property
+    def leaks(self) -> int:
+        """How many images of the test part are also in the training or the validation part.
+
+        0 where they were not counted.
+        """
+        found = self.data.get(LEAKS)
+        return found if type(found) is int and found > 0 else 0
 
     def accuracy(self, part: str) -> float | None:
         """The accuracy on a part, in [0, 1]; None: not measured."""
@@ -180,19 +201,12 @@ class Limit(NamedTuple):
     admits: Callable[[Any], bool]
     allowed: str
 
-    def check(self, facts: ModelFacts) -> None:
-        """Refuse facts whose field is not as it must be.
-
-        Raises:
-            PackageError: names the field.
-        """
+    def problem(self, facts: ModelFacts) -> str:
+        """What is wrong with the field; empty if nothing is."""
         value: Any = facts
         for name in self.field.split("."):
             value = getattr(value, name)
-        if not self.admits(value):
-            raise errors.PackageError(
-                f"model.json: {self.field} is {shown(value)}, not {self.allowed}", COPY
-            )
+        return "" if self.admits(value) else f"{self.field} is {shown(value)}, not {self.allowed}"
 
 
 def _is_name(value: str) -> bool:

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import warnings
 
 import numpy as np
@@ -7,7 +8,15 @@ import pytest
 from PIL import Image
 
 from ncap_jax import errors
-from ncap_jax.data import contact_sheet, count_leaks, images, load_dataset, statistics, thumbnail
+from ncap_jax.data import (
+    contact_sheet,
+    count_leaks,
+    encoded,
+    images,
+    load_dataset,
+    statistics,
+    thumbnail,
+)
 from ncap_jax.data.describe import repeated
 from ncap_jax.data.held_out import HeldOut
 from ncap_jax.types import Dataset
@@ -48,7 +57,7 @@ def test_test_images_that_were_seen_are_counted_and_warned_of(photos):
     )
     seen = (
         "2 of 4 test images are also among the training or validation images, pixel by pixel: the "
-        "test accuracy will be too high. Remove them from one part"
+        "test accuracy will be too high. Remove the copies from one part"
     )
     with pytest.warns(UserWarning, match="test images") as warned:
         assert count_leaks(loaded, test) == 2
@@ -57,6 +66,34 @@ def test_test_images_that_were_seen_are_counted_and_warned_of(photos):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert count_leaks(loaded, apart) == 0
+
+
+def test_copies_that_have_names_are_named(photos):
+    loaded = load_dataset(photos)
+    names = tuple(f"{number}.png" for number in range(7))
+    for count, words in (
+        (1, "1 of 1 test images is also"),
+        (7, "(0.png, 1.png, 2.png, 3.png, 4.png and 2 more): the test accuracy"),
+    ):
+        test = HeldOut(loaded.images[:1].repeat(count, 0), np.zeros(count, np.int32), names)
+        with pytest.warns(UserWarning, match=re.escape(words)):
+            assert count_leaks(loaded, test) == count
+
+
+def test_streamed_copies_are_found_by_decoding_nothing_else(photos, monkeypatch):
+    loaded, decoded = load_dataset(photos, stream=True), []
+    test = HeldOut(loaded.validation_images, loaded.validation_labels)
+    real = encoded.ImageStore.decode
+
+    def watched(self, index, **options):
+        decoded.append(self.name(index))
+        return real(self, index, **options)
+
+    monkeypatch.setattr(encoded.ImageStore, "decode", watched)
+    with pytest.warns(UserWarning, match="test images"):
+        assert count_leaks(loaded, test) == len(test.labels)
+    names = [loaded.validation_images.name(index) for index in range(len(test.labels))]
+    assert sorted(decoded) == sorted(2 * names)  # a copy and what it is a copy of
 
 
 def test_equal_checksums_alone_are_no_repetition(monkeypatch):

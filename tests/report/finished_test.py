@@ -8,6 +8,7 @@ import pytest
 
 from ncap_jax.report import finished
 from ncap_jax.selection.ranking import rank_trajectories
+from ncap_jax.winner.facts import LEAKS
 from ncap_jax.winner.metrics import ClassificationMetrics, classification_metrics
 from tests.support.finished import facts, finished_run, made_up_metrics
 from tests.support.pool import make_pool
@@ -36,6 +37,16 @@ def test_without_a_test_part_the_validation_part_is_shown_and_doubted():
     assert finished.caution(about).endswith("The test part was opened once, after that.")
     assert finished.caution(bare).startswith("The data set has no test part.")
     assert finished.part_shown(bare) == "validation"
+
+
+def test_a_test_part_with_copies_is_doubted():
+    assert finished.caution(facts(data={LEAKS: 3})).endswith(
+        "The test part was opened once, after that. But 3 of its 200 images are also in the "
+        "training or the validation part, so its figures are too good as well."
+    )
+    assert "1 of its 200 images is also" in finished.caution(facts(data={LEAKS: 1}))
+    for nothing in (0, -1, True, "many", None):  # a package may come from anybody
+        assert finished.caution(facts(data={LEAKS: nothing})) == finished.caution(facts())
 
 
 def test_rows_of_the_parts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -15,7 +16,8 @@ from ncap_jax.finetune import trajectory_files
 from ncap_jax.run import finishing as subject
 from ncap_jax.run import judging
 from ncap_jax.run.model_files import ModelFiles
-from ncap_jax.winner import convergence, training
+from ncap_jax.winner import convergence, facts, training
+from ncap_jax.winner.facts import LEAKS
 from tests.support import finishing, toy_runs
 from tests.support.finishing import finish
 
@@ -81,6 +83,29 @@ def test_the_folder_holds_the_model_which_answers_alike_when_it_is_loaded(whole)
     assert loaded.test_accuracy == winner.test_accuracy
 
 
+def test_test_images_that_were_trained_on_are_told(whole, tmp_path, monkeypatch):
+    assert whole[1].facts.data[LEAKS] == 0
+    folder, digits = shutil.copytree(whole[0], tmp_path / "run"), finishing.data()
+    some = {"test_images": digits.images[:7], "test_labels": digits.labels[:7]}
+    monkeypatch.setattr(finishing, "data", lambda: dataclasses.replace(digits, **some))
+    monkeypatch.setattr(training, "train", None)
+    with pytest.warns(UserWarning, match="^7 of 7 test images are also among the training"):
+        finish(folder, top=1)
+    assert ncap.load(folder / "winner", spec=toy_runs.POOL[0]).facts.leaks == 7
+    assert "Of the test images, 7 are also in the training" in (
+        folder / "winner" / "README.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_what_could_not_be_saved_is_refused_before_it_is_trained(folder, monkeypatch):
+    monkeypatch.setattr(training, "train", None)
+    monkeypatch.setattr(facts, "MAX_CLASSES", 9)
+    with pytest.raises(errors.PackageError) as error:
+        finish(folder)
+    assert error.value.cause.startswith("toy_1 could not be saved once it is finished: class_names")
+    assert not (folder / "finish").exists()
+
+
 def test_the_ranking_in_memory_gives_the_same_model(ranking, whole):
     """It writes no model, for its folder goes with it."""
     winner = finish(ranking)
@@ -103,10 +128,21 @@ def test_a_finish_that_is_stopped_before_its_model_is_written(whole, folder, mon
 def test_what_is_finished_is_not_trained_again(whole, tmp_path, monkeypatch):
     folder = shutil.copytree(whole[0], tmp_path / "run")
     monkeypatch.setattr(training, "train", None)
+    shutil.rmtree(folder / "checkpoints")  # whoever frees disk space keeps the model
     finish(folder)
     assert finishing.files(folder) == finishing.files(whole[0])
     finish(folder, top=1)  # fewer are compared
     assert json.loads((folder / "winner" / "model.json").read_text())["name"] == "toy_1"
+
+
+def test_states_that_are_gone_are_named_before_any_training(folder, monkeypatch):
+    shutil.rmtree(folder / "checkpoints")
+    monkeypatch.setattr(training, "train", None)
+    with pytest.raises(errors.OutputError) as error:
+        finish(folder)
+    assert error.value.cause == "the fine-tuned state of toy_1, toy_3 was not kept"
+    assert error.value.remedy == "Rank again in another folder with keep_states=2"
+    assert not (folder / "finish").exists()
 
 
 def test_one_more_model_is_trained_alone(whole, tmp_path, monkeypatch):
@@ -175,8 +211,15 @@ def test_a_damaged_end_is_made_again(whole, tmp_path):
     shutil.rmtree(folder / "winner")
     for file in (folder / "finish" / "best" / "toy_1").rglob("d/*"):
         file.write_bytes(b"")
-    with pytest.warns(UserWarning, match="^toy_1 is finished again: the checkpoint of epoch"):
+    states = folder / "checkpoints"
+    states.rename(tmp_path / "states")  # without which there is nothing to go on from
+    again = pytest.warns(UserWarning, match="^toy_1 is finished again: the checkpoint of epoch")
+    with again, pytest.raises(errors.OutputError) as error:
         finish(folder)
+    assert error.value.cause == "the fine-tuned state of toy_1 was not kept"
+    assert error.value.remedy == "Rank again in another folder with keep_states=1"
+    (tmp_path / "states").rename(states)
+    finish(folder)
     assert finishing.files(folder) == finishing.files(whole[0])
 
 

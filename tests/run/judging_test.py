@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ncap_jax import errors
+from ncap_jax.data.held_out import HeldOut
 from ncap_jax.options import FinishConfig, RankConfig
 from ncap_jax.run import judging
 from ncap_jax.types import EpochRecord, RankedModel, Ranking
+from ncap_jax.winner.facts import LEAKS
 from ncap_jax.winner.training import Converged, Weights
+from tests.support.small import small_config, small_digits
+from tests.support.toy_runs import POOL
 
 NAN = float("nan")
 
@@ -26,3 +38,43 @@ def test_how_a_winner_was_chosen():
     }
     assert said["options"]["top"] == 1
     assert said["seed"] == 7
+
+
+def job(**dataset: Any) -> Any:
+    """As much of a job as is looked at."""
+    changed = dataclasses.replace(small_digits(), **dataset)
+    return SimpleNamespace(specs=POOL, dataset=changed, config=small_config())
+
+
+def test_copies_in_the_test_part_are_counted_and_warned_of():
+    digits = small_digits()
+    assert LEAKS not in judging.describe_data(job(), None)
+    test = HeldOut(digits.images[:3], np.zeros(3, np.int32))
+    with pytest.warns(UserWarning, match="^3 of 3 test images are also among"):
+        described = judging.describe_data(job(), test)
+    assert described[LEAKS] == 3
+    assert described["test images"] == 3
+    assert judging.draft(job(), POOL[0].name, described).leaks == 3
+
+
+@pytest.mark.parametrize(
+    ("dataset", "problem"),
+    [
+        (
+            {"class_names": ("", *"123456789")},
+            "class_names is ('', '1', '2', '3', '4', '5', '6', '7', '8', '9'), not 2 to 100000 "
+            "names, none of them empty or twice",
+        ),
+        (
+            {"images": np.broadcast_to(np.uint8(0), (96, 5000, 4000, 3))},
+            "preprocessing.image_size is (5000, 4000), not height and width of at most 16777216 "
+            "pixels",
+        ),
+    ],
+)
+def test_what_no_package_could_hold_is_refused(dataset: Any, problem: str):
+    with pytest.raises(errors.PackageError) as caught:
+        judging.draft(job(**dataset), POOL[0].name, {})
+    name = POOL[0].name
+    assert caught.value.cause == f"{name} could not be saved once it is finished: {problem}"
+    assert caught.value.remedy == "Change that, and rank again"

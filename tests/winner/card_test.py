@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ncap_jax.winner import card
-from ncap_jax.winner.facts import Architecture, ModelFacts, Origin, Preprocessing
+from ncap_jax.winner.facts import LEAKS, Architecture, ModelFacts, Origin, Preprocessing
 from tests.support.winners import figures
 
 FACTS = ModelFacts(
@@ -33,6 +33,14 @@ def test_a_card():
     assert "fine-tuning began with: file.h5. Their licence: MIT. Paper: a paper." in text
     assert text.endswith("Saved yesterday.\n")
     assert "xxx" not in text
+
+
+def test_a_test_part_with_copies_is_no_test():
+    for leaks, words in ((3, "Of the test images, 3 are also in the"), (1, "images, 1 is also in")):
+        text = card.render(dataclasses.replace(FACTS, data={LEAKS: leaks}))
+        assert words in text
+        assert f"| test images also in training or validation | {leaks} |" in text.splitlines()
+    assert "Of the test images" not in card.render(dataclasses.replace(FACTS, data={LEAKS: 0}))
 
 
 def test_a_card_without_figures():
