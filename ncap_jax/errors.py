@@ -64,6 +64,17 @@ class KernelError(NcapError):
     """Arrays for which neural capacitance is not defined."""
 
 
+# What XLA says when the device's memory does not suffice.
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device or the machine ran out of memory."""
+    if isinstance(error, NcapError):
+        return False
+    return isinstance(error, MemoryError) or any(mark in str(error) for mark in _OUT_OF_MEMORY)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> tuple[str, str]:
     """Cause and remedy for a name that is not in a registry, with the nearest matches."""
     known = sorted(known)

@@ -168,6 +168,8 @@ def strict(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
+        if {*map(type, value)} <= {int, str}:  # as the rows of large matrices are
+            return list(value)
         return [strict(item) for item in value]
     if hasattr(value, "item"):  # NumPy scalars
         value = value.item()

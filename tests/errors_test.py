@@ -11,6 +11,7 @@ KINDS = [
     errors.WeightsError,
     errors.OutputError,
     errors.CheckpointError,
+    errors.PackageError,
     errors.ProcessError,
     errors.KernelError,
 ]
@@ -59,3 +60,11 @@ def test_unknown_names_come_with_the_nearest():
         "unknown model 'q'",
         "Known: resnet101, resnet50, vgg16",
     )
+
+
+def test_a_lack_of_memory_is_told_from_other_errors():
+    assert errors.is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating"))
+    assert errors.is_out_of_memory(RuntimeError("INTERNAL: Error dispatching: Out of memory"))
+    assert errors.is_out_of_memory(MemoryError())
+    assert not errors.is_out_of_memory(RuntimeError("shapes differ"))
+    assert not errors.is_out_of_memory(errors.WeightsError("out of memory.pth is damaged"))

@@ -16,19 +16,10 @@ from ncap_jax.options import RankConfig
 from ncap_jax.run.model_files import ModelFiles
 from ncap_jax.types import Trajectory
 
-# What XLA says when the device's memory does not suffice.
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 # Half of less would be a single sample, which has no batch statistics.
 SMALLEST_BATCH = 4
 # How the note begins that an error of the second attempt carries.
 SECOND = "This was the second attempt: "
-
-
-def exhausted(error: BaseException) -> bool:
-    """Whether an exception says that the device or the machine ran out of memory."""
-    if isinstance(error, errors.NcapError):
-        return False
-    return isinstance(error, MemoryError) or any(mark in str(error) for mark in OUT_OF_MEMORY)
 
 
 def with_retry(
@@ -52,7 +43,7 @@ def with_retry(
         try:
             return attempt(1)
         except Exception as error:
-            if not exhausted(error) or config.batch_size < SMALLEST_BATCH:
+            if not errors.is_out_of_memory(error) or config.batch_size < SMALLEST_BATCH:
                 raise
         # Out here the exception is gone, and with its traceback the first attempt's arrays.
         gc.collect()

@@ -265,7 +265,7 @@ def _with_end(ended: Trajectory, error: Exception, epochs: int) -> Trajectory:
     elif isinstance(error, errors.NcapError):
         text = str(error)
     else:
-        status = "out_of_memory" if memory.exhausted(error) else "failed"
+        status = "out_of_memory" if errors.is_out_of_memory(error) else "failed"
         text = f"{type(error).__name__}: {error}"[:500]
     # JAX adds notes of its own, on its tracebacks.
     notes = (n for n in getattr(error, "__notes__", ()) if n.startswith(memory.SECOND))

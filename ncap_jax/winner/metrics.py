@@ -15,7 +15,7 @@ not count in the means, as in scikit-learn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,11 @@ from ncap_jax.winner.strict_json import read_record
 CONFIDENCE = 0.95
 BINS = 15
 WORST = 10  # confidently wrong images that are named
+# Classes up to which there is a confusion matrix: it grows with their square, and model.json with
+# it, which is read whenever a model is loaded.
+MOST_CONFUSED = 1000
+# Images of a part: what lies above is not counted, but made up.
+MAX_COUNT = 2**53
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ class ClassificationMetrics:
         uncalibrated_error: (T2) of the probabilities before temperature scaling; None: they were
             not scaled.
         classes: one for each class, in label order.
-        confusion: (K, K) counts; rows are the true class, columns the class given.
+        confusion: (K, K) counts; rows are the true class, columns the class given. Empty where
+            there are more than 1,000 classes.
         mistakes: the most confidently wrong images, at most ten, the worst first.
     """
 
@@ -195,32 +201,42 @@ def checked(metrics: ClassificationMetrics, name: str) -> ClassificationMetrics:
     Raises:
         ValueError: names the field.
     """
-    confusion, width = metrics.confusion, len(metrics.classes)
-    names = {each.name for each in metrics.classes}
-    shares = (metrics.accuracy, metrics.balanced_accuracy, metrics.macro_f1)
-    low, high = metrics.accuracy_interval
-    supports = [each.support for each in metrics.classes]
-    sound: Mapping[str, bool] = {
-        "count": metrics.count >= 1,
-        "confusion": [len(row) for row in confusion] == [width] * width
-        and min(map(min, confusion), default=0) >= 0
-        and [sum(row) for row in confusion] == supports
-        and sum(supports) == metrics.count,
-        "accuracy": all(0 <= share <= 1 for share in shares)
-        and sum(row[k] for k, row in enumerate(confusion))
-        == round(metrics.accuracy * metrics.count),
-        "accuracy_interval": 0 <= low <= metrics.accuracy <= high <= 1,
-        "mistakes": all(
-            0 <= m.index < metrics.count
-            and {m.true, m.predicted} <= names
-            and 0 <= m.probability <= 1
-            for m in metrics.mistakes
-        ),
-    }
-    for field, fits in sound.items():
+    for field, fits in _judgements(metrics):
         if not fits:
             raise ValueError(f"{name}.{field} contradicts the other figures")
     return metrics
+
+
+def _judgements(metrics: ClassificationMetrics) -> Iterator[tuple[str, bool]]:
+    """Fields and whether they fit. Each relies on those before it: stop at the first misfit."""
+    count, classes, names = metrics.count, metrics.classes, {c.name for c in metrics.classes}
+    yield "count", 1 <= count <= MAX_COUNT
+    supports = [each.support for each in classes]
+    recalls = [0.0 if each.recall is None else each.recall for each in classes]
+    within = min(supports, default=0) >= 0 and all(0 <= recall <= 1 for recall in recalls)
+    yield "classes", within and sum(supports) == count
+    yield "confusion", _fits_classes(metrics.confusion, supports)
+    shares = (metrics.accuracy, metrics.balanced_accuracy, metrics.macro_f1)
+    yield "accuracy", all(0 <= share <= 1 for share in shares)
+    right = [round(recall * support) for recall, support in zip(recalls, supports)]
+    if metrics.confusion:
+        right = [row[k] for k, row in enumerate(metrics.confusion)]
+    yield "accuracy", sum(right) == round(metrics.accuracy * count)
+    low, high = metrics.accuracy_interval
+    yield "accuracy_interval", 0 <= low <= metrics.accuracy <= high <= 1
+    for each in metrics.mistakes:
+        known = 0 <= each.index < count and {each.true, each.predicted} <= names
+        yield "mistakes", known and 0 <= each.probability <= 1
+
+
+def _fits_classes(confusion: tuple[tuple[int, ...], ...], supports: list[int]) -> bool:
+    """Whether a confusion matrix has the number of images that every class has."""
+    width = len(supports)
+    if width > MOST_CONFUSED:
+        return not confusion
+    square = [len(row) for row in confusion] == [width] * width
+    counts = square and min(map(min, confusion), default=0) >= 0
+    return counts and [sum(row) for row in confusion] == supports
 
 
 def _probabilities(values: Any, classes: int) -> np.ndarray:
@@ -294,6 +310,8 @@ def _defined(value: float) -> float | None:
 def _confusion(truth: np.ndarray, given: np.ndarray, classes: int) -> tuple[tuple[int, ...], ...]:
     from sklearn.metrics import confusion_matrix
 
+    if classes > MOST_CONFUSED:
+        return ()
     counts = confusion_matrix(truth, given, labels=np.arange(classes))
     return tuple(tuple(row) for row in counts.tolist())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,13 +21,15 @@ from ncap_jax.finetune import steps
 from ncap_jax.ops.effort import Effort, Jitted
 from ncap_jax.winner import storage
 from ncap_jax.winner.calibration import calibrated_metrics, scaled_probabilities
-from ncap_jax.winner.facts import ModelFacts
+from ncap_jax.winner.facts import ModelFacts, Preprocessing
 from ncap_jax.winner.images import Form, Picture, collect, decoded
 from ncap_jax.winner.labelled import labelled
 from ncap_jax.winner.metrics import ClassificationMetrics
 
 # Images at a time. All batches have this shape, the last one filled up: one program serves all.
 CPU_BATCH, ACCELERATOR_BATCH = 16, 128
+# In pixels: of images with a larger side there are fewer in a batch, at least one.
+FULL_BATCH_SIDE = 512
 # Batches on the device before the oldest is waited for.
 AHEAD = 2
 # Broken images that an error names.
@@ -233,12 +237,12 @@ class Winner:
         broken: dict[int, str] = {}
         waiting: collections.deque[tuple[jax.Array, int]] = collections.deque()
         rows = [np.empty((0, self.num_classes), np.float32)]
-        with pillow_silenced():
-            for batch, count in _batches(pictures, form, broken):
+        with pillow_silenced(), self._memory_watched():
+            for batch, count in _batches(pictures, form, broken, _batch_size(pixels)):
                 waiting.append((compute(batch), count))
                 if len(waiting) > AHEAD:
                     rows.append(_fetched(*waiting.popleft()))
-        rows += [_fetched(*each) for each in waiting]
+            rows += [_fetched(*each) for each in waiting]
         outputs = np.concatenate(rows[1:] or rows)
         if not np.isfinite(outputs).all():
             raise errors.ModelError(
@@ -248,12 +252,32 @@ class Winner:
             )
         return outputs, broken
 
+    @contextlib.contextmanager
+    def _memory_watched(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not errors.is_out_of_memory(error):
+                raise
+            side = self.facts.preprocessing.input_size
+            raise errors.ModelError(
+                f"there is too little memory for {self.name} with an input of {side} × {side} "
+                "pixels",
+                "Free memory, or use a machine that has more",
+            ) from error
+
+
+def _batch_size(pixels: Preprocessing) -> int:
+    """Images at a time; the same wherever the model is loaded, for the numbers depend on it."""
+    most = CPU_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH
+    area = max(pixels.input_size**2, math.prod(pixels.image_size))
+    return max(1, min(most, most * FULL_BATCH_SIDE**2 // area))
+
 
 def _batches(
-    pictures: list[Picture], form: Form, broken: dict[int, str]
+    pictures: list[Picture], form: Form, broken: dict[int, str], size: int
 ) -> Iterator[tuple[jax.Array, int]]:
     """Batches of one shape with the number of images in each; broken ones are entered."""
-    size = CPU_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH
     # A new array for each: the device may still read the one before, which it need not copy.
     batch, count = np.zeros((size, *form.size, form.channels), np.uint8), 0
     for index, pixels in enumerate(decoded(pictures, form)):

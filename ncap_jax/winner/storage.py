@@ -41,7 +41,8 @@ REBUILD = "Build the ModelSpec as it was built for training, with the same names
 PARTS = ("backbone", "head")
 # Where a run keeps its winner, in its own folder.
 FOLDER = "winner"
-# Bytes: with confusion matrices of a thousand classes there are a few million.
+# Bytes: with confusion matrices of a thousand classes there are a few million. Without them, the
+# largest number of classes may have names as long as those of files can be.
 LARGEST_FACTS = 1 << 28
 # Bytes that the header of model.safetensors may take: for each array, and for all.
 HEADER_ENTRY, HEADER = 1 << 10, 1 << 12
@@ -68,7 +69,7 @@ def write(
 
     Raises:
         WeightsError: a weight is not finite.
-        PackageError: the facts hold what they may not.
+        PackageError: the facts hold what they may not, or more than is ever read.
         OutputError: the folder cannot be written, or holds something else.
     """
     path = pathlib.Path(folder)
@@ -78,12 +79,32 @@ def write(
     content = safetensors.numpy.save(arrays)
     facts = dataclasses.replace(facts, sha256=hashlib.sha256(content).hexdigest())
     texts = {FACTS: facts.to_json(), CARD: card.render(facts)}
-    ModelFacts.from_json(texts[FACTS])  # what is written can be read
+    _check_readable(content, arrays, texts[FACTS], facts.name)
     with files.atomic_folder(path) as filled:
         (filled / WEIGHTS).write_bytes(content)
         for name, text in texts.items():
             (filled / name).write_bytes(text.encode())
     return facts
+
+
+def _check_readable(content: bytes, arrays: Mapping[str, np.ndarray], text: str, name: str) -> None:
+    """Refuse to write what reading would refuse."""
+    sizes = (
+        (FACTS, len(text.encode()), LARGEST_FACTS, "Give the classes shorter names"),
+        (WEIGHTS, len(content), _largest(arrays), "Give the layers shorter names"),
+    )
+    for file, size, most, remedy in sizes:
+        if size > most:
+            raise errors.PackageError(
+                f"{file} of {name} would have {size} bytes, and {most} are read at most", remedy
+            )
+    ModelFacts.from_json(text)
+
+
+def _largest(arrays: Mapping[str, Any]) -> int:
+    """Bytes of the largest file that holds such arrays."""
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays.values())
+    return size + HEADER + HEADER_ENTRY * len(arrays)
 
 
 def arrays_of(
@@ -141,8 +162,7 @@ def read_weights(
     """
     path = pathlib.Path(folder) / WEIGHTS
     expected = arrays_of(skeleton.network, skeleton.params, skeleton.state)
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in expected.values())
-    content = _read(path, size + HEADER + HEADER_ENTRY * len(expected))
+    content = _read(path, _largest(expected))
     _check_digest(path, hashlib.sha256(content).hexdigest(), facts)
     try:
         arrays = safetensors.numpy.load(content)

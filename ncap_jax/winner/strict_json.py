@@ -7,6 +7,7 @@ that whoever reads the message finds the place: `metrics.test.classes[3].support
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -43,13 +44,19 @@ def read_record(kind: type[Record], value: Any, name: str = "") -> Record:
     for key in value:
         if key not in fields:
             raise ValueError(f"{_joined(name, key)} is unknown")
-    hints, found = typing.get_type_hints(kind), {}
+    hints, found = _hints(typing.cast(Any, kind)), {}
     for key, field in fields.items():
         if key in value:
             found[key] = _read(hints[key], value[key], _joined(name, key))
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{_joined(name, key)} is missing")
     return kind(**found)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a record's fields; a file may hold thousands of such records."""
+    return typing.get_type_hints(kind)
 
 
 def _joined(name: str, key: Any) -> str:
@@ -111,6 +118,8 @@ def _read_tuple(hints: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...
     if not isinstance(value, list | tuple):
         raise ValueError(f"{name} is {shown(value)}, not a list")
     if hints[-1] is Ellipsis:
+        if hints[0] in (int, str) and {*map(type, value)} <= {hints[0]}:
+            return tuple(value)  # a million counts need not be read one by one
         return tuple(_read(hints[0], item, f"{name}[{i}]") for i, item in enumerate(value))
     if len(value) != len(hints):
         raise ValueError(f"{name} has {len(value)} items, not {len(hints)}")

@@ -30,6 +30,10 @@ def test_it_writes_a_model_that_was_saved(tmp_path: pathlib.Path):
             ["a"],
             "no format is given. Add --format=stablehlo, --format=onnx or --format=timm.",
         ),
+        (
+            ["none", "--format=timm"],
+            "none is not a folder. Give the folder of a model that was saved.",
+        ),
         (["a", "--format=onxx"], "unknown format 'onxx'. Did you mean onnx."),
     ],
 )

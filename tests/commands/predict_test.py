@@ -7,6 +7,9 @@ import dataclasses
 import io
 import json
 import pathlib
+import shutil
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -112,6 +115,61 @@ def test_a_model_that_was_made_in_python(tmp_path: pathlib.Path):
         "error: the package holds 'toy_1', whose network is not in the zoo. Load it with the "
         "ModelSpec that it was trained with: ncap_jax.load(folder, spec=...).\n"
     )
+
+
+def changed(package: pathlib.Path, **fields: object) -> None:
+    """Other fields of `model.json`, by somebody who means it."""
+    content = json.loads((package / "model.json").read_text(encoding="utf-8"))
+    (package / "model.json").write_text(json.dumps({**content, **fields}), encoding="utf-8")
+
+
+def damage(package: pathlib.Path) -> None:
+    with (package / "model.safetensors").open("r+b") as file:
+        file.truncate(file.seek(0, io.SEEK_END) - 1)
+
+
+def empty(package: pathlib.Path) -> None:
+    (package / "model.json").rename(package / "config.json")
+
+
+OTHER = {"architecture": {"kind": "zoo", "name": "tiny_plain"}}
+LARGE = {"preprocessing": {"mode": "unit", "input_size": 10**9, "image_size": [32, 32]}}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (
+            damage,
+            "model/model.safetensors is damaged: its SHA-256 is not the one in model.json. Copy "
+            "the package again, or make it again.\n",
+        ),
+        (
+            empty,
+            "model/model.json cannot be read: No such file or directory. Give the folder of a "
+            "model that was saved, with all of its files.\n",
+        ),
+        (partial(changed, schema=2), "model.json has schema 2, but this version of ncap_jax "),
+        (partial(changed, name="../up"), "model.json: name is '../up', not a name of letters, "),
+        (partial(changed, run="rm -r ~"), "model.json: run is unknown. Copy the package again, "),
+        (partial(changed, **LARGE), "model.json: preprocessing.input_size is 1000000000, not a "),
+        (partial(changed, **OTHER), "model/model.safetensors does not fit the network: "),
+    ],
+)
+def test_a_damaged_foreign_or_hostile_package(
+    folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    spoil: Callable[[pathlib.Path], None],
+    error: str,
+):
+    package = pathlib.Path(shutil.copytree(folder / "model", tmp_path / "model"))
+    spoil(package)
+    said = here("predict", "model", str(folder / "new"), cwd=tmp_path)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith(f"error: {error}")
+    assert said.err.count("\n") == 1
+    exported = here("export", "model", "--format=stablehlo", cwd=tmp_path)
+    assert exported == said
 
 
 @pytest.mark.slow

@@ -114,9 +114,14 @@ def test_json_and_back(figures):
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"count": 6}, "confusion"),
+        ({"count": 6}, "classes"),
         ({"count": 0}, "count"),
+        ({"count": 10**400}, "count"),
         ({"confusion": [[1, 1], [1, 1]]}, "confusion"),
+        ({"confusion": [[2, 0, 0], [2], [1]]}, "confusion"),
+        ({"confusion": [[], [], []]}, "confusion"),
+        ({"confusion": []}, "confusion"),
+        ({"classes": []}, "classes"),
         ({"confusion": [[3, -1, 0], [1, 1, 0], [0, 0, 1]]}, "confusion"),
         ({"confusion": [[2, 0, 0], [1, 1, 0], [0, 0, 1]]}, "accuracy"),
         ({"accuracy": 0.9}, "accuracy"),
@@ -130,6 +135,31 @@ def test_figures_that_contradict_each_other_are_refused(figures, change, field):
     with pytest.raises(ValueError) as refused:  # noqa: PT011
         ClassificationMetrics.from_json({**figures.to_json(), **change}, "test")
     assert str(refused.value) == f"test.{field or 'mistakes'} contradicts the other figures"
+
+
+def test_shares_beyond_the_whole_are_refused(figures):
+    classes = [{**each, "recall": 1e308} for each in figures.to_json()["classes"]]
+    with pytest.raises(ValueError, match=r"^test\.classes contradicts the other figures$"):
+        ClassificationMetrics.from_json({**figures.to_json(), "classes": classes}, "test")
+
+
+def test_beyond_a_thousand_classes_there_is_no_confusion_matrix():
+    """What is left still has to fit together."""
+    names = tuple(f"class {number}" for number in range(1001))
+    labels = np.arange(0, 1000, 50)
+    given = np.where(labels < 500, labels, labels + 1)
+    shares = np.full((len(labels), len(names)), 1e-6)
+    shares[np.arange(len(labels)), given] = 1 - 1e-6 * 1000
+    few = classification_metrics(shares[:, :1000], labels, names[:1000])
+    assert len(few.confusion) == 1000
+    many = classification_metrics(shares, labels, names)
+    assert (many.accuracy, many.confusion) == (few.accuracy, ())
+    content = json.loads(json.dumps(many.to_json()))
+    assert len(json.dumps(content)) < 100 * len(names)
+    assert ClassificationMetrics.from_json(content) == many
+    for change, field in (({"accuracy": 0.4}, "accuracy"), ({"confusion": [[1]]}, "confusion")):
+        with pytest.raises(ValueError, match=rf"^metrics\.{field} contradicts"):
+            ClassificationMetrics.from_json({**content, **change})
 
 
 def test_a_damaged_field_is_named(figures):

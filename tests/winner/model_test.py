@@ -15,6 +15,7 @@ from ncap_jax import errors
 from ncap_jax.finetune import steps
 from ncap_jax.report.notebook import notebook_winner
 from ncap_jax.winner import model
+from ncap_jax.winner.facts import Preprocessing
 from ncap_jax.winner.model import Winner
 from tests.support.small import small_digits
 from tests.support.toy_runs import WIDTH
@@ -108,6 +109,40 @@ def test_evaluation(tmp_path: pathlib.Path):
     assert caught.value.cause.startswith(f"1 image is broken: {tmp_path / 'b.png'}: not a JPEG")
 
 
+@pytest.mark.parametrize("classes", [("0", "owl"), ("ant", "bee", "cow", "dog", "eel", "fox")])
+def test_images_of_other_classes_are_no_test(classes: tuple[str, ...], tmp_path: pathlib.Path):
+    for number, name in enumerate(classes):
+        (tmp_path / name).mkdir()
+        Image.fromarray(IMAGES[number]).save(tmp_path / name / "a.png")
+    with pytest.raises(errors.DataError) as caught:
+        toy_winner().evaluate(tmp_path)
+    assert (
+        caught.value.cause
+        == {
+            2: "the data has a class that the model does not know: 'owl'",
+            6: "the data has 6 classes that the model does not know: 'ant', 'bee', 'cow', 'dog', "
+            "'eel' and 1 more",
+        }[len(classes)]
+    )
+    assert caught.value.remedy == (
+        "Leave these images out, or rename the classes; the model knows '0', '1', '2', '3', '4' "
+        "and 5 more"
+    )
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_with_other_channels_are_none(channels: int):
+    """Neither to be labelled nor to be judged by."""
+    images = np.zeros((2, 8, 8, channels), np.uint8)
+    for use in (toy_winner().predict, lambda given: toy_winner().evaluate((given, [0, 1]))):
+        with pytest.raises(errors.DataError) as caught:
+            use(images)
+        assert caught.value.cause == f"given images have shape (2, 8, 8, {channels})"
+        assert caught.value.remedy == (
+            "Give (n, height, width, channels) with 1 (grey) or 3 (red, green, blue) channels"
+        )
+
+
 def test_a_network_that_gives_no_numbers():
     winner = toy_winner()
     state = jax.tree.map(lambda leaf: leaf - 9, winner.state)  # variances below zero
@@ -158,3 +193,38 @@ def test_batches_of_one_shape(monkeypatch: pytest.MonkeyPatch):
     toy_winner().predict(IMAGES[:1])
     toy_winner().predict(IMAGES[:33])
     assert shapes == [(model.CPU_BATCH, 8, 8, 3)] * 4
+
+
+def test_large_images_are_computed_few_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    """Those of a package that a stranger made, too."""
+    shapes = []
+
+    def noted(self: Winner, batch: jax.Array) -> jax.Array:
+        shapes.append(batch.shape)
+        return jnp.zeros((len(batch), 10))
+
+    monkeypatch.setattr(Winner, "_logits", noted)
+    for side, input_size in ((1024, 8), (512, 8), (8, 4096)):
+        pixels = Preprocessing("unit", input_size, (side, side))
+        facts = dataclasses.replace(toy_winner().facts, preprocessing=pixels)
+        dataclasses.replace(toy_winner(), facts=facts).predict(IMAGES[:2])
+    assert shapes == [(4, 1024, 1024, 3), (16, 512, 512, 3), (1, 8, 8, 3), (1, 8, 8, 3)]
+
+
+def test_too_little_memory(monkeypatch: pytest.MonkeyPatch):
+    def full(self: Winner, batch: jax.Array) -> jax.Array:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 32212255104 bytes.")
+
+    monkeypatch.setattr(Winner, "_logits", full)
+    with pytest.raises(errors.ModelError) as caught:
+        toy_winner().predict(IMAGES[:1])
+    assert (
+        caught.value.cause == "there is too little memory for toy_1 with an input of 8 × 8 pixels"
+    )
+    assert caught.value.remedy == "Free memory, or use a machine that has more"
+
+
+def test_what_is_not_for_lack_of_memory_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Winner, "_logits", lambda self, batch: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        toy_winner().predict(IMAGES[:1])

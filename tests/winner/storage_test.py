@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from ncap_jax import errors
 from ncap_jax.winner import storage
 from ncap_jax.winner.architecture import Skeleton, rebuild
 from ncap_jax.winner.facts import ModelFacts
+from ncap_jax.winner.metrics import classification_metrics
 from tests.support import fuzzing
 from tests.support.toy_runs import toy
 from tests.support.winners import toy_winner
@@ -154,6 +156,44 @@ def test_facts_that_cannot_be_read_are_not_saved(tmp_path: pathlib.Path):
         "model.json: temperature is -1.0, not a number from 0.001 to 1000"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_thousands_of_classes_are_saved_and_read(tmp_path: pathlib.Path):
+    """Their confusion matrix would take fifty million bytes, and is left out."""
+    names = tuple(f"class {number}" for number in range(4000))
+    shares, labels = np.full((8, len(names)), 1 / len(names)), np.arange(8)
+    metrics = {"test": classification_metrics(shares, labels, names)}
+    winner = toy_winner()
+    facts = dataclasses.replace(winner.facts, class_names=names, metrics=metrics)
+    head = jax.tree.map(
+        lambda leaf: np.zeros((*leaf.shape[:-1], len(names)), np.float32), winner.params["head"]
+    )
+    params = {**winner.params, "head": head}
+    dataclasses.replace(winner, params=params, facts=facts).save(tmp_path / "model")
+    assert (tmp_path / "model" / storage.FACTS).stat().st_size < 1 << 20
+    found = storage.read_facts(tmp_path / "model")
+    assert found.metrics == metrics
+    read, _ = storage.read_weights(tmp_path / "model", found, rebuild(found, toy(1)))
+    assert read["head"]["output"]["kernel"].shape == (1, 12, len(names))
+
+
+def test_more_than_is_ever_read_is_not_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    for limit, file, remedy in (
+        ("LARGEST_FACTS", "model.json", "Give the classes shorter names"),
+        ("HEADER_ENTRY", "model.safetensors", "Give the layers shorter names"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, limit, 1)
+            patch.setattr(storage, "HEADER", 1)
+            with pytest.raises(errors.PackageError) as caught:
+                toy_winner().save(tmp_path / "model")
+        assert re.fullmatch(
+            rf"{file} of toy_1 would have \d+ bytes, and \d+ are read at most", caught.value.cause
+        )
+        assert caught.value.remedy == remedy
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", [storage.FACTS, storage.WEIGHTS])

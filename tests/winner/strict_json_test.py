@@ -27,6 +27,7 @@ class Outer:
     ready: bool = False
     inner: Inner | None = None
     free: Any = None
+    counts: tuple[int, ...] = ()
 
 
 SOUND: dict[str, Any] = {
@@ -38,6 +39,7 @@ SOUND: dict[str, Any] = {
     "ready": True,
     "inner": {"share": 0.0, "note": None},
     "free": [1, {"a": None}],
+    "counts": [7, 8],
 }
 
 
@@ -51,6 +53,7 @@ def test_what_fits_is_read():
         ready=True,
         inner=Inner(0.0),
         free=[1, {"a": None}],
+        counts=(7, 8),
     )
     assert type(read_record(Outer, SOUND).pair[1]) is float
 
@@ -82,6 +85,9 @@ def test_a_field_with_a_default_may_be_left_out():
         ({"items": [{"share": 1.0, "a b": 4}]}, "model.items[0].'a b' is unknown"),
         ({"by_name": []}, "model.by_name is [], not an object"),
         ({"by_name": {"jax": "1"}}, "model.by_name.jax is '1', not a whole number"),
+        ({"counts": [7, True]}, "model.counts[1] is True, not a whole number"),
+        ({"counts": [7, "8"]}, "model.counts[1] is '8', not a whole number"),
+        ({"counts": "78"}, "model.counts is '78', not a list"),
         ({"inner": 5}, "model.inner is 5, not an object"),
         ({"other": 5}, "model.other is unknown"),
     ],
