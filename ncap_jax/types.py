@@ -1,9 +1,10 @@
 """The immutable records that the stages hand to one another.
 
-data -> zoo -> finetune -> measure -> predictor -> selection -> report
+data -> zoo -> finetune -> measure -> predictor -> selection -> winner -> report
 
-No stage's logic lives here, and nothing heavy is imported: arrays are NumPy, models are opaque.
-The options of a run are in `ncap_jax.options`.
+`run` knows all stages; `api`, `commands` and `__main__` call it. No stage's logic lives here, and
+nothing heavy is imported: arrays are NumPy, models are opaque. The options of a run are in
+`ncap_jax.options`.
 """
 
 from __future__ import annotations

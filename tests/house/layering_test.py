@@ -90,6 +90,13 @@ def violations(name: str, root: ast.Module) -> list[str]:
     return found
 
 
+def test_the_stages_are_written_down_as_they_are() -> None:
+    for file, arrow in (("ncap_jax/types.py", " -> "), ("CONTRIBUTING.md", " ──> ")):
+        text = (syntax.PACKAGE.parent / file).read_text(encoding="utf-8")
+        assert arrow.join(STAGES) in text
+        assert all(f"`{caller}" in text for caller in CALLERS)
+
+
 @pytest.mark.parametrize("path", syntax.MODULES, ids=syntax.module_name)
 def test_import_rules(path: pathlib.Path) -> None:
     name = syntax.module_name(path)
