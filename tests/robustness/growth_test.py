@@ -31,7 +31,7 @@ def rank(folder=None, config=PLAN, models=POOL):
 def fake(monkeypatch):
     """Training is fake, nothing is checked or reported; the epochs that are trained are told."""
     fake_training.install(monkeypatch)
-    monkeypatch.setattr(pipeline.report, "write", lambda ranking, folder: None)
+    monkeypatch.setattr(pipeline.report, "write", lambda *arguments: None)
     monkeypatch.setattr(preparing.shapes, "checked", lambda specs, size: specs)
     trained, advance = [], loop.advance
 
@@ -164,7 +164,7 @@ def beta_effs(ranking):
 
 
 def test_real_training_with_beta_eff_grows_to_the_last_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.report, "write", lambda ranking, folder: None)
+    monkeypatch.setattr(pipeline.report, "write", lambda *arguments: None)
     models, longer = [deep_spec()], dataclasses.replace(DEEP, epochs=3)
     short = rank(tmp_path, DEEP, models)
     grown = rank(tmp_path, longer, models)
