@@ -55,7 +55,7 @@ class CorpusSet:
 
 def _of(source: str, train: int, classes: tuple[int, ...] = ()) -> CorpusSet:
     """A part of a TFDS set, or of the digits."""
-    return CorpusSet(source, DataConfig(max_train=train, max_validation=2000), classes)
+    return CorpusSet(source, DataConfig(max_train=train, max_validation=1000), classes)
 
 
 def _first(source: str, **options: Any) -> CorpusSet:
