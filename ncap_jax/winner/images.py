@@ -51,7 +51,7 @@ class Picture(NamedTuple):
 def collect(images: Any) -> list[Picture]:
     """All images that a user means, in order; those of a folder sorted by path.
 
-    Nothing is decoded yet. A list or tuple may mix all forms.
+    Nothing is decoded yet. A list or tuple may mix all forms; so may a column of a table.
 
     Args:
         images: the path of a file or folder, or a pattern of paths such as `new/*.jpg`; an array
@@ -91,6 +91,8 @@ def _pictures(images: Any, number: str) -> Iterator[Picture]:
     elif isinstance(images, EncodedImages):
         for index in range(len(images)):
             yield Picture(f"image {index}", partial(_read_encoded, images, index))
+    elif _holds_objects(images):
+        yield from _pictures(images.tolist(), number)
     elif isinstance(images, list | tuple):
         for index, each in enumerate(images):
             yield from _pictures(each, f"{number}.{index}" if number else str(index))
@@ -99,6 +101,11 @@ def _pictures(images: Any, number: str) -> Iterator[Picture]:
         for index, pixels in enumerate(array):
             name = f"{number}.{index}" if number and len(array) > 1 else number or str(index)
             yield Picture(f"image {name}", partial(_read_pixels, pixels))
+
+
+def _holds_objects(images: Any) -> bool:
+    """Whether an array, or a column of a table, holds texts or other objects, not numbers."""
+    return getattr(getattr(images, "dtype", None), "kind", "") in ("U", "O")
 
 
 def _paths(path: str | os.PathLike[str]) -> list[str]:

@@ -120,6 +120,10 @@ def test_names(tmp_path: pathlib.Path):
         paths[1],
         "image 3",
     ]
+    # An array of paths, as a column of a table is one, is a list of paths; so is one of images.
+    assert names(np.array(paths)) == names(np.array(paths, object)) == paths
+    assert names(np.array(paths[0])) == paths[:1]
+    assert names(np.array([photo, *paths[:1]], object)) == ["image 0", *paths[:1]]
 
 
 def test_the_home_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
