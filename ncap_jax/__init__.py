@@ -20,6 +20,7 @@ _PUBLIC = {
     "from_module": "ncap_jax.zoo.adapters",
     "from_linen": "ncap_jax.zoo.adapters",
     "from_keras": "ncap_jax.zoo.keras_models",
+    "from_torch": "ncap_jax.zoo.torch_models",
     "MODELS": "ncap_jax.zoo",
     "ModelSpec": "ncap_jax.types",
     "Dataset": "ncap_jax.types",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from ncap_jax.zoo import MODELS, load_model
     from ncap_jax.zoo.adapters import from_linen, from_module
     from ncap_jax.zoo.keras_models import from_keras
+    from ncap_jax.zoo.torch_models import from_torch
 
 
 def __getattr__(name: str) -> Any:

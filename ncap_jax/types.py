@@ -86,7 +86,8 @@ class WeightsLayout:
     """How a publisher names a weights file and the arrays in it.
 
     Attributes:
-        convention: whose names and axis orders the arrays have: `keras`, `torch`, or None: ours.
+        convention: whose names and axis orders the arrays have: `keras`, `torch`, `timm` (a model
+            that runs PyTorch's own code), or None: ours.
         classifier: layers of the file that the module has no place for.
         file: name of the file in `weights_dir`, where its address does not end in a telling one.
         other_files: further names under which it may lie there.
@@ -94,7 +95,7 @@ class WeightsLayout:
         sha256_prefix: first digits of the file's SHA-256, as its publisher states them.
     """
 
-    convention: Literal["keras", "torch"] | None = None
+    convention: Literal["keras", "torch", "timm"] | None = None
     classifier: tuple[str, ...] = ()
     file: str = ""
     other_files: tuple[str, ...] = ()
@@ -113,8 +114,10 @@ class ModelSpec:
         input_size: side of the square input in pixels.
         feature_width: width of `features(x)`; None: found from the network before a run
             (`ncap_jax.zoo.shapes`).
-        preprocessing: how uint8 pixels become input, a key of `ncap_jax.zoo.preprocess.MODES`.
-        weights: where the pretrained weights are: a file name, path or URL; `random`: this model
+        preprocessing: how uint8 pixels become input: a key of `ncap_jax.zoo.preprocess.MODES`, or
+            a text as `ncap_jax.zoo.preprocess.Scaling.text` gives it.
+        weights: where the pretrained weights are: a file name, path, URL or `hf://` name;
+            `random`: this model
             is drawn at random, in a run of pretrained models too; None: there are none.
         parameters: number of trainable scalars below the head; None: counted before a run.
         sha256: of the weights file, where known.

@@ -24,7 +24,7 @@ from ncap_jax.data.split import stratified_subset
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run.processes import thread_count
 from ncap_jax.types import Dataset, ModelSpec, RunInfo
-from ncap_jax.zoo import MODELS, preprocess
+from ncap_jax.zoo import preprocess, registry
 from ncap_jax.zoo.weights import sources
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def run_facts(job: Job, data_config: DataConfig) -> dict[str, Any]:
             spec.name: {
                 "weights_sha256": sources.digest(spec, config.weights_dir)
                 if config.weights == "pretrained"
-                else None
+                else None,
+                **_named_otherwise(spec),
             }
             for spec in job.specs
         },
@@ -72,6 +73,12 @@ def run_facts(job: Job, data_config: DataConfig) -> dict[str, Any]:
         },
         **describe(),
     }
+
+
+def _named_otherwise(spec: ModelSpec) -> dict[str, str]:
+    """How a model is asked for, where that is not its name: `timm:...`, `hf://...`."""
+    name = registry.reference(spec)
+    return {} if name in (None, spec.name) else {"reference": str(name)}
 
 
 def data_digest(dataset: Dataset) -> str:
@@ -90,14 +97,15 @@ def command(
 ) -> str | None:
     """The shell command that makes the same run, or None where flags cannot say it.
 
-    Flags cannot carry arrays, models that are not in the registry, or paths that are not text.
+    Flags cannot carry arrays, models that have no name to find them by, or paths that are not text.
     """
     if not isinstance(dataset, str | os.PathLike):
         return None
-    if any(MODELS.get(spec.name) != spec for spec in specs):
+    references = [registry.reference(spec) for spec in specs]
+    if None in references:
         return None
     values: dict[str, Any] = {
-        "models": ",".join(spec.name for spec in specs),
+        "models": ",".join(filter(None, references)),
         "dataset": os.fspath(dataset),
     }
     for part in (data_config, config):

@@ -113,7 +113,8 @@ def read_run(path: str | os.PathLike[str]) -> SavedRun:
         file = file / RUN_FILE
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-        command, models = facts["command"], tuple(facts["models"].keys())
+        command = facts["command"]
+        models = tuple(about.get("reference", name) for name, about in facts["models"].items())
         fields = facts["config"]
         config = RankConfig.from_json(fields)
         data_config = DataConfig(**facts["data"]["config"])

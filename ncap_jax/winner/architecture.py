@@ -12,7 +12,7 @@ from ncap_jax import errors
 from ncap_jax.finetune.steps import Network
 from ncap_jax.types import Dataset, ModelSpec
 from ncap_jax.winner.facts import Architecture, Kind, ModelFacts, Origin, Preprocessing
-from ncap_jax.zoo import MODELS, functional, hub, probe, shapes
+from ncap_jax.zoo import MODELS, functional, hub, probe, registry, shapes
 from ncap_jax.zoo.preprocess import Preprocess
 from ncap_jax.zoo.weights import sources
 
@@ -39,6 +39,8 @@ def architecture_of(spec: ModelSpec) -> Architecture:
     name, kind = spec.name, "zoo"
     if isinstance(begun, hub.Pretrained):
         name, kind = begun.architecture.name, "hub"
+    if spec.family == "timm" and registry.reference(spec) is not None:
+        return Architecture("timm", spec.name)
     # Not the whole ModelSpec: a run at another input size has another feature width.
     if name not in MODELS or MODELS[name].build != spec.build:
         return Architecture("custom", spec.name)
@@ -94,8 +96,8 @@ def rebuild(facts: ModelFacts, spec: ModelSpec | None = None) -> Skeleton:
     pixels, dtype = facts.preprocessing, jnp.dtype(facts.dtype)
     module = shapes.shapes_of(found, dtype)
     in_zoo = spec is None and pixels.input_size == found.input_size
-    width = found.feature_width if in_zoo else shapes.feature_width(module, pixels.input_size)
-    assert width is not None  # every model of the zoo states it
+    width = found.feature_width if in_zoo else None
+    width = width or shapes.feature_width(module, pixels.input_size)
     backbone, *of_backbone = functional.split(module)
     head, *of_head = probe.linear_head_shapes(width, len(facts.class_names), dtype=dtype)
     network = Network(
@@ -123,6 +125,8 @@ def _find(facts: ModelFacts, spec: ModelSpec | None) -> ModelSpec:
             f"the package holds {name!r}, whose network is not in the zoo",
             "Load it with the ModelSpec that it was trained with: ncap_jax.load(folder, spec=...)",
         )
+    if kind == "timm":
+        return registry.find_model(f"{registry.TIMM}{name}")
     if name not in MODELS:
         raise errors.ModelError(
             f"this version of ncap_jax has no architecture {name!r}",

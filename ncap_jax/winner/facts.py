@@ -35,7 +35,7 @@ HOTTEST = 1000.0
 # The field of `data` that holds how many images of the test part were trained or selected on.
 LEAKS = "test images also in training or validation"
 
-Kind = Literal["zoo", "hub", "custom"]
+Kind = Literal["zoo", "hub", "timm", "custom"]
 COPY = "Copy the package again, or make it again"
 
 
@@ -45,7 +45,8 @@ class Architecture:
 
     Attributes:
         kind: `zoo`: `name` is in `ncap_jax.MODELS`; `hub`: likewise, and the weights it began with
-            are the Hub's; `custom`: it was built by a ModelSpec, which loading needs again.
+            are the Hub's; `timm`: `timm:` and `name` find it; `custom`: it was built by a
+            ModelSpec, which loading needs again.
         name: of the architecture.
     """
 
@@ -58,7 +59,7 @@ class Preprocessing:
     """How an image becomes the network's input: decoded to one size, then scaled on the device.
 
     Attributes:
-        mode: a key of `ncap_jax.zoo.preprocess.MODES`.
+        mode: a key of `ncap_jax.zoo.preprocess.MODES`, or a text as `Scaling.text` gives it.
         input_size: side in pixels of the square that the network sees.
         image_size: (height, width) in pixels to which images are decoded first, those of the
             training data.

@@ -36,12 +36,33 @@ def write(winner: Winner, folder: pathlib.Path) -> None:
         ModelError: the architecture has no PyTorch implementation of the same layers.
         OutputError: the files cannot be written.
     """
-    spec = _spec_of(winner)
-    arrays = weights(winner, spec)
+    if winner.facts.architecture.kind == "timm":
+        arrays, described = _of_timm(winner)
+    else:
+        spec = _spec_of(winner)
+        arrays, described = weights(winner, spec), configuration(winner, spec)
     content = safetensors.numpy.save(arrays, metadata={"format": "pt"})
-    config = files.to_json(configuration(winner, spec), indent=1)
+    config = files.to_json(described, indent=1)
     files.write_atomically(folder / WEIGHTS, content)
     files.write_atomically(folder / CONFIG, f"{config}\n")
+
+
+def _of_timm(winner: Winner) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Weights and configuration of a model of timm's own."""
+    from ncap_jax.zoo import timm_networks
+
+    network, params, state = winner.network, winner.params, winner.state
+    backbone = functional.merge(network.backbone, params["backbone"], state["backbone"])
+    output, name = params["head"]["output"], winner.facts.architecture.name
+    named = timm_networks.with_classifier(
+        name.partition(".")[0],
+        store.state_arrays(backbone),
+        np.asarray(output["kernel"])[0],
+        np.asarray(output["bias"])[0],
+    )
+    return named, timm_networks.configuration(
+        name, winner.class_names, winner.facts.preprocessing.input_size
+    )
 
 
 def weights(winner: Winner, spec: ModelSpec) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ from ncap_jax.zoo.weights import published, readers
 
 SCHEME = "hf://"
 WEIGHTS = "model.safetensors"
+_SHA256 = re.compile("[0-9a-f]{64}")
 # Names become parts of addresses and paths: no part of one begins with a dot, `..` does.
 _PART = r"\w[\w.-]*"
 _NAME = re.compile(rf"hf://({_PART}/{_PART})(?:@({_PART}))?(?:/({_PART}(?:/{_PART})*))?", re.ASCII)
@@ -60,7 +61,7 @@ def fetch(name: str, file: str | None = None) -> pathlib.Path:
         file: of the repository; None: the one in the name, or `model.safetensors`.
 
     Raises:
-        WeightsError: huggingface_hub is not installed, or the file cannot be fetched.
+        WeightsError: huggingface_hub is not installed, or the file cannot be fetched or is damaged.
         ModelError: the name has another form.
     """
     repository, revision, named = parse(name)
@@ -84,7 +85,44 @@ def fetch(name: str, file: str | None = None) -> pathlib.Path:
             "Check the name, the connection and NCAP_OFFLINE; private and gated repositories "
             "need HF_TOKEN",
         ) from error
-    return pathlib.Path(path)
+    return checked(pathlib.Path(path))
+
+
+def cached(name: str) -> pathlib.Path | None:
+    """The file of an `hf://` name if it was downloaded before; None: it was not.
+
+    Raises:
+        ModelError: the name has another form.
+    """
+    repository, revision, named = parse(name)
+    caching.ensure_home()
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    found = try_to_load_from_cache(repository, named or WEIGHTS, revision=revision)
+    return pathlib.Path(found) if isinstance(found, str) else None
+
+
+def checked(path: pathlib.Path) -> pathlib.Path:
+    """A file of the Hub's cache; large ones are kept under the SHA-256 that the Hub states.
+
+    Raises:
+        WeightsError: the content has another one.
+    """
+    stated = path.resolve().name
+    if _SHA256.fullmatch(stated) and (found := digest(path)) != stated:
+        raise errors.WeightsError(
+            f"{path} is not the published file: its sha256 is {found}, not {stated}",
+            "Remove it; it is downloaded again",
+        )
+    return path
+
+
+def digest(path: pathlib.Path) -> str:
+    """The SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -127,15 +165,13 @@ def find(name: str, models: Mapping[str, ModelSpec]) -> ModelSpec:
     base = architecture_of(config, repository, models)
     weights = fetch(name)
     pixels = config.get("pretrained_cfg", {})
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return dataclasses.replace(
         base,
         name=repository.split("/")[1].lower(),
         input_size=pixels.get("input_size", [3, base.input_size])[1],
         preprocessing=preprocessing_of(pixels, base, repository),
         weights=None,
-        sha256=digest,
+        sha256=digest(weights),
         licence=f"see https://huggingface.co/{repository}",
         description=f"{base.name} with the weights {name}",
         build_pretrained=Pretrained(base, weights, name),

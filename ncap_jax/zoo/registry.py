@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import fnmatch
 import functools
 import importlib
@@ -29,6 +31,8 @@ FAMILIES = (
     "vit",
     "convnext",
 )
+# Names that begin with it are timm's; nothing of PyTorch is imported before one is asked for.
+TIMM = "timm:"
 # Names become file names in a run's folder.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
@@ -64,7 +68,7 @@ MODELS: Mapping[str, ModelSpec] = Registry(FAMILIES)
 
 
 def find_model(model: str | ModelSpec) -> ModelSpec:
-    """The ModelSpec of a name: in the registry, or on the Hugging Face Hub (`hf://...`).
+    """The ModelSpec of a name: in the registry, timm's (`timm:...`), or the Hub's (`hf://...`).
 
     A ModelSpec comes back as it is.
 
@@ -83,10 +87,12 @@ def find_model(model: str | ModelSpec) -> ModelSpec:
     if not isinstance(model, str):
         raise errors.ModelError(
             f"a {type(model).__name__} is neither a name nor a ModelSpec",
-            "Wrap it with ncap_jax.from_module, from_linen or from_keras",
+            "Wrap it with ncap_jax.from_module, from_linen, from_keras or from_torch",
         )
     if model.startswith("hf://"):
         return find_hub_model(model)
+    if model.startswith(TIMM):
+        return _timm().find(model)
     if model not in MODELS:
         raise errors.ModelError(*errors.unknown_name("model", model, MODELS))
     return MODELS[model]
@@ -98,6 +104,29 @@ def find_hub_model(name: str) -> ModelSpec:
     from ncap_jax.zoo import hub
 
     return hub.find(name, MODELS)
+
+
+def _timm() -> Any:
+    # By name, as the families are: it builds on modules that look models up here.
+    return importlib.import_module("ncap_jax.zoo.timm_models")
+
+
+def reference(spec: ModelSpec) -> str | None:
+    """The name by which `find_model` finds this model; None: it was made in Python."""
+    if MODELS.get(spec.name) == spec:
+        return spec.name
+    names = [f"{TIMM}{spec.name}"] if spec.family == TIMM[:-1] else []
+    names += filter(None, [getattr(spec.build_pretrained, "source", None)])
+    for name in names:
+        with contextlib.suppress(errors.NcapError):
+            if isinstance(name, str) and _as_named(find_model(name), spec) == spec:
+                return name
+    return None
+
+
+def _as_named(found: ModelSpec, spec: ModelSpec) -> ModelSpec:
+    """What was found, with the figures that a run adds (`ncap_jax.zoo.shapes.checked`)."""
+    return dataclasses.replace(found, feature_width=spec.feature_width, parameters=spec.parameters)
 
 
 class Found(NamedTuple):
@@ -113,7 +142,7 @@ class Found(NamedTuple):
 
 
 def find_models(models: str | ModelSpec | Sequence[str | ModelSpec]) -> tuple[ModelSpec, ...]:
-    """The ModelSpecs of names, shell patterns (`tiny_*`) and specs, in order, each once.
+    """The ModelSpecs of names, shell patterns (`tiny_*`, `timm:convnext*`) and specs, each once.
 
     A single name, pattern or spec may be given without a list.
 
@@ -158,6 +187,8 @@ def _matches(model: str | ModelSpec) -> list[ModelSpec]:
     """All models of a pattern, or the one model of a name or spec."""
     if not isinstance(model, str) or not _is_pattern(model):
         return [find_model(model)]
+    if model.startswith(TIMM):
+        return _timm().match(model)
     names = fnmatch.filter(MODELS, model)
     if not names:
         raise errors.ModelError(f"no model matches {model!r}", "See the names with --list_models")

@@ -15,10 +15,13 @@ from PIL import Image
 
 from ncap_jax import data, errors
 from ncap_jax.types import Dataset, ModelSpec
-from ncap_jax.winner import pytorch
+from ncap_jax.winner import package, pytorch
+from ncap_jax.winner.facts import Architecture
 from ncap_jax.winner.model import Winner
-from ncap_jax.zoo import MODELS, functional
+from ncap_jax.zoo import MODELS, find_model, functional
 from ncap_jax.zoo.weights import keymap, store
+from tests.support.small import small_digits
+from tests.support.torch_nets import needs_timm
 from tests.support.winners import make_winner, tiny_winner
 
 PUBLISHED = [spec for spec in MODELS.values() if spec.layout.convention == "torch"]
@@ -191,3 +194,24 @@ def test_torchvision_says_the_same(tmp_path: pathlib.Path):
 def torch_arrays(torch: Any, folder: pathlib.Path) -> dict[str, Any]:
     arrays = safetensors.numpy.load_file(folder / "model.safetensors")
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+@needs_timm
+def test_timm_loads_its_own_model_and_says_the_same(tmp_path: pathlib.Path):
+    import timm
+    import torch
+
+    winner = make_winner(find_model("timm:test_vit"), input_size=32)
+    pytorch.write(winner, tmp_path / "timm")
+    winner.save(tmp_path / "package")
+    again = package.load(tmp_path / "package")
+    assert again.facts.architecture == Architecture("timm", "test_vit.r160_in1k")
+    images = small_digits().images[:3]
+    logits = again.logits(images)
+    np.testing.assert_array_equal(logits, winner.logits(images))
+    model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    x = np.moveaxis(np.asarray(winner.network.preprocess(images)), -1, 1)
+    with torch.no_grad():
+        theirs = model(torch.tensor(x)).numpy()
+    # Sums in another order (docs/numerics.md).
+    np.testing.assert_allclose(logits, theirs, atol=1e-4 * max(1, np.max(np.abs(theirs))))

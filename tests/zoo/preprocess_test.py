@@ -148,3 +148,40 @@ def test_other_arrays_are_refused(images: jax.Array, cause: str, remedy: str):
     with pytest.raises(errors.DataError) as refusal:
         preprocess.preprocess(images, "tf")
     assert (refusal.value.cause, refusal.value.remedy) == (cause, remedy)
+
+
+@pytest.mark.parametrize("mode", ["torch", "tf", "unit", "raw", "tflite"])
+def test_a_text_says_what_a_mode_does(mode: str):
+    images = np.arange(2 * 6 * 6 * 3, dtype=np.uint8).reshape(2, 6, 6, 3)
+    text = preprocess.scaling_of(mode).text
+    # The same map, another order of products.
+    np.testing.assert_allclose(
+        preprocess.preprocess(images, text, 4), preprocess.preprocess(images, mode, 4), atol=2e-4
+    )
+
+
+def test_a_crop_is_the_middle_of_a_larger_image():
+    images = np.random.default_rng(0).integers(0, 256, (1, 40, 40, 3), np.uint8)
+    plain, cropped = "mean=0,0,0 std=1,1,1", "mean=0,0,0 std=1,1,1 crop=0.8"
+    whole = preprocess.preprocess(images, plain, 20)
+    middle = preprocess.preprocess(images, cropped, 16)
+    np.testing.assert_allclose(middle, whole[:, 2:-2, 2:-2], atol=1e-6)
+
+
+def test_bicubic_is_pillows(photographs: np.ndarray):
+    mode = (
+        "mean=0,0,0 std=0.00392156862745098,0.00392156862745098,0.00392156862745098 resize=bicubic"
+    )
+    ours = preprocess.preprocess(photographs, mode, 20)
+    theirs = Image.fromarray(photographs[0]).resize((20, 20), Image.Resampling.BICUBIC)
+    # Pillow rounds to whole pixels twice and cuts off what is out of range.
+    assert np.max(np.abs(np.clip(ours[0], 0, 255) - np.asarray(theirs))) < 1.6
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mean=0,0,0 std=0,1,1", "mean=0,0,0 std=1,1,1 crop=0.01", "mean=0,0,0 std=1,1,1 crop=2"],
+)
+def test_a_text_out_of_range_is_refused(text: str):
+    with pytest.raises(errors.ConfigError, match="out of range"):
+        preprocess.scaling_of(text)

@@ -66,7 +66,7 @@ def test_a_single_model_need_not_be_in_a_list():
         (
             3,
             "a int is neither a name nor a ModelSpec",
-            "Wrap it with ncap_jax.from_module, from_linen or from_keras",
+            "Wrap it with ncap_jax.from_module, from_linen, from_keras or from_torch",
         ),
         ("hf://a", "'hf://a' does not name a repository of the Hugging Face Hub", "Write hf://"),
     ],

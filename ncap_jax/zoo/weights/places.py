@@ -5,6 +5,7 @@ The order is that of `ncap_jax.zoo.load_model`, so that what is missing can be n
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Literal, NamedTuple
 
@@ -61,11 +62,14 @@ def _remote(spec: ModelSpec, weights_dir: str | os.PathLike[str] | None) -> Plac
     names = " or ".join((sources.published_name(spec), *spec.layout.other_files))
     if "://" not in (spec.weights or ""):
         return Place("missing", f"{names} is not in {folders}, and cannot be downloaded")
-    if sources.cache_entry(spec) is not None:
+    on_hub = sources.held_by_hub(spec)
+    if on_hub and importlib.util.find_spec("huggingface_hub") is None:
+        return Place("missing", f"{spec.weights} needs the package huggingface_hub")
+    if (sources.digest(spec) if on_hub else sources.cache_entry(spec)) is not None:
         return Place("cache")
     if not caching.offline():
         return Place("download")
-    cache = sources.cache_paths(spec)[0].parent
+    cache = "of the Hugging Face Hub" if on_hub else sources.cache_paths(spec)[0].parent
     return Place(
         "missing",
         f"{names} is not in {folders}, its copy is not in the cache {cache}, and NCAP_OFFLINE "

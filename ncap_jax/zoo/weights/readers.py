@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -32,7 +33,10 @@ def fill_from_file(
     """
     arrays = read(path, sha256)
     convention = spec.layout.convention
-    if convention is not None and keymap.is_published(module, arrays, convention):
+    if convention == "timm":
+        build: Any = spec.build
+        arrays = build.published(arrays, str(path))
+    elif convention is not None and keymap.is_published(module, arrays, convention):
         arrays = keymap.rename(module, arrays, convention, spec.layout.classifier)
     store.assign(module, arrays, str(path))
 

@@ -27,6 +27,8 @@ from ncap_jax.zoo.weights import download, readers, store
 FOLDER = "ncap_jax.zoo.weights"
 # In place of a file: this model is drawn at random.
 RANDOM = "random"
+# What addresses of weights on the Hugging Face Hub begin with.
+HUB = "hf://"
 AT_RANDOM = (
     'draw it at random: weights="random" in its ModelSpec for this model alone, in the run for all '
     "models"
@@ -69,6 +71,10 @@ def fill(
         if local.name == published_name(spec):
             download.check_file(local, stated_digests(spec))
         readers.fill_from_file(module, spec, local)
+    elif spec.weights.startswith(HUB):
+        from ncap_jax.zoo import hub  # needed for few models
+
+        readers.fill_from_file(module, spec, hub.fetch(spec.weights))
     elif "://" in spec.weights:
         _fill_from_cache(module, spec)
     else:
@@ -122,8 +128,18 @@ def digest(spec: ModelSpec, weights_dir: str | os.PathLike | None = None) -> str
     if local := find_local(spec, weights_dir):
         with local.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    if held_by_hub(spec):
+        from ncap_jax.zoo import hub
+
+        held = hub.cached(spec.weights or "")
+        return spec.sha256 if held is None else hub.digest(held)
     entry = cache_entry(spec)
     return entry["source_sha256"] if entry else spec.sha256
+
+
+def held_by_hub(spec: ModelSpec) -> bool:
+    """Whether the model's weights are fetched, and kept, by the Hub's own library."""
+    return (spec.weights or "").startswith(HUB)
 
 
 def stated_digests(spec: ModelSpec) -> Mapping[str, str | None]:

@@ -1,0 +1,262 @@
+"""PyTorch's operators as JAX computes them: torchax, with what it lacks or does otherwise.
+
+Imported only when a PyTorch module is used, for it imports torch and torchax. Each entry of
+`FIXES` says what is wrong without it (torchax 0.0.13):
+
+- torchax names operators for named tensors, which torch 2.14 no longer has (`import_torchax`).
+- Batch norm does not update running statistics in training (google/torchax#22).
+- `linear` does not take the keyword `weight` (BEiT v2, EVA-02, Swin V2).
+- Convolutions are left to XLA, whose depthwise and pointwise ones are slow on a CPU.
+- Antialiased resizing fails.
+- Arrays that PyTorch made while a module was built (tables of positions, masks) may not meet
+  arrays of JAX; here they become constants of the program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+import torch.nn.functional as F
+import torch.utils._pytree as tree
+from torch.utils._mode_utils import no_dispatch
+
+from ncap_jax.ops.convolutions import LAYOUT, convolution
+
+
+class _Absent:
+    """In place of an operator that this version of torch does not have, and of its overloads."""
+
+    def __getattr__(self, name: str) -> _Absent:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Absent()
+
+
+@contextlib.contextmanager
+def _absent_operators() -> Iterator[None]:
+    """Let operators that torch no longer has be named: tables list them and never call them."""
+    from torch import _ops
+
+    patched: list[tuple[Any, Any]] = []
+    for kind in (_ops.OpOverloadPacket, _ops._OpNamespace):
+        own = kind.__getattr__
+
+        def get(self: Any, name: str, own: Callable[..., Any] = own) -> Any:
+            try:
+                return own(self, name)
+            except AttributeError:
+                if name.startswith("__"):
+                    raise
+                return _Absent()
+
+        patched.append((kind, own))
+        kind.__getattr__ = get
+    try:
+        yield
+    finally:
+        for kind, own in patched:
+            kind.__getattr__ = own
+
+
+def import_torchax() -> Any:
+    """The package torchax."""
+    with _absent_operators():
+        import torchax
+        from torchax import tensor
+
+        tensor.Environment()  # names the rest of the operators
+    return torchax
+
+
+torchax = import_torchax()
+from torchax import tensor  # noqa: E402
+from torchax.ops import ops_registry  # noqa: E402
+from torchax.view import View  # noqa: E402
+
+Function = Callable[..., Any]
+
+
+class OperatorError(Exception):
+    """An operator that cannot be computed; the text names it."""
+
+
+class Environment(tensor.Environment):
+    """Where PyTorch's operators compute with JAX: torchax's, with this module's fixes.
+
+    An environment of its own: a program that uses torchax finds it as it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for operator, function in FIXES.items():
+            self._ops[operator] = ops_registry.Operator(
+                operator,
+                function,
+                is_jax_function=True,
+                is_user_defined=True,
+                needs_env=False,
+                is_view_op=False,
+            )
+        self._ops[F.batch_norm] = ops_registry.Operator(
+            F.batch_norm,
+            batch_norm,
+            is_jax_function=False,
+            is_user_defined=True,
+            needs_env=False,
+            is_view_op=False,
+        )
+
+    def dispatch(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """One operator; what fails is named once, by the innermost.
+
+        Raises:
+            OperatorError: it failed.
+        """
+        try:
+            return super().dispatch(func, types, args, kwargs)
+        except OperatorError:
+            raise
+        except tensor.OperatorNotFound as error:
+            if isinstance(func, torch._ops.OpOverload):
+                raise OperatorError(f"torchax lacks the operator {_name(func)}") from error
+            raise  # its parts may be there
+        except Exception as error:
+            raise OperatorError(
+                f"the operator {_name(func)} failed: {type(error).__name__}: {error}"
+            ) from error
+
+    def t2j_iso(self, torchtensors: Any) -> Any:
+        """As torchax's; arrays that are PyTorch's own become constants."""
+
+        def constant(leaf: Any) -> Any:
+            own = isinstance(leaf, tensor.Tensor | View)
+            return leaf if own or leaf.ndim == 0 else self.constant(leaf)
+
+        mapped = tree.tree_map_only(torch.Tensor, constant, torchtensors)
+        return super().t2j_iso(mapped)
+
+    def constant(self, array: torch.Tensor) -> Any:
+        """An array of PyTorch's as one of this environment."""
+        with no_dispatch(), torch._C.DisableTorchFunction():
+            values = array.detach().numpy()
+        return tensor.Tensor(jnp.asarray(values), self)
+
+    def wrap(self, array: jax.Array) -> Any:
+        """An array of JAX's as one of PyTorch's in this environment."""
+        return tensor.Tensor(array, self)
+
+
+def _name(func: Any) -> str:
+    return tensor._name_of_func(func)
+
+
+def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """X W^T + b over the last axis; torchax's does not take `weight` by keyword."""
+    y = jnp.einsum("...i,oi->...o", input, weight)
+    return y if bias is None else y + bias
+
+
+def convolve(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> jax.Array:
+    """Convolution; of images, the product's own, whose order of axes is NHWC."""
+    if transposed or weight.ndim != 4 or input.ndim != 4:
+        return _CONVOLUTION(
+            input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+        )
+    y = convolution(
+        jnp.transpose(input, (0, 2, 3, 1)),
+        jnp.transpose(weight, (2, 3, 1, 0)),
+        tuple(stride),
+        [(side, side) for side in _pair(padding)],
+        None,
+        _pair(dilation),
+        LAYOUT,
+        groups,
+    )
+    if bias is not None:
+        y = y + bias
+    return jnp.transpose(y, (0, 3, 1, 2))
+
+
+def bicubic(input: jax.Array, output_size: Sequence[int], *_: Any) -> jax.Array:
+    """Antialiased bicubic resizing of (batch, channels, height, width); torchax's fails."""
+    return jax.image.resize(input, (*input.shape[:2], *output_size), "cubic", antialias=True)
+
+
+def bilinear(input: jax.Array, output_size: Sequence[int], *_: Any) -> jax.Array:
+    """Antialiased bilinear resizing, likewise."""
+    return jax.image.resize(input, (*input.shape[:2], *output_size), "linear", antialias=True)
+
+
+def batch_norm(
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Batch norm that writes its running statistics, as PyTorch's does.
+
+    Statistics are taken in float32 at least. The running variance is unbiased.
+    """
+    env = input._env
+    x = input.jax()
+    work = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = (0, *range(2, x.ndim))
+    around = (1, -1, *(1,) * (x.ndim - 2))
+    if training:
+        mean = jnp.mean(work, axes)
+        centred = work - mean.reshape(around)
+        variance = jnp.mean(jax.lax.square(centred), axes)
+        if running_mean is not None and momentum:
+            count = x.size // x.shape[1]
+            unbiased = variance * (count / max(count - 1, 1))
+            _move(running_mean, mean, momentum)
+            _move(running_var, unbiased, momentum)
+    else:
+        mean, variance = env.t2j_iso((running_mean, running_var))
+        centred = work - mean.reshape(around)
+    scale, shift = (None if part is None else env.t2j_iso(part) for part in (weight, bias))
+    factor = jax.lax.rsqrt(variance + eps)
+    factor = factor if scale is None else factor * scale
+    y = centred * factor.reshape(around)
+    y = y if shift is None else y + shift.reshape(around)
+    return env.wrap(y.astype(x.dtype))
+
+
+def _move(running: Any, value: jax.Array, momentum: float) -> None:
+    """One step of a moving average, in place."""
+    value = jax.lax.stop_gradient(value).astype(running._elem.dtype)
+    running._elem = (1 - momentum) * running._elem + momentum * value
+
+
+def _pair(sides: Sequence[int]) -> tuple[int, int]:
+    first, *_, last = sides
+    return (first, last)
+
+
+_CONVOLUTION = ops_registry.all_aten_ops[torch.ops.aten.convolution].func
+FIXES: dict[Any, Function] = {
+    F.linear: linear,
+    torch.ops.aten.linear: linear,
+    torch.ops.aten.convolution: convolve,
+    torch.ops.aten._upsample_bicubic2d_aa: bicubic,
+    torch.ops.aten._upsample_bilinear2d_aa: bilinear,
+}
