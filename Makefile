@@ -48,8 +48,10 @@ $(VENV)/.installed: $(PACKAGING)
 	$(INSTALL) .
 	touch $@
 
+# With `timm` too, the tests of PyTorch models run; its torch is several gigabytes on Linux.
+TEST_EXTRAS ?= test,dev
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(INSTALL) '.[test,dev]'
+	$(INSTALL) '.[$(TEST_EXTRAS)]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
