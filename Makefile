@@ -58,7 +58,8 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(INSTALL) '.[docs]'
 	touch $@
 
-# The report's pictures under docs/, by headless Chromium; REPORT chooses the run.
+# The report's pictures under docs/, by headless Chromium; REPORT chooses the run. Those that are
+# there show a winner: make rank ARGS='--finish=2 --test_fraction=0.5'
 REPORT ?= runs/digits/report.html
 pictures: $(VENV)/.installed
 	$(BIN)/python docs/pictures.py $(REPORT) docs

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from html import unescape
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -212,10 +213,10 @@ def test_axe_would_notice(page, axe, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_pictures_in_the_documents_can_be_taken(page, tmp_path):
-    """`make pictures`: light, dark and as wide as a phone, and small enough to be kept."""
+def test_the_pictures_in_the_documents_can_be_taken(winner_page, tmp_path):
+    """`make pictures`: light, dark and as wide as a phone, small files with true colours."""
     script = pathlib.Path(__file__).resolve().parents[2] / "docs" / "pictures.py"
-    command = [sys.executable, str(script), str(saved(tmp_path, page)), str(tmp_path)]
+    command = [sys.executable, str(script), str(saved(tmp_path, winner_page)), str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     pictures = {}
     for path in tmp_path.glob("report*.png"):
@@ -224,3 +225,6 @@ def test_the_pictures_in_the_documents_can_be_taken(page, tmp_path):
     assert pictures["report-phone"].width == 390 * 1.5
     assert min(pictures["report"].getpixel((2, 2))) > 240
     assert max(pictures["report-dark"].getpixel((2, 2))) < 40
+    for name, panel in (("report", (244, 245, 247)), ("report-dark", (30, 35, 40))):
+        pixels = np.asarray(pictures[name], np.int64)
+        assert np.mean(np.abs(pixels - panel).max(axis=-1) <= 2) > 0.02

@@ -35,7 +35,10 @@ class Recorder(socketserver.ThreadingTCPServer):
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
-            self.server.requests.append(self.rfile.readline().decode("latin-1").strip())
+            line = self.rfile.readline().decode("latin-1").strip()
+            if not line:  # Chromium opens connections in advance, and may not use them
+                return
+            self.server.requests.append(line)
             self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
 

@@ -34,8 +34,8 @@ def made_up_metrics(
 
 
 def png(seed: int = 0) -> bytes:
-    """A picture of noise."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+    """A picture of grey noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 1), np.uint8).repeat(3, axis=2)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
