@@ -181,6 +181,7 @@ def run_with(fault, folder):
     return [process.returncode for process in processes], [error for _, error in outputs]
 
 
+@pytest.mark.slow
 def test_a_failure_in_one_process_alone_ends_both(tmp_path):
     codes, said = run_with("raise", tmp_path / "run")
     assert codes == [4, 4], said

@@ -73,8 +73,16 @@ def test_fields_that_may_be_missing(name: str):
         ("name", "../up", "name is '../up', not a name of letters, digits and _ . + -"),
         ("name", ["a"], "name is ['a'], not text"),
         ("architecture", "zoo", "architecture is 'zoo', not an object"),
-        ("architecture.kind", "x", "architecture.kind is 'x', not 'zoo' or 'hub' or 'custom'"),
-        ("architecture.kind", [], "architecture.kind is [], not 'zoo' or 'hub' or 'custom'"),
+        (
+            "architecture.kind",
+            "x",
+            "architecture.kind is 'x', not 'zoo' or 'hub' or 'timm' or 'custom'",
+        ),
+        (
+            "architecture.kind",
+            [],
+            "architecture.kind is [], not 'zoo' or 'hub' or 'timm' or 'custom'",
+        ),
         ("architecture.name", "", "architecture.name is '', not a name of letters, digits and"),
         ("preprocessing.mode", 3, "preprocessing.mode is 3, not text"),
         ("preprocessing.input_size", 0, "preprocessing.input_size is 0, not a number from 1 to"),
