@@ -28,7 +28,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -137,8 +136,11 @@ def run(spec: ModelSpec, feed: Feed, head: Head, seed: int, weights_dir: str) ->
     for step, record in follow(tuning):
         seen = {
             "step": step,
-            **{name: short(getattr(record, name)) for name in corpus_files.COLUMNS},
-            **{f"beta_eff_{s}": [short(v) for v in vs] for s, vs in record.beta_eff.items()},
+            **{name: corpus_files.short(getattr(record, name)) for name in corpus_files.COLUMNS},
+            **{
+                f"beta_eff_{s}": [corpus_files.short(v) for v in vs]
+                for s, vs in record.beta_eff.items()
+            },
             "cpu": round(time.process_time() - start, 2),
         }
         for name, value in seen.items():
@@ -146,13 +148,6 @@ def run(spec: ModelSpec, feed: Feed, head: Head, seed: int, weights_dir: str) ->
     rate = config.learning_rate
     about = {"model": spec.name, "seed": seed, "head": head, "learning_rate": rate}
     return {**about, "parameters": spec.parameters, **columns}
-
-
-def short(value: float | None) -> float | int | None:
-    """A number with six significant digits; None where it is not finite."""
-    if value is None or isinstance(value, int):
-        return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def read(name: str) -> list[dict[str, Any]]:

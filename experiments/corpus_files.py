@@ -44,11 +44,11 @@ COLUMNS = (
 
 def compact(lines: Sequence[Mapping[str, Any]]) -> dict[str, list]:
     """The records of one run (`finetune.records.to_json`, plus `cpu`) as columns."""
-    columns = {name: [_short(line[name]) for line in lines] for name in (*COLUMNS, "cpu")}
+    columns = {name: [short(line[name]) for line in lines] for name in (*COLUMNS, "cpu")}
     for strength in STRENGTHS:
         if strength in lines[0]["beta_eff"]:
             columns[f"beta_eff_{strength}"] = [
-                _short(line["beta_eff"][strength][0]) for line in lines
+                short(line["beta_eff"][strength][0]) for line in lines
             ]
             columns[f"status_{strength}"] = [line["beta_eff_status"][strength][0] for line in lines]
     return columns
@@ -112,7 +112,8 @@ def _record(columns: Mapping[str, list], i: int) -> EpochRecord:
     )
 
 
-def _short(value: float | None) -> float | int | None:
+def short(value: float | None) -> float | int | None:
+    """A number with six significant digits; None where it is not finite."""
     if value is None or isinstance(value, int):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
