@@ -128,6 +128,9 @@ class ModelSpec:
         layout: how the weights file is named and laid out.
         build_pretrained: as `build`, but returns the module with its weights; for modules that
             exist in memory, or whose weights were fetched already. None: `weights` says where.
+        source: TFDS's name of the data set that the weights were trained on, such as
+            `imagenet2012`; empty: not known. A model recalls its own images
+            (`ncap_jax.data.seen`).
     """
 
     name: str
@@ -144,6 +147,7 @@ class ModelSpec:
     family: str = ""
     layout: WeightsLayout = WeightsLayout()
     build_pretrained: Callable[..., Any] | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -290,6 +294,7 @@ class RunInfo:
         seconds: wall time of the run, over all its calls.
         command: the shell command that repeats the run.
         full_epochs: epochs of full fine-tuning, against which the cost is compared; None: 30.
+        seen: model -> how it has seen the images before, in words; of the others nothing is known.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -302,6 +307,7 @@ class RunInfo:
     seconds: float | None = None
     command: str | None = None
     full_epochs: int | None = None
+    seen: Mapping[str, str] = field(default_factory=dict)
 
 
 class Watcher(Protocol):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ncap_jax.data.describe import contact_sheet, count_leaks, statistics, thumbnail
     from ncap_jax.data.load import load_dataset, load_test_part, load_test_split
+    from ncap_jax.data.seen import seen_by
 
 __all__ = [
     "contact_sheet",
@@ -27,6 +28,7 @@ __all__ = [
     "load_dataset",
     "load_test_part",
     "load_test_split",
+    "seen_by",
     "statistics",
     "thumbnail",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "load_dataset": "ncap_jax.data.load",
     "load_test_part": "ncap_jax.data.load",
     "load_test_split": "ncap_jax.data.load",
+    "seen_by": "ncap_jax.data.seen",
     "statistics": "ncap_jax.data.describe",
     "thumbnail": "ncap_jax.data.describe",
 }

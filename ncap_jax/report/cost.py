@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ncap_jax.report import text
-from ncap_jax.types import RankedModel, Ranking, Trajectory
+from ncap_jax.types import EpochRecord, RankedModel, Ranking, Trajectory
 
 # Length of full fine-tuning where `RunInfo.full_epochs` does not say it.
 FULL_EPOCHS = 30
@@ -85,9 +85,28 @@ def wall_time(ranking: float | None, finish: float | None = None) -> str:
 def epoch_seconds(row: RankedModel, trajectories: Mapping[str, Trajectory]) -> float:
     """Seconds of a model's usual epoch, without the measurements of beta_eff.
 
-    The first epoch compiles and is left out. Without later ones, or without a trajectory, it is the
-    mean over all that the model took.
+    The first epoch compiles and is left out. Of a model that was stopped after it, the usual epoch
+    is taken to be that part of the first which it is for the other models. Where none of them has a
+    later one, or without trajectories, it is the mean over all that the model took.
     """
     records = trajectories[row.name].records if row.name in trajectories else ()
-    later = [r.seconds - r.measure_seconds for r in records if r.epoch > 1]
-    return statistics.median(later) if later else row.seconds / row.epochs
+    if later := _later(records):
+        return later
+    parts = [
+        usual / _trained(other.records[1])
+        for other in trajectories.values()
+        if (usual := _later(other.records))
+    ]
+    if parts and len(records) > 1:
+        return statistics.median(parts) * _trained(records[1])
+    return row.seconds / row.epochs
+
+
+def _later(records: Sequence[EpochRecord]) -> float:
+    """The median over the epochs after the first; 0 where there are none."""
+    seconds = [_trained(record) for record in records if record.epoch > 1]
+    return statistics.median(seconds) if seconds else 0.0
+
+
+def _trained(record: EpochRecord) -> float:
+    return record.seconds - record.measure_seconds

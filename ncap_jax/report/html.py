@@ -82,6 +82,7 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
     return _template().render(
         ranking=ranking,
         answer=text.answer(ranking),
+        epochs_each=text.epochs_each(ranking),
         finished=None if finished is None else winner_page.parts(finished),
         newer="" if finished is None else newer(finished.ranking, ranking),
         how_to_finish=how_to_finish,

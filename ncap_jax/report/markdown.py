@@ -55,7 +55,7 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
         "",
         *_table(header, rows),
         "",
-        f"{len(ranking.models)} models, {config.epochs} epochs each, head `{config.head}`, seed "
+        f"{len(ranking.models)} models, {text.epochs_each(ranking)}, head `{config.head}`, seed "
         f"{config.seed}, ranked by `{ranking.predictor}`. {spent}",
     ]
     if how_to_finish and finished is None:

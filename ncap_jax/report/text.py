@@ -128,6 +128,17 @@ def answer(ranking: Ranking) -> str:
     return " ".join(filter(None, parts))
 
 
+def epochs_each(ranking: Ranking) -> str:
+    """How long the models were trained: '5 epochs each', 'up to 5 epochs each (1 to 5)'."""
+    epochs = [row.epochs for row in ranking.models]
+    most = ranking.config.epochs
+    words = f"{most} epoch{'' if most == 1 else 's'} each"
+    if all(number == most for number in epochs):
+        return words
+    low, high = min(epochs), max(epochs)
+    return f"up to {words} ({low if low == high else f'{low} to {high}'})"
+
+
 def failed(ranking: Ranking) -> list[RankedModel]:
     """The models that came to no end of their own or of the run's limits."""
     return [row for row in ranking.models if row.status not in ("ok", "stopped")]

@@ -148,6 +148,7 @@ def run_info(job: Job, facts: Mapping[str, Any], seconds: float | None) -> RunIn
         contact_sheet_png=sheet_if_possible(job),
         seconds=seconds,
         command=facts["command"],
+        seen=job.seen,
     )
 
 

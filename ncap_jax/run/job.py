@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ncap_jax.options import RankConfig
@@ -18,11 +19,13 @@ class Job:
         specs: the models; their order is that of trajectories.
         dataset: from `ncap_jax.data.load_dataset`.
         config: of the run.
+        seen: model -> how its weights have seen the images before (`ncap_jax.data.seen`).
     """
 
     specs: tuple[ModelSpec, ...]
     dataset: Dataset
     config: RankConfig
+    seen: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:

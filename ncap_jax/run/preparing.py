@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from ncap_jax import data
 from ncap_jax.finetune import mesh
+from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run import facts
 from ncap_jax.run.checks import check_run, obtainable, warn_of_few_images
 from ncap_jax.run.job import Job
 from ncap_jax.run.request import Request
+from ncap_jax.types import Dataset, ModelSpec
 from ncap_jax.zoo import shapes
 from ncap_jax.zoo.registry import search
 
@@ -22,8 +26,29 @@ def prepare(request: Request) -> tuple[Job, dict[str, Any]]:
     specs = shapes.checked(specs, config.input_size)
     dataset = data.load_dataset(request.dataset, data_config, seed=config.seed)
     mesh.check_mesh(config, len(dataset.labels))
-    job = Job(specs, dataset, config)
+    seen = seen_before(specs, dataset, config, data_config)
+    job = Job(specs, dataset, config, seen)
     command = facts.command(specs, request.dataset, config, data_config)
     about = {**facts.run_facts(job, data_config), "command": command}
     warn_of_few_images(about["data"]["num_validation"])
     return job, about
+
+
+def seen_before(
+    specs: Sequence[ModelSpec], dataset: Dataset, config: RankConfig, data_config: DataConfig
+) -> dict[str, str]:
+    """Model -> how its weights have seen the images before; warns of them."""
+    trained = [
+        spec
+        for spec in specs
+        if config.weights == "pretrained" and spec.weights != "random" and spec.source
+    ]
+    sources = {
+        source: data.seen_by(source, dataset, data_config.data_dir)
+        for source in sorted({spec.source for spec in trained})
+    }
+    found = {spec.name: sources[spec.source] for spec in trained if sources[spec.source]}
+    for why in sorted(set(found.values())):
+        names = ", ".join(name for name in found if found[name] == why)
+        warnings.warn(f"{names}: {why}", stacklevel=2)
+    return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ncap_jax import errors
@@ -101,7 +102,7 @@ def rank_trajectories(
         config: `predictor` chooses the method; None: defaults, for the head that was recorded.
         info: facts of the run for the report, or a mapping with fields of `ncap_jax.types.RunInfo`.
             `num_validation` widens predictions where it is small
-            (`ncap_jax.predictor.validation_size`).
+            (`ncap_jax.predictor.validation_size`), and `seen` flags models.
 
     Returns:
         The ranking; deterministic for given trajectories and `config.seed`.
@@ -121,13 +122,16 @@ def rank_trajectories(
     standings = _standings(order, config.seed)
     # Sums of signed strengths cancel (docs/method.md): the absolute one tells a reader more.
     strength: Strength = chosen.strength or "absolute"
+    place = partial(_row, strength=strength, seen=facts.seen)
     ranked = [
-        _row(entry, strength, rank, standings.get(entry.trajectory.model, _NO_CONTENDER))
+        place(entry, rank=rank, standing=standings.get(entry.trajectory.model, _NO_CONTENDER))
         for rank, entry in enumerate(order, start=1)
     ]
     names = {row.name for row in ranked}
     unranked = [
-        _row(e, strength, None, _NO_CONTENDER) for e in entries if e.trajectory.model not in names
+        place(e, rank=None, standing=_NO_CONTENDER)
+        for e in entries
+        if e.trajectory.model not in names
     ]
     return Ranking(
         dataset=dataset,
@@ -263,11 +267,19 @@ def _standings(order: Sequence[_Entry], seed: int) -> dict[str, _Standing]:
     return dict(zip(names, map(_Standing, p_best, tied), strict=True))
 
 
-def _row(entry: _Entry, strength: Strength, rank: int | None, standing: _Standing) -> RankedModel:
+def _row(
+    entry: _Entry,
+    *,
+    rank: int | None,
+    standing: _Standing,
+    strength: Strength,
+    seen: Mapping[str, str],
+) -> RankedModel:
     trajectory = entry.trajectory
     message = trajectory.message
     if trajectory.status == "ok":
-        message = "; ".join(filter(None, (message, entry.accuracy.flag or entry.score.flag)))
+        flag = entry.accuracy.flag or entry.score.flag
+        message = "; ".join(filter(None, (message, seen.get(trajectory.model), flag)))
     return RankedModel(
         name=trajectory.model,
         status=trajectory.status,

@@ -133,6 +133,7 @@ SPECS: tuple[ModelSpec, ...] = (
         preprocessing="torch",
         weights="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         parameters=57_003_840,
+        source="imagenet2012",
         licence="BSD-3-Clause",
         citation="Krizhevsky, One weird trick for parallelizing CNNs, arXiv 1404.5997",
         description="5 convolutions and 2 dense layers (torchvision's, not Keras's)",

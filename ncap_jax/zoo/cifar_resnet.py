@@ -100,6 +100,7 @@ def _spec(layers: int, digest: str, parameters: int) -> ModelSpec:
         preprocessing="torch",
         weights=f"{SOURCE}/resnet{layers}-{digest}.th",
         parameters=parameters,
+        source="cifar10",
         licence="BSD-2-Clause",
         citation="He et al., Deep Residual Learning for Image Recognition, arXiv 1512.03385",
         description=f"{layers} layers for 32x32 images, trained on CIFAR-10",

@@ -141,6 +141,7 @@ SPECS: tuple[ModelSpec, ...] = (
         preprocessing="torch",
         weights=timm_url(PUBLISHED),
         parameters=27_820_128,
+        source="imagenet2012",
         licence="Apache-2.0",
         citation="Liu et al., A ConvNet for the 2020s, arXiv 2201.03545",
         description="18 blocks of 7x7 depthwise convolutions with layer norm",

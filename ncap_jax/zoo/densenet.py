@@ -107,6 +107,7 @@ def _spec(name: str, depths: tuple[int, ...], width: int, parameters: int, md5: 
         feature_width=width,
         parameters=parameters,
         preprocessing="torch",
+        source="imagenet2012",
         licence="BSD-3-Clause",
         citation="Huang et al., Densely Connected Convolutional Networks, arXiv 1608.06993",
         description=f"4 dense blocks of {', '.join(map(str, depths))} units",

@@ -244,6 +244,7 @@ SPECS: tuple[ModelSpec, ...] = (
         feature_width=2048,
         parameters=21_768_352,
         preprocessing="tf",
+        source="imagenet2012",
         licence="Apache-2.0",
         citation="Szegedy et al., Rethinking the Inception Architecture, arXiv 1512.00567",
         description="94 convolutions in 11 modules of parallel branches",

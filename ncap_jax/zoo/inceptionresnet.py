@@ -150,6 +150,7 @@ SPECS: tuple[ModelSpec, ...] = (
         feature_width=1536,
         parameters=54_276_192,
         preprocessing="tf",
+        source="imagenet2012",
         licence="Apache-2.0",
         citation="Szegedy et al., Inception-v4, Inception-ResNet, arXiv 1602.07261",
         description="40 residual blocks of parallel branches",

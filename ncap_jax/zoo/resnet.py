@@ -187,6 +187,7 @@ def _spec(
         feature_width=2048,
         parameters=parameters,
         preprocessing="tf" if v2 else "caffe",
+        source="imagenet2012",
         licence="BSD-3-Clause" if v2 else "MIT",
         citation=(
             "He et al., Identity Mappings in Deep Residual Networks, arXiv 1603.05027"

@@ -88,6 +88,7 @@ SPECS: tuple[ModelSpec, ...] = (
         preprocessing="squeezenet",
         weights="squeezenet_v1.1.safetensors",
         parameters=722_496,
+        source="imagenet2012",
         licence="BSD-2-Clause (the authors'; none stated by github.com/nihui/ncnn-assets)",
         citation="Iandola et al., SqueezeNet, arXiv 1602.07360",
         description="8 fire modules (version 1.1)",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,6 +136,7 @@ def spec_of(architecture: str, config: Mapping[str, Any]) -> ModelSpec:
         input_size=config["input_size"][1],
         preprocessing=scaling_of(config).text,
         weights=f"hf://{repository}" if repository else file,
+        source="imagenet2012" if re.search(r"in(1k|12k|21k|22k)", tag) else "",
         licence=licence_of(config),
         citation=citation_of(config),
         description=f"timm's {architecture}",

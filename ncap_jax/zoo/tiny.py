@@ -317,6 +317,7 @@ def _spec(
         preprocessing="unit",
         weights=f"{name}.safetensors",
         parameters=parameters,
+        source="cifar10",
         licence="Apache-2.0",
         description=description,
         family="tiny",

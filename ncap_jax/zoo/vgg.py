@@ -56,6 +56,7 @@ def _spec(name: str, depths: tuple[int, ...], parameters: int, md5: str) -> Mode
         feature_width=512,
         parameters=parameters,
         preprocessing="caffe",
+        source="imagenet2012",
         licence="CC-BY-4.0",
         citation="Simonyan & Zisserman, Very Deep Convolutional Networks, arXiv 1409.1556",
         description=f"{sum(depths)} convolutions in 5 blocks",

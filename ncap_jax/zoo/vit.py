@@ -126,6 +126,7 @@ def _spec(name: str, size: str, width: int, parameters: int) -> ModelSpec:
         preprocessing="tf",
         weights=timm_url(published),
         parameters=parameters,
+        source="imagenet2012",
         licence="Apache-2.0",
         citation="Dosovitskiy et al., An Image is Worth 16x16 Words, arXiv 2010.11929",
         description=f"vision transformer, 12 blocks of width {width}, patches of 16",

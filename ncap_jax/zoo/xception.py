@@ -134,6 +134,7 @@ SPECS: tuple[ModelSpec, ...] = (
         feature_width=2048,
         parameters=20_806_952,
         preprocessing="tf",
+        source="imagenet2012",
         licence="MIT",
         citation="Chollet, Xception, arXiv 1610.02357",
         description="36 separable convolutions in 14 blocks",

@@ -36,6 +36,19 @@ def test_the_first_epoch_compiles_and_is_no_measure():
     np.testing.assert_allclose(cost(bare).full, 110.0 / 2 * FULL_EPOCHS)
 
 
+def test_who_was_stopped_after_one_epoch_is_priced_by_the_pace_of_the_others():
+    """The first epochs compile: one took 100 s, the other 50 s; the first then needs 1.3 s."""
+    one, two = make_pool(models=2, epochs=3)
+    runs = []
+    for model, first, epochs in ((one, 100.2, 3), (two, 50.2, 1)):
+        slow = dataclasses.replace(model.records[1], seconds=first)
+        records = (model.records[0], slow, *model.records[2:])[: epochs + 1]
+        status = "ok" if epochs == 3 else "stopped"
+        runs.append(dataclasses.replace(model, records=records, seconds=first + 5, status=status))
+    bill = cost(rank_trajectories(runs, "x", info={"full_epochs": 13}))
+    np.testing.assert_allclose(bill.full, 105.2 + 10 * 1.3 + 55.2 + 12 * 0.65)
+
+
 def test_a_model_without_epochs_does_not_count_as_full():
     pool = [*make_pool(models=1), Trajectory("a", "probe", (), "failed", "no", seconds=3.0)]
     bill = cost(rank_trajectories(pool, "x"))

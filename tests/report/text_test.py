@@ -36,6 +36,16 @@ def test_duration(seconds, words):
     assert text.duration(seconds) == words
 
 
+def test_how_long_models_were_trained():
+    pool = make_pool(models=2, epochs=5)
+    assert text.epochs_each(rank_trajectories(pool, "x")) == "5 epochs each"
+    short = dataclasses.replace(pool[1], records=pool[1].records[:2], status="stopped")
+    ranking = rank_trajectories([pool[0], short], "x")
+    assert text.epochs_each(ranking) == "up to 5 epochs each (1 to 5)"
+    assert "up to 5 epochs each (1 to 5)" in markdown.render(ranking)
+    assert "up to 5 epochs each (1 to 5)," in html.render(ranking)
+
+
 def test_numbers():
     assert text.percent(0.9123) == "91.2 %"
     assert text.percent(math.nan) == "–"

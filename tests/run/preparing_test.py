@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from ncap_jax import errors
+from ncap_jax import data, errors
 from ncap_jax.options import DataConfig
 from ncap_jax.run.preparing import prepare
 from ncap_jax.run.request import Request
@@ -26,3 +26,22 @@ def test_what_a_model_leaves_out_is_found_once_for_the_whole_run():
     bare = dataclasses.replace(POOL[0], feature_width=None, parameters=None)
     job, _ = prepare(Request([bare], digits(), CONFIG, DataConfig()))
     assert job.specs == (dataclasses.replace(bare, feature_width=12, parameters=600),)
+
+
+def test_who_has_seen_the_images_is_told_and_kept(monkeypatch):
+    """Models drawn at random have seen nothing, nor has anybody in a run from scratch."""
+    why = {"cifar10": "seen in cifar10", "imagenet2012": ""}
+    monkeypatch.setattr(data, "seen_by", lambda source, dataset, folder: why[source])
+    sources = {"toy_1": "cifar10", "toy_2": "imagenet2012", "toy_3": ""}
+    models = [
+        dataclasses.replace(spec, build_pretrained=spec.build, source=sources[spec.name])
+        for spec in POOL[:3]
+    ]
+    drawn = dataclasses.replace(models[0], name="drawn", weights="random")
+    config = dataclasses.replace(CONFIG, weights="pretrained")
+    request = Request([*models, drawn], digits(), config, DataConfig())
+    with pytest.warns(UserWarning, match="^toy_1: seen in cifar10$"):
+        job, _ = prepare(request)
+    assert job.seen == {"toy_1": "seen in cifar10"}
+    scratch = dataclasses.replace(CONFIG, weights="random")
+    assert prepare(dataclasses.replace(request, config=scratch))[0].seen == {}

@@ -347,3 +347,11 @@ def test_the_predictor_decides_how_many_epochs_suffice():
         "epochs_budget=5 does not suffice for 3 models: the predictor needs 2 epoch(s) of each"
     )
     assert error.value.remedy == "Give at least 6, or fewer models"
+
+
+def test_models_that_have_seen_the_images_are_flagged():
+    pool = make_pool(models=3)
+    info = {"seen": {pool[1].model: "trained on these images"}}
+    rows = {row.name: row for row in rank_trajectories(pool, "synthetic", info=info).models}
+    assert "trained on these images" in rows[pool[1].model].flag
+    assert not any("trained on" in rows[t.model].flag for t in (pool[0], pool[2]))
