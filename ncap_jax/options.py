@@ -317,6 +317,13 @@ class Recipe:
     augment: str = option(
         "off", "off, or recommended: flips and crops as they suit the data set.", one_of(*AUGMENT)
     )
+    validation_splits: int = option(
+        1,
+        "Every model is trained this many times, each time with other images held out to validate, "
+        "as many as at first; its figures are means. For sets with few validation images: a run "
+        "takes as many times as long.",
+        at_least(1),
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import dataclasses
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -96,6 +97,9 @@ class FineTuning:
         measured: the epochs after which it is; None: all. 0 is before training.
         deadline: called between steps and between batches of evaluation; an exception that it
             raises ends the run.
+        others: the same model on further splits of the data, with as many images in each part;
+            what is recorded are means over all splits.
+        after: the epoch after which the candidate's arrays are its state; None: before the first.
     """
 
     candidate: Candidate
@@ -104,6 +108,35 @@ class FineTuning:
     measure: Measure | None = None
     measured: Container[int] | None = None
     deadline: steps.Deadline | None = None
+    others: tuple[FineTuning, ...] = ()
+    after: int | None = None
+
+    @property
+    def splits(self) -> tuple[FineTuning, ...]:
+        """The model on every split, this one first."""
+        return (self, *self.others)
+
+    def until(self, deadline: steps.Deadline | None) -> FineTuning:
+        """The same with another deadline, on every split."""
+        others = tuple(other.until(deadline) for other in self.others)
+        return dataclasses.replace(self, deadline=deadline, others=others)
+
+    def paused(self, epoch: int, states: Sequence[steps.TrainState]) -> FineTuning:
+        """The same in its states after an epoch, one per split, without a deadline."""
+        first, *others = (
+            dataclasses.replace(
+                split, candidate=dataclasses.replace(split.candidate, train_state=state)
+            )
+            for split, state in zip(self.splits, states, strict=True)
+        )
+        held = dataclasses.replace(first, others=tuple(others), after=epoch)
+        return held.until(None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays of its states, on all splits."""
+        states = [split.candidate.train_state for split in self.splits]
+        return sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(states))
 
 
 def prepare(

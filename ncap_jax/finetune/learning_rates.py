@@ -44,7 +44,9 @@ KNOWN = {
 }
 KNOWN_FAMILY, KNOWN_RATE = "tiny", 1e-3
 
-Attempt = Callable[["TrainState"], "tuple[TrainState, EpochRecord]"]
+# States of one model, on every split of the data.
+States = tuple["TrainState", ...]
+Attempt = Callable[[States], tuple[States, EpochRecord]]
 
 
 def rates_to_try(spec: ModelSpec, recipe: Recipe) -> tuple[float, ...]:
@@ -89,21 +91,22 @@ def chosen_rate(train_state: TrainState, rates: Sequence[float], recipe: Recipe)
 
 
 def best_attempt(
-    train_state: TrainState, rates: Sequence[float], attempt: Attempt
-) -> tuple[TrainState, EpochRecord]:
+    states: States, rates: Sequence[float], attempt: Attempt
+) -> tuple[States, EpochRecord]:
     """The attempt with the lowest validation loss; of equal ones, the earliest.
 
     Args:
-        train_state: from which all attempts start; consumed. Up to three states exist at a time.
+        states: from which all attempts start; consumed. Up to three of each exist at a time.
         rates: to try, in order.
-        attempt: trains one epoch and returns the new state and its record; consumes its argument.
+        attempt: trains one epoch and returns the new states and their record; consumes its
+            argument.
     """
-    found: tuple[TrainState, EpochRecord] | None = None
+    found: tuple[States, EpochRecord] | None = None
     for rate in rates:
-        start = train_state if rate == rates[-1] else jax.tree.map(jnp.array, train_state)
-        state, record = attempt(with_rate(start, rate))
+        start = states if rate == rates[-1] else jax.tree.map(jnp.array, states)
+        now, record = attempt(tuple(with_rate(state, rate) for state in start))
         if found is None or _loss(record) < _loss(found[1]):
-            found = state, record
+            found = now, record
     assert found is not None, "no rate to try"
     return found
 

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from ncap_jax.finetune import learning_rates, mesh, steps
+from ncap_jax.finetune import learning_rates, mesh, splits, steps
 from ncap_jax.finetune.candidate import FineTuning
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.finetune.evaluation import measurement_features, observe
@@ -28,6 +28,7 @@ def run(
     after: int | None = None,
     until: int | None = None,
     saved: Container[int] | None = None,
+    on_pause: Callable[[FineTuning], None] | None = None,
 ) -> Iterator[EpochRecord]:
     """Fine-tune, yielding a record before training (epoch 0) and after every epoch.
 
@@ -40,31 +41,52 @@ def run(
         after: resume from the checkpoint of this epoch; None: from the start.
         until: pause after this epoch; None: the last of the run.
         saved: the epochs after which it is kept; None: all but the last.
+        on_pause: given the candidate in its state at `until`, if epochs are left; who keeps it can
+            resume without the checkpoint.
     """
     epochs, rates = tuning.config.epochs, tuning.candidate.rates
-    train_state = starting_state(tuning, checkpoints, after)
+    states = starting_states(tuning, checkpoints, after)
     last = epochs if until is None else min(until, epochs)
     for epoch in range(0 if after is None else after + 1, last + 1):
         start = time.perf_counter()
-        attempt = partial(advance, tuning, epoch=epoch)
+        attempt = partial(advance_all, tuning, epoch=epoch)
         is_observed = observed is None or epoch in observed
         if epoch == 1 and rates != (tuning.config.learning_rate,):
-            train_state, record = learning_rates.best_attempt(train_state, rates, attempt)
+            states, record = learning_rates.best_attempt(states, rates, attempt)
         elif is_observed:
-            train_state, record = attempt(train_state)
+            states, record = attempt(states)
         else:
-            train_state, _ = train_epoch(tuning, train_state, epoch)
+            states = tuple(
+                train_epoch(split, state, epoch)[0]
+                for split, state in zip(tuning.splits, states, strict=True)
+            )
         if is_observed:
             record = dataclasses.replace(
                 record,
                 seconds=time.perf_counter() - start,
-                learning_rate=chosen_rate(train_state, rates, tuning.config) if epoch else None,
+                learning_rate=chosen_rate(states[0], rates, tuning.config) if epoch else None,
             )
             yield record
             if not is_finite(record):
                 return
         if checkpoints is not None and epoch in (range(epochs) if saved is None else saved):
-            checkpoints.save(epoch, train_state)
+            checkpoints.save(epoch, splits.kept(states))
+    if on_pause is not None and last < epochs:
+        on_pause(tuning.paused(last, states))
+
+
+def starting_states(
+    tuning: FineTuning, checkpoints: Checkpoints | None, after: int | None
+) -> tuple[steps.TrainState, ...]:
+    """The states before the next epoch, on every split: from a checkpoint, or as they are."""
+    if after is not None and tuning.after == after:
+        return tuple(split.candidate.train_state for split in tuning.splits)
+    if after is None or not tuning.others:
+        return tuple(starting_state(split, checkpoints, after) for split in tuning.splits)
+    assert checkpoints is not None, "resuming needs the checkpoints"
+    template = splits.kept([split.candidate.train_state for split in tuning.splits])
+    held = mesh.replicate(tuning.candidate.program.mesh, checkpoints.restore(after, template))
+    return splits.restored(held)
 
 
 def starting_state(
@@ -95,6 +117,16 @@ def calibrated(tuning: FineTuning, train_state: steps.TrainState) -> steps.Train
         features,
     )
     return train_state._replace(state={**train_state.state, "head": head_state})
+
+
+def advance_all(
+    tuning: FineTuning, states: tuple[steps.TrainState, ...], epoch: int
+) -> tuple[tuple[steps.TrainState, ...], EpochRecord]:
+    """One epoch of training on every split, and the mean record."""
+    done = [
+        advance(split, state, epoch) for split, state in zip(tuning.splits, states, strict=True)
+    ]
+    return tuple(state for state, _ in done), splits.mean([record for _, record in done])
 
 
 def advance(
@@ -155,6 +187,7 @@ def finetune(
     until: int | None = None,
     saved: Container[int] | None = None,
     on_record: Callable[[EpochRecord], None] = lambda record: None,
+    on_pause: Callable[[FineTuning], None] | None = None,
 ) -> Trajectory:
     """Fine-tune one candidate for all epochs of its run, or up to a pause.
 
@@ -166,6 +199,7 @@ def finetune(
         until: pause after this epoch, to resume with `seen` and the checkpoints; None: never.
         saved: see `run`.
         on_record: called with each record as it is made.
+        on_pause: see `run`.
 
     Returns:
         The trajectory; for status and message see `ncap_jax.finetune.outcome.end`.
@@ -177,7 +211,15 @@ def finetune(
     start = time.perf_counter() - sum(record.seconds for record in records)
     after = seen[-1].epoch if seen else None
     new = range(len(records), config.epochs + 1)
-    passed = run(tuning, new, checkpoints=checkpoints, after=after, until=until, saved=saved)
+    passed = run(
+        tuning,
+        new,
+        checkpoints=checkpoints,
+        after=after,
+        until=until,
+        saved=saved,
+        on_pause=on_pause,
+    )
     for record in passed:
         records.append(record)
         on_record(record)

@@ -100,7 +100,8 @@ def check_run(config: RankConfig, specs: Sequence[ModelSpec]) -> None:
 def warn_of_few_images(num_validation: int) -> None:
     """Say before any training that the validation part is too small to trust, where it is."""
     if reason := doubt(num_validation):
-        warnings.warn(f"{reason}. Give more, or most models will be tied", stacklevel=2)
+        few = "with this few, most models cannot be told apart"
+        warnings.warn(f"{reason}. Give more, or set validation_splits=5: {few}", stacklevel=2)
 
 
 def check_execution(execution: Execution, specs: Sequence[ModelSpec]) -> None:

@@ -136,20 +136,25 @@ def run_info(job: Job, facts: Mapping[str, Any], seconds: float | None) -> RunIn
         data={
             "data set": about["name"],
             "training images": about["num_train"],
-            "validation images": about["num_validation"],
+            "validation images": _validation_images(job, about["num_validation"]),
             "pixels": f"{height} × {width}, {'grey' if channels == 1 else 'colour'}",
             "largest class / smallest": f"{about['imbalance']:.2f}",
             "always the largest class": f"{100 * about['majority_accuracy']:.1f} % right",
             **{key.replace("_", " "): in_words(note) for key, note in job.dataset.info.items()},
         },
         majority_accuracy=about["majority_accuracy"],
-        num_validation=about["num_validation"],
+        num_validation=about["num_validation"] * job.config.validation_splits,
         class_names=tuple(job.dataset.class_names or ()),
         contact_sheet_png=sheet_if_possible(job),
         seconds=seconds,
         command=facts["command"],
         seen=job.seen,
     )
+
+
+def _validation_images(job: Job, number: int) -> int | str:
+    splits = job.config.validation_splits
+    return number if splits == 1 else f"{number} in each of {splits} splits"
 
 
 def sample_sheet(spec: ModelSpec, dataset: Dataset, config: RankConfig, n: int = 24) -> bytes:

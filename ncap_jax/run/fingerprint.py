@@ -17,6 +17,8 @@ from ncap_jax.options import FREE_FIELDS, GROWING_FIELDS, Execution
 RUN_FILE = "run.json"
 # What must be equal for a run to resume; the rest of run.json may differ (versions, device, time).
 FINGERPRINT = ("config", "models", "data")
+# Options that the `run.json` of an earlier version does not name, and what it did.
+ADDED: Mapping[str, Any] = {"validation_splits": 1}
 # Models of earlier rankings, whose files are kept.
 SET_ASIDE = "set_aside"
 
@@ -24,7 +26,8 @@ SET_ASIDE = "set_aside"
 def fixed(part: Any, name: str) -> Any:
     """A part of run.json without what may change when a run resumes."""
     if name == "config":
-        return _without(part, FREE_FIELDS)
+        named = {**ADDED, **part} if isinstance(part, dict) else part
+        return _without(named, FREE_FIELDS)
     if name == "data" and isinstance(part, dict) and "config" in part:
         # `sha256` stands for the images and labels: where they lie, and what was left out on the
         # way to them, may differ. A copy of a folder is the same data.

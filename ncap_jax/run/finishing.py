@@ -32,7 +32,7 @@ from ncap_jax.data.batching import steps_per_epoch
 from ncap_jax.data.feed import Feed
 from ncap_jax.data.feeding import make_feed
 from ncap_jax.data.held_out import HeldOut
-from ncap_jax.finetune import loop, mesh, trajectory_files
+from ncap_jax.finetune import loop, mesh, splits, trajectory_files
 from ncap_jax.finetune.candidate import Candidate, FineTuning, prepare
 from ncap_jax.finetune.steps import Program
 from ncap_jax.ops.effort import effort_for
@@ -289,10 +289,12 @@ def _converge(
         judging_with, candidate=dataclasses.replace(candidate, program=program)
     )
     start = source.checkpoints(name)
+    # A ranking keeps the states of all its splits; the finish goes on from that of the user's own.
+    number = config.validation_splits if source is work.source else 1
     return training.converge(
         Course(training_with, judging_with, work.config, first),
         seen,
-        lambda: mesh.replicate(program.mesh, start.restore(first, candidate.train_state)),
+        lambda: mesh.replicate(program.mesh, splits.first(start, first, candidate, number)),
         checkpoints=kept.checkpoints(name),
         on_record=on_record,
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ncap_jax import data
+from ncap_jax.data.further_splits import check_splits
 from ncap_jax.finetune import mesh
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run import facts
@@ -25,12 +26,13 @@ def prepare(request: Request) -> tuple[Job, dict[str, Any]]:
     check_run(config, specs)
     specs = shapes.checked(specs, config.input_size)
     dataset = data.load_dataset(request.dataset, data_config, seed=config.seed)
+    check_splits(dataset, config.validation_splits - 1)
     mesh.check_mesh(config, len(dataset.labels))
     seen = seen_before(specs, dataset, config, data_config)
     job = Job(specs, dataset, config, seen)
     command = facts.command(specs, request.dataset, config, data_config)
     about = {**facts.run_facts(job, data_config), "command": command}
-    warn_of_few_images(about["data"]["num_validation"])
+    warn_of_few_images(about["data"]["num_validation"] * config.validation_splits)
     return job, about
 
 

@@ -1,7 +1,8 @@
 """Fine-tune one candidate: isolated, recorded, resumed where it was, within its share of time.
 
 This runs in a worker: in this process or in another. A model that pauses leaves its state
-in the run's folder; its compiled programs stay, because they are shared (`finetune.steps`).
+in the run's folder; its compiled programs stay, because they are shared (`finetune.steps`), and so
+does the model itself, as long as those that pause are small: it is not built again.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ncap_jax import caching, distributed, errors
 from ncap_jax.data.augment import Augmentation, augmentation
 from ncap_jax.data.feed import Feed
 from ncap_jax.data.feeding import make_feed
+from ncap_jax.data.further_splits import further_splits
 from ncap_jax.finetune import loop, mesh, outcome, trajectory_files
 from ncap_jax.finetune.candidate import FineTuning
 from ncap_jax.finetune.steps import Deadline
@@ -40,6 +43,8 @@ from ncap_jax.types import EpochRecord, ModelSpec, Status, Trajectory
 # from the folder of compiled programs, so this should not happen after every model.
 MODELS_KEPT = 16
 LARGE = 1_000_000
+# Bytes of the states of models that pause, at most; those beyond are read from the folder again.
+HELD = 1 << 30
 
 
 @dataclasses.dataclass
@@ -49,12 +54,14 @@ class Worker:
     Attributes:
         specs: the models by name.
         feed: the data on this process's devices.
+        further_feeds: further splits of them.
         config: of the run.
         augment: of the training batches.
         files: where epochs and states are kept; None: nowhere.
         shared: whether these are in the run's own folder.
         ahead: the models that are prepared beside the one that trains.
         paused: models that will come again.
+        held: those of them that are in memory.
         ended: models that have ended since programs were last freed, large ones counted four times.
         scratch: owner of a folder that is not the run's, removed with it.
     """
@@ -64,9 +71,11 @@ class Worker:
     config: RankConfig
     augment: Augmentation | None
     files: ModelFiles | None
+    further_feeds: tuple[Feed, ...] = ()
     shared: bool = True
     ahead: Ahead | None = None
     paused: set[str] = dataclasses.field(default_factory=set)
+    held: dict[str, FineTuning] = dataclasses.field(default_factory=dict)
     ended: int = 0
     scratch: Any = None
 
@@ -77,16 +86,31 @@ class Worker:
             self._free_programs(task, trajectory)
         return trajectory
 
-    def start(self, task: Task, micro_batches: int, deadline: Deadline | None) -> FineTuning:
-        """The model of a task, ready to be trained; the next ones are prepared from now on."""
+    def start(
+        self, task: Task, after: int | None, micro_batches: int, deadline: Deadline | None
+    ) -> FineTuning:
+        """The model of a task, ready to be trained; the next ones are prepared from now on.
+
+        Args:
+            task: names the model.
+            after: the epoch of the state in the folder; None: there is none.
+            micro_batches: parts in which a batch is taken.
+            deadline: of the turn.
+        """
+        if micro_batches > 1:  # memory has run out
+            self.held.clear()
+            if self.ahead is not None:
+                self.ahead.clear()
+            return self.prepare(task.model, micro_batches, deadline)
+        held = self.held.pop(task.model, None)
+        if held is not None and held.after == after:
+            return held.until(deadline)
         prepared = None
-        if self.ahead is not None and micro_batches > 1:
-            self.ahead.clear()  # memory has run out
-        elif self.ahead is not None:
+        if self.ahead is not None:
             prepared = self.ahead.take(task.model, deadline)
             self.ahead.expect(name for name in task.following if self._can_wait(name))
         if prepared is not None:
-            return dataclasses.replace(prepared, deadline=deadline)
+            return prepared.until(deadline)
         return self.prepare(task.model, micro_batches, deadline)
 
     def prepare(
@@ -94,7 +118,16 @@ class Worker:
     ) -> FineTuning:
         """A model with its weights, and what measures it."""
         spec = self.specs[model]
-        return training.start(spec, self.feed, self.config, self.augment, micro_batches, deadline)
+        first, *others = (
+            training.start(spec, feed, self.config, self.augment, micro_batches, deadline)
+            for feed in (self.feed, *self.further_feeds)
+        )
+        return dataclasses.replace(first, others=tuple(others)) if others else first
+
+    def hold(self, model: str, paused: FineTuning) -> None:
+        """Keep a model that pauses, if the states of all that pause are small enough."""
+        if paused.nbytes + sum(held.nbytes for held in self.held.values()) <= HELD:
+            self.held[model] = paused
 
     def _can_wait(self, model: str) -> bool:
         """Whether a model can be built in a thread: one that is in memory may not be ours alone."""
@@ -104,6 +137,7 @@ class Worker:
         """Free compiled programs once they add up, unless a model that pauses needs them again."""
         pauses = trajectory.status == "stopped" and trajectory.epochs >= task.until
         self.paused &= task.alive - {task.model}
+        self.held = {name: held for name, held in self.held.items() if name in task.alive}
         if pauses and task.until < self.config.epochs:
             self.paused.add(task.model)
             return
@@ -133,9 +167,12 @@ def _make_worker(
 ) -> Worker:
     config, dataset = ranking.with_needed_beta_eff(job.config), job.dataset
     augment = augmentation(config.augment, dataset)
-    feed = mesh.on_mesh(make_feed(dataset), config.mesh)
+    feed, *further = (
+        mesh.on_mesh(make_feed(split), config.mesh)
+        for split in (dataset, *further_splits(dataset, config.validation_splits - 1, config.seed))
+    )
     specs = {spec.name: spec for spec in job.specs}
-    return Worker(specs, feed, config, augment, files, shared, scratch=scratch)
+    return Worker(specs, feed, config, augment, files, tuple(further), shared, scratch=scratch)
 
 
 def join_work(job: Job, folder: str, run_digest: str) -> Work:
@@ -238,13 +275,14 @@ class _Attempts:
             self._deadline()
         trained = 0 if state is None else state + 1
         trajectory = loop.finetune(
-            worker.start(task, micro_batches, self._deadline),
+            worker.start(task, state, micro_batches, self._deadline),
             seen=records[:trained],
             recorded=records[trained:],
             checkpoints=files.checkpoints(task.model) if files is not None else None,
             until=task.until,
             saved=range(config.epochs + (most_states(config) > 0)),
             on_record=self._on_record,
+            on_pause=partial(worker.hold, task.model),
         )
         return dataclasses.replace(trajectory, seconds=before + time.perf_counter() - start)
 

@@ -75,15 +75,16 @@ def test_of_losses_the_lowest_and_no_nan():
     losses = {0.1: math.nan, 0.2: 2.0, 0.3: 1.0, 0.4: 1.0}
     seen = []
 
-    def attempt(state):
+    def attempt(states):
+        (state,) = states
         rate = learning_rates.chosen_rate(state, tuple(losses), RankConfig())
         seen.append(rate)
         kernel = state.params["backbone"]["conv"]["kernel"]
         np.testing.assert_array_equal(kernel, start)
         kernel.delete()  # as a donating step does
-        return state, EpochRecord(1, 0.0, 0.0, losses[rate], 0.0)
+        return states, EpochRecord(1, 0.0, 0.0, losses[rate], 0.0)
 
-    state, record = learning_rates.best_attempt(train_state, tuple(losses), attempt)
+    (state,), record = learning_rates.best_attempt((train_state,), tuple(losses), attempt)
     assert seen == list(losses)
     found = learning_rates.chosen_rate(state, tuple(losses), RankConfig()), record.validation_loss
     assert found == (0.3, 1.0)

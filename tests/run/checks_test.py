@@ -157,7 +157,7 @@ def test_few_validation_images_are_warned_of():
         checks.warn_of_few_images(50)
     assert [str(warning.message) for warning in caught] == [
         "4 validation images only: the standard error of an accuracy is up to 25 points. "
-        "Give more, or most models will be tied"
+        "Give more, or set validation_splits=5: with this few, most models cannot be told apart"
     ]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ncap_jax.options import RankConfig
-from ncap_jax.run.fingerprint import conflicts, differences, fixed, grown
+from ncap_jax.run.fingerprint import ADDED, conflicts, differences, fixed, grown
 
 
 def test_equal_values_do_not_differ() -> None:
@@ -103,3 +103,13 @@ def test_a_folder_says_what_it_holds_and_how_it_was_begun() -> None:
     assert grown(held, {**FACTS, "threads": 8}) == {**FACTS, "set_aside": {}}
     reordered = dict(reversed(FACTS["models"].items()))
     assert list(grown(FACTS, {**FACTS, "models": reordered})["models"]) == ["b", "a"]
+
+
+def test_a_run_of_an_earlier_version_did_what_new_options_default_to():
+    now = dataclasses.asdict(RankConfig())
+    before = {name: value for name, value in now.items() if name not in ADDED}
+    assert fixed(before, "config") == fixed(now, "config")
+    split = dataclasses.asdict(RankConfig(validation_splits=2))
+    assert differences(fixed(before, "config"), fixed(split, "config"), "config") == [
+        "config.validation_splits was 1, is 2"
+    ]

@@ -56,6 +56,70 @@ def test_a_model_pauses_and_resumes_where_it_was(files):
         assert records(part) == records(whole)[: until + 1]
 
 
+@pytest.fixture
+def built(monkeypatch):
+    """The models that are built, one after another."""
+    names: list[str] = []
+    start = worker.training.start
+
+    def counted(spec, *arguments):
+        names.append(spec.name)
+        return start(spec, *arguments)
+
+    monkeypatch.setattr(worker.training, "start", counted)
+    return names
+
+
+BOTH = frozenset({"toy_1", "toy_2"})
+
+
+def in_turns(work):
+    """Two models that pause after each epoch; the trajectories of the last turns."""
+    turns = [(name, until) for until in (1, 2, 3) for name in sorted(BOTH)]
+    return [records(do(work, Task(name, until, alive=BOTH))[0]) for name, until in turns][-2:]
+
+
+@pytest.mark.parametrize(
+    ("limit", "times"),
+    [(worker.HELD, [1, 1]), (0, [3, 3]), ("one", [1, 3])],
+    ids=["both are held", "none is", "there is room for one"],
+)
+def test_a_model_that_pauses_stays_as_it_is(files, monkeypatch, built, limit, times):
+    """Held in memory or read from the folder, its numbers are those of a run without a pause."""
+    if limit == "one":
+        limit = make(None).prepare("toy_1").nbytes
+        built.clear()
+    monkeypatch.setattr(worker, "HELD", limit)
+    # Nothing is prepared ahead, which would build models too.
+    config = dataclasses.replace(CONFIG, head="linear", num_probes=1)
+    job = Job(tuple(POOL), digits(), config)
+    found = in_turns(worker.make_work(job, files, threads=0))
+    assert [built.count(name) for name in sorted(BOTH)] == times
+    whole = make(None, config)
+    assert found == [records(do(whole, Task(name, 3))[0]) for name in sorted(BOTH)]
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_state_in_memory_that_is_not_the_folders_is_not_used(files, built):
+    """Here the folder has lost its checkpoint: the model starts again."""
+    work = make(files)
+    do(work, Task("toy_1", 1, alive=BOTH))
+    files.start_again("toy_1")
+    again, told = do(work, Task("toy_1", 2, alive=BOTH))
+    assert built == ["toy_1", "toy_1"]
+    assert [done.record.epoch for done in told] == [0, 1, 2]
+    assert records(again) == records(do(make(None), Task("toy_1", 3))[0])[:3]
+
+
+@pytest.mark.usefixtures("fake")
+def test_models_that_have_left_the_run_are_not_held(files):
+    work = make(files)
+    do(work, Task("toy_1", 1, alive=BOTH))
+    assert list(work.held) == ["toy_1"]
+    do(work, Task("toy_2", 1, alive=frozenset({"toy_2"})))
+    assert list(work.held) == ["toy_2"]
+
+
 @pytest.mark.usefixtures("fake")
 def test_a_model_that_is_there_already_does_nothing(files):
     do(make(files), Task("toy_1", 2))

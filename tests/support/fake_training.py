@@ -6,6 +6,7 @@ nothing but the state. A run that resumed from another state would record other 
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import zlib
 from typing import Any
@@ -25,6 +26,16 @@ State = dict[str, jax.Array]
 LIMIT = 0.9
 
 
+@dataclasses.dataclass(frozen=True)
+class FakeCandidate:
+    """What the loop sees of a candidate."""
+
+    name: str
+    rates: tuple[float, ...]
+    train_state: State
+    program: Any = dataclasses.field(default_factory=lambda: types.SimpleNamespace(mesh=None))
+
+
 def install(patch: pytest.MonkeyPatch) -> None:
     """Let workers of this process train as described above; for runs with head='linear'."""
     patch.setattr(worker.training, "start", start)
@@ -42,12 +53,7 @@ def start(
 ) -> FineTuning:
     """In place of `ncap_jax.measure.training.start`."""
     weights = np.random.default_rng(zlib.crc32(spec.name.encode())).uniform(0.2, 0.8, size=4)
-    candidate: Any = types.SimpleNamespace(
-        name=spec.name,
-        rates=(config.learning_rate,),
-        train_state=as_state(weights),
-        program=types.SimpleNamespace(mesh=None),
-    )
+    candidate: Any = FakeCandidate(spec.name, (config.learning_rate,), as_state(weights))
     return FineTuning(candidate, feed, config, deadline=deadline)
 
 
