@@ -57,7 +57,7 @@ COMMANDS: dict[str, str] = {
     "export": "ncap_jax.commands.export",
 }
 
-flags.DEFINE_list("models", ["tiny_*"], "Names or patterns of models, comma-separated.")
+flags.DEFINE_list("models", ["tiny_*"], "Names, patterns or lists of models, comma-separated.")
 flags.DEFINE_string(
     "dataset", "digits", "A data set's name, an image folder, or a CSV file of path,label."
 )

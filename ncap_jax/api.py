@@ -32,7 +32,8 @@ def rank_models(
     status and message; the others continue.
 
     Args:
-        models: names or patterns (`tiny_*`) of `ncap_jax.MODELS`, or ModelSpec objects.
+        models: names or patterns (`tiny_*`) of `ncap_jax.MODELS` or timm (`timm:...`), lists of
+            timm's models (`small`), `hf://` names, or ModelSpec objects.
         dataset: a name, the path of an image folder or a CSV file, a pair of arrays
             (images, labels), or a Dataset of arrays; see `load_dataset`.
         config: the options of the run; None: `RankConfig()`.

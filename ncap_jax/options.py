@@ -24,6 +24,7 @@ HEADS: tuple[Head, ...] = ("probe", "trainable_probe", "linear")
 OPTIMIZERS = ("adam", "sgd")
 DTYPES = ("float32", "bfloat16")
 WEIGHTS = ("pretrained", "random")
+LICENCES = ("any", "commercial")
 AUGMENT = ("off", "recommended")
 BETA_EFF = ("auto", "off", "every_epoch")
 STRATEGIES = ("full", "halving")
@@ -314,6 +315,12 @@ class Recipe:
         "cache and the publisher).",
         path=True,
     )
+    licence: str = option(
+        "any",
+        "any, or commercial: only models whose weights' licence allows commercial use. A licence "
+        "that is unknown, or has terms of its own, counts as one that does not.",
+        one_of(*LICENCES),
+    )
     augment: str = option(
         "off", "off, or recommended: flips and crops as they suit the data set.", one_of(*AUGMENT)
     )
@@ -420,9 +427,9 @@ FREE_FIELDS = tuple(
 )
 
 
-# What may change in a folder that holds a run: epochs are added, or ranked in another way. Of what
-# was recorded, none of these changes a number.
-GROWING_FIELDS = ("epochs", "predictor")
+# What may change in a folder that holds a run: epochs are added, models are left out, or ranked in
+# another way. Of what was recorded, none of these changes a number.
+GROWING_FIELDS = ("epochs", "predictor", "licence")
 
 # Epochs for which it is weighed what is worth its price (how hard to compile, when to measure
 # beta_eff). Not those of the run: else one that grows would round differently, or be measured after

@@ -20,8 +20,46 @@ from ncap_jax.run import processes
 from ncap_jax.run.ray_workers import import_ray
 from ncap_jax.selection import ranking
 from ncap_jax.types import ModelSpec
+from ncap_jax.zoo import licences
 from ncap_jax.zoo.registry import Found
 from ncap_jax.zoo.weights import places, sources
+
+
+def licensed(found: Found, config: RankConfig) -> Found:
+    """The models of which the licence of the weights allows what the run is for.
+
+    Args:
+        found: the models; those that it does not allow are left out, with a warning.
+        config: says what the run is for; random weights need no licence.
+
+    Raises:
+        ModelError: none is left.
+    """
+    if config.licence == "any" or config.weights == sources.RANDOM:
+        return found
+    refused = [spec for spec in found.specs if not _allowed(spec)]
+    words = ", ".join(map(licences.in_words, refused))
+    rule = "A licence that is unknown, or has terms of its own, counts as not commercial"
+    if len(refused) == len(found.specs):
+        raise errors.ModelError(
+            f"licence='commercial' leaves no model: {words}. {rule}",
+            "Choose other models or licence='any'. If you know the licence, give the model as a "
+            "ModelSpec with it: dataclasses.replace(ncap_jax.zoo.find_model(name), licence='MIT')",
+        )
+    if refused:
+        warnings.warn(
+            f"{len(refused)} of {len(found.specs)} models are left out, because the licence of "
+            f"their weights does not say that it allows commercial use: {words}. {rule}",
+            stacklevel=2,
+        )
+    kept = tuple(spec for spec in found.specs if spec not in refused)
+    return Found(kept, found.by_pattern & {spec.name for spec in kept})
+
+
+def _allowed(spec: ModelSpec) -> bool:
+    """Whether commercial use is allowed; random weights are nobody's."""
+    absent = spec.weights is None and spec.build_pretrained is None
+    return absent or spec.weights == sources.RANDOM or licences.is_commercial(spec.licence)
 
 
 def obtainable(found: Found, config: RankConfig) -> tuple[ModelSpec, ...]:

@@ -11,7 +11,7 @@ from ncap_jax.data.further_splits import check_splits
 from ncap_jax.finetune import mesh
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run import facts
-from ncap_jax.run.checks import check_run, obtainable, warn_of_few_images
+from ncap_jax.run.checks import check_run, licensed, obtainable, warn_of_few_images
 from ncap_jax.run.job import Job
 from ncap_jax.run.request import Request
 from ncap_jax.types import Dataset, ModelSpec
@@ -22,7 +22,7 @@ from ncap_jax.zoo.registry import search
 def prepare(request: Request) -> tuple[Job, dict[str, Any]]:
     """The job and the content of its `run.json`; what cannot work is refused here."""
     config, data_config = request.config, request.data_config
-    specs = obtainable(search(request.models), config)
+    specs = obtainable(licensed(search(request.models), config), config)
     check_run(config, specs)
     specs = shapes.checked(specs, config.input_size)
     dataset = data.load_dataset(request.dataset, data_config, seed=config.seed)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ncap_jax import errors
 from ncap_jax.types import ModelSpec
+from ncap_jax.zoo.lists import lists
 
 # One module a family; each holds a tuple SPECS. Imported when the registry is first looked at.
 FAMILIES = (
@@ -73,8 +74,8 @@ def find_model(model: str | ModelSpec) -> ModelSpec:
     A ModelSpec comes back as it is.
 
     Raises:
-        ModelError: no model has that name (the error lists similar ones), or the argument is
-            not a name.
+        ModelError: no model has that name (the error lists similar ones), a list has it, or the
+            argument is not a name.
         WeightsError: the Hub's files cannot be fetched.
     """
     if isinstance(model, ModelSpec):
@@ -93,8 +94,13 @@ def find_model(model: str | ModelSpec) -> ModelSpec:
         return find_hub_model(model)
     if model.startswith(TIMM):
         return _timm().find(model)
+    if model in lists():
+        raise errors.ModelError(
+            f"{model!r} is a list of {len(lists()[model])} models",
+            f"Give it where several may stand, or one of them, such as {lists()[model][0]}",
+        )
     if model not in MODELS:
-        raise errors.ModelError(*errors.unknown_name("model", model, MODELS))
+        raise errors.ModelError(*errors.unknown_name("model", model, [*MODELS, *lists()]))
     return MODELS[model]
 
 
@@ -134,7 +140,7 @@ class Found(NamedTuple):
 
     Attributes:
         specs: the models, in order, each once.
-        by_pattern: names of those that only a pattern asked for.
+        by_pattern: names of those that only a pattern or a list asked for.
     """
 
     specs: tuple[ModelSpec, ...]
@@ -142,9 +148,10 @@ class Found(NamedTuple):
 
 
 def find_models(models: str | ModelSpec | Sequence[str | ModelSpec]) -> tuple[ModelSpec, ...]:
-    """The ModelSpecs of names, shell patterns (`tiny_*`, `timm:convnext*`) and specs, each once.
+    """The ModelSpecs of names, shell patterns (`tiny_*`, `timm:convnext*`), lists and specs.
 
-    A single name, pattern or spec may be given without a list.
+    Each comes once. A single name, pattern or spec needs no brackets. Lists of timm's models have
+    names such as `small` (`ncap_jax.zoo.lists`).
 
     Raises:
         ModelError: an unknown name, a pattern that matches nothing, two different models with
@@ -154,7 +161,7 @@ def find_models(models: str | ModelSpec | Sequence[str | ModelSpec]) -> tuple[Mo
 
 
 def search(models: str | ModelSpec | Sequence[str | ModelSpec]) -> Found:
-    """As `find_models`, and which of the models only a pattern asked for.
+    """As `find_models`, and which of the models only a pattern or a list asked for.
 
     Raises:
         ModelError: see `find_models`.
@@ -170,7 +177,7 @@ def search(models: str | ModelSpec | Sequence[str | ModelSpec]) -> Found:
                 raise errors.ModelError(
                     f"two different models are named {spec.name!r}", "Give each its own name"
                 )
-            if not _is_pattern(model):
+            if not (_is_pattern(model) or _is_list(model)):
                 named.add(spec.name)
     if not found:
         raise errors.ModelError(
@@ -183,8 +190,14 @@ def _is_pattern(model: str | ModelSpec) -> bool:
     return isinstance(model, str) and any(mark in model for mark in "*?[")
 
 
+def _is_list(model: str | ModelSpec) -> bool:
+    return isinstance(model, str) and model in lists()
+
+
 def _matches(model: str | ModelSpec) -> list[ModelSpec]:
-    """All models of a pattern, or the one model of a name or spec."""
+    """All models of a pattern or a list, or the one model of a name or spec."""
+    if isinstance(model, str) and _is_list(model):
+        return [find_model(name) for name in lists()[model]]
     if not isinstance(model, str) or not _is_pattern(model):
         return [find_model(model)]
     if model.startswith(TIMM):

@@ -172,7 +172,11 @@ def convolve(
     output_padding: Sequence[int],
     groups: int,
 ) -> jax.Array:
-    """Convolution; of images, the product's own, whose order of axes is NHWC."""
+    """Convolution; of images, the product's own, whose order of axes is NHWC.
+
+    Raises:
+        ValueError: the kernel is larger than the padded images; JAX would give none back.
+    """
     if transposed or weight.ndim != 4 or input.ndim != 4:
         return _CONVOLUTION(
             input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
@@ -187,6 +191,10 @@ def convolve(
         LAYOUT,
         groups,
     )
+    if 0 in y.shape:
+        sides = "the kernel of {} x {} is larger than the images of {} x {}, padding included"
+        padded = (side + 2 * pad for side, pad in zip(input.shape[2:], _pair(padding)))
+        raise ValueError(sides.format(*weight.shape[2:], *padded))
     if bias is not None:
         y = y + bias
     return jnp.transpose(y, (0, 3, 1, 2))

@@ -241,3 +241,47 @@ def test_machines_of_a_cluster_look_for_themselves(offline, monkeypatch):
     with pytest.raises(errors.WeightsError) as error:
         obtained("squeezenet", **there)
     assert error.value.cause == "weights_dir=/on/every/node is not a folder"
+
+
+OPEN = MODELS["resnet50"]
+CLOSED = dataclasses.replace(MODELS["vgg16"], name="closed", licence="cc-by-nc-4.0")
+UNKNOWN = dataclasses.replace(MODELS["vgg19"], name="unknown", licence="")
+COMMERCIAL = RankConfig(licence="commercial")
+
+
+def test_models_that_may_not_be_used_commercially_are_left_out_and_named():
+    found = registry.Found((OPEN, CLOSED, UNKNOWN), frozenset(["resnet50", "unknown"]))
+    with pytest.warns(UserWarning, match="2 of 3 models are left out") as said:
+        kept = checks.licensed(found, COMMERCIAL)
+    assert kept == registry.Found((OPEN,), frozenset(["resnet50"]))
+    text = str(said[0].message)
+    assert "closed (cc-by-nc-4.0), unknown (no licence is stated)" in text
+    assert "A licence that is unknown, or has terms of its own, counts as not commercial" in text
+
+
+def test_a_licence_that_leaves_no_model_is_refused():
+    with pytest.raises(errors.ModelError) as error:
+        checks.licensed(registry.Found((CLOSED, UNKNOWN)), COMMERCIAL)
+    assert error.value.cause.startswith("licence='commercial' leaves no model: closed (cc-by-nc")
+    assert "licence='any'" in error.value.remedy
+    known = dataclasses.replace(UNKNOWN, licence="MIT")
+    assert checks.licensed(registry.Found((known,)), COMMERCIAL).specs == (known,)
+
+
+@pytest.mark.parametrize(
+    "config", [RankConfig(), RankConfig(licence="commercial", weights="random")]
+)
+def test_nothing_is_left_out_unless_it_is_asked_for_or_where_no_weights_are_used(config):
+    found = registry.Found((OPEN, CLOSED, UNKNOWN))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert checks.licensed(found, config) is found
+
+
+def test_a_model_that_is_drawn_at_random_needs_no_licence():
+    drawn = dataclasses.replace(UNKNOWN, weights="random")
+    own = ModelSpec("own", build=print, input_size=8)
+    in_memory = dataclasses.replace(own, name="in_memory", build_pretrained=print)
+    with pytest.warns(UserWarning, match="in_memory"):
+        kept = checks.licensed(registry.Found((drawn, own, in_memory)), COMMERCIAL)
+    assert kept.specs == (drawn, own)

@@ -45,3 +45,10 @@ def test_who_has_seen_the_images_is_told_and_kept(monkeypatch):
     assert job.seen == {"toy_1": "seen in cifar10"}
     scratch = dataclasses.replace(CONFIG, weights="random")
     assert prepare(dataclasses.replace(request, config=scratch))[0].seen == {}
+
+
+def test_a_model_whose_licence_does_not_allow_it_is_refused_before_the_data_is_read():
+    closed = dataclasses.replace(POOL[0], build_pretrained=POOL[0].build, licence="cc-by-nc-4.0")
+    config = dataclasses.replace(CONFIG, weights="pretrained", licence="commercial")
+    with pytest.raises(errors.ModelError, match="leaves no model: toy_1"):
+        prepare(Request([closed], "no such data", config, DataConfig()))

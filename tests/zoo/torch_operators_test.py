@@ -79,6 +79,19 @@ def test_arrays_of_pytorch_become_constants(env: Any) -> None:
     np.testing.assert_array_equal(run(env, lambda x: x + table, np.ones(3, np.float32)), [1, 2, 3])
 
 
+def test_images_smaller_than_a_kernel_are_refused(env: Any) -> None:
+    """As PyTorch does; the mean over what JAX gives back would be NaN."""
+    from ncap_jax.zoo.torch_operators import OperatorError
+
+    def convolve(x: Any, w: Any) -> Any:
+        import torch.nn.functional as functions
+
+        return functions.conv2d(x, w, padding=1)
+
+    with pytest.raises(OperatorError, match="kernel of 5 x 5 is larger than the images of 4 x 3"):
+        run(env, convolve, drawn(1, 3, 2, 1), drawn(4, 3, 5, 5))
+
+
 def test_torchax_itself_stays_as_it_was(env: Any) -> None:
     import torch
     import torchax
