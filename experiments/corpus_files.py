@@ -109,6 +109,7 @@ def _record(columns: Mapping[str, list], i: int) -> EpochRecord:
         beta_eff_status={s: (columns[f"status_{s}"][i],) for s in strengths},
         seconds=columns["cpu"][i] - (columns["cpu"][i - 1] if i else 0.0),
         features="",  # a corpus does not say
+        validation_counts=None,
     )
 
 

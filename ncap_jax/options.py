@@ -21,6 +21,8 @@ from ncap_jax import errors
 
 Head = Literal["probe", "trainable_probe", "linear"]
 HEADS: tuple[Head, ...] = ("probe", "trainable_probe", "linear")
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
+METRICS: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
 OPTIMIZERS = ("adam", "sgd")
 DTYPES = ("float32", "bfloat16")
 WEIGHTS = ("pretrained", "random")
@@ -296,6 +298,12 @@ class Recipe:
     predictor: str = option(
         "default", "The method that ranks, a name in ncap_jax.predictor.PREDICTORS."
     )
+    metric: Metric = option(
+        "accuracy",
+        "By what models are predicted, ranked and finished, on the validation part: accuracy; "
+        "balanced_accuracy, the mean of the classes' recalls; or macro_f1, the mean of their F1.",
+        one_of(*METRICS),
+    )
     dtype: str = option(
         "float32",
         "Arithmetic of the fine-tuning: float32 or bfloat16; parameters stay float32.",
@@ -429,7 +437,7 @@ FREE_FIELDS = tuple(
 
 # What may change in a folder that holds a run: epochs are added, models are left out, or ranked in
 # another way. Of what was recorded, none of these changes a number.
-GROWING_FIELDS = ("epochs", "predictor", "licence")
+GROWING_FIELDS = ("epochs", "predictor", "licence", "metric")
 
 # Epochs for which it is weighed what is worth its price (how hard to compile, when to measure
 # beta_eff). Not those of the run: else one that grows would round differently, or be measured after
@@ -448,13 +456,13 @@ class FinishConfig:
     top: int = option(
         2,
         "This many first models of the ranking are trained on; the one with the best validation "
-        "accuracy wins.",
+        "score wins, in the ranking's metric.",
         at_least(1),
     )
     max_epochs: int = option(25, "Epochs at most, beyond those of the ranking.", at_least(1))
     patience: int = option(
         10,
-        "Training stops after this many epochs without a better validation accuracy.",
+        "Training stops after this many epochs without a better validation score.",
         at_least(1),
     )
     schedule: str = option(

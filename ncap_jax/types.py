@@ -151,6 +151,22 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class ClassCounts:
+    """The answers on the validation part, counted by class.
+
+    Attributes:
+        images: of each class, K numbers.
+        correct: how many of these were given their class; K numbers per probe, of which a linear
+            head is one.
+        predicted: how many images were given each class, likewise.
+    """
+
+    images: tuple[int, ...]
+    correct: tuple[tuple[int, ...], ...]
+    predicted: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class EpochRecord:
     """What is known of one model after one epoch of fine-tuning.
 
@@ -169,6 +185,8 @@ class EpochRecord:
         learning_rate: at which the model goes on, where it is not the run's own; else None.
         features: what is wrong with the features of the measurement subset: empty, `constant` or
             `not finite`.
+        validation_counts: the answers behind `validation_accuracy`, by class; None in files of
+            versions that did not count them.
     """
 
     epoch: int
@@ -183,6 +201,7 @@ class EpochRecord:
     measure_seconds: float = 0.0
     learning_rate: float | None = None
     features: FeatureFlaw = ""
+    validation_counts: ClassCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +248,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predictive distribution of one model's accuracy at convergence.
+    """A predictive distribution of one model's accuracy at convergence, or of another metric.
 
     Attributes:
         mean: predicted accuracy; for methods that only score, the score (higher is better).
@@ -253,7 +272,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RankedModel:
-    """One row of a ranking: the fields of `ranking.json`, same names."""
+    """One row of a ranking: the fields of `ranking.json`, same names.
+
+    `predicted_accuracy`, `std`, `best_seen`, `last_seen` and `predictions` are of the metric that
+    ranks (`RankConfig.metric`); `validation_accuracy` is the accuracy whatever ranks.
+    """
 
     name: str
     status: Status

@@ -14,7 +14,7 @@ from ncap_jax.data.feed import Feed
 from ncap_jax.finetune import steps
 from ncap_jax.finetune.candidate import FineTuning, prepare
 from ncap_jax.options import RankConfig
-from ncap_jax.types import EpochRecord, FeatureFlaw, ModelSpec, Statuses, Values
+from ncap_jax.types import ClassCounts, EpochRecord, FeatureFlaw, ModelSpec, Statuses, Values
 
 # Features that vary by less than this share of the largest one are the same for all images: eight
 # roundings of float32 (docs/numerics.md).
@@ -46,11 +46,12 @@ def observe(tuning: FineTuning, train_state: steps.TrainState, epoch: int = 0) -
         beta_eff_status=status,
         measure_seconds=time.perf_counter() - start,
         features=flaw,
+        validation_counts=class_counts(validation),
     )
 
 
 def evaluate(tuning: FineTuning, train_state: steps.TrainState) -> steps.Sums:
-    """Summed loss and hits over the validation part, every sample counted once."""
+    """Sums over the validation part, every sample counted once."""
     parts: list[steps.Sums] = []
     for chunk in tuning.feed.validation(tuning.candidate.evaluation_batch):
         for indices, mask in zip(chunk.indices, chunk.mask):
@@ -61,6 +62,15 @@ def evaluate(tuning: FineTuning, train_state: steps.TrainState) -> steps.Sums:
                 jax.block_until_ready(parts[-1])
                 tuning.deadline()
     return _total(parts)
+
+
+def class_counts(sums: steps.Sums) -> ClassCounts:
+    """The counts by class of sums over all batches."""
+    images, correct, predicted = (
+        np.asarray(column).astype(int).tolist()
+        for column in (sums.class_samples, sums.class_correct, sums.class_predicted)
+    )
+    return ClassCounts(tuple(images), tuple(map(tuple, correct)), tuple(map(tuple, predicted)))
 
 
 def measurement_features(

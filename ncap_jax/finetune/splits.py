@@ -12,14 +12,14 @@ import numpy as np
 from ncap_jax.finetune import steps
 from ncap_jax.finetune.candidate import Candidate
 from ncap_jax.finetune.checkpoints import Checkpoints
-from ncap_jax.types import EpochRecord
+from ncap_jax.types import ClassCounts, EpochRecord
 
 
 def mean(records: Sequence[EpochRecord]) -> EpochRecord:
     """The record of an epoch on all splits, which have equally many images.
 
     Losses, accuracies and each beta_eff are means, so a value that is not finite on one split is
-    none; status and flaw are the first that are not fine.
+    none; status and flaw are the first that are not fine. Answers are counted together.
 
     Args:
         records: of the same epoch, one per split.
@@ -42,6 +42,23 @@ def mean(records: Sequence[EpochRecord]) -> EpochRecord:
         },
         measure_seconds=math.fsum(r.measure_seconds for r in records),
         features=next((r.features for r in records if r.features), ""),
+        validation_counts=_together([r.validation_counts for r in records]),
+    )
+
+
+def _together(counts: Sequence[ClassCounts | None]) -> ClassCounts | None:
+    """The answers on all validation parts, none of which holds an image of another."""
+    known = [each for each in counts if each is not None]
+    if len(known) < len(counts):
+        return None
+    images = np.sum([each.images for each in known], axis=0)
+    correct, predicted = (
+        np.sum([getattr(each, name) for each in known], axis=0) for name in ("correct", "predicted")
+    )
+    return ClassCounts(
+        tuple(images.tolist()),
+        tuple(map(tuple, correct.tolist())),
+        tuple(map(tuple, predicted.tolist())),
     )
 
 

@@ -101,11 +101,17 @@ class Sums(NamedTuple):
         loss: summed cross-entropy in nats, (probes,) float32 of a batch, float64 of several.
         correct: number of right answers, (probes,), likewise.
         samples: how many there were, (), likewise.
+        class_samples: how many of each class, (classes,) int32 of a batch, float64 of several.
+        class_correct: how many of these were given their class, (probes, classes), likewise.
+        class_predicted: how many were given each class, (probes, classes), likewise.
     """
 
     loss: Any
     correct: Any
     samples: Any
+    class_samples: Any
+    class_correct: Any
+    class_predicted: Any
 
 
 def trained_parts(head: Head) -> tuple[str, ...]:
@@ -436,13 +442,27 @@ def head_sums(
 
 
 def sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> Sums:
-    """Summed loss and hits of logits (probes, batch, classes) against labels (batch,)."""
-    mask = mask.astype(jnp.float32)
+    """`Sums` of logits (probes, batch, classes) against labels (batch,), where mask (batch,)."""
+    counted, mask = mask.astype(bool), mask.astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[None, :])
-    hits = (jnp.argmax(logits, axis=-1) == labels[None, :]).astype(jnp.float32)
+    given = jnp.argmax(logits, axis=-1)
+    right = given == labels[None, :]
+    hits = right.astype(jnp.float32)
+    classes = logits.shape[-1]
     # `where` also keeps an infinite loss of a masked sample out, which 0 times it would not.
     return Sums(
         jnp.sum(jnp.where(mask[None, :] > 0, losses, 0.0), axis=1),
         jnp.sum(hits * mask[None, :], axis=1),
         jnp.sum(mask),
+        _by_class(labels, counted, classes),
+        _by_class(
+            jnp.broadcast_to(labels[None, :], right.shape), right & counted[None, :], classes
+        ),
+        _by_class(given, jnp.broadcast_to(counted[None, :], right.shape), classes),
     )
+
+
+def _by_class(labels: jax.Array, counted: jax.Array, classes: int) -> jax.Array:
+    """How many of the labels (..., batch) that count are of each class, (..., classes) int32."""
+    numbers = jnp.arange(classes, dtype=labels.dtype).reshape((1,) * labels.ndim + (-1,))
+    return jnp.sum((labels[..., None] == numbers) & counted[..., None], axis=-2, dtype=jnp.int32)

@@ -10,7 +10,7 @@ from typing import Any
 from ncap_jax import errors, files
 from ncap_jax.files import DAMAGE
 from ncap_jax.options import Head
-from ncap_jax.types import EpochRecord, Trajectory
+from ncap_jax.types import ClassCounts, EpochRecord, Trajectory
 
 FOLDER = "trajectories"
 
@@ -90,7 +90,21 @@ def parse(fields: dict[str, Any]) -> EpochRecord:
         k: tuple(map(str, v)) for k, v in values["beta_eff_status"].items()
     }
     values["features"] = str(values.get("features", ""))
+    values["validation_counts"] = _counts(values.get("validation_counts"))
     return EpochRecord(**values)
+
+
+def _counts(fields: dict[str, Any] | None) -> ClassCounts | None:
+    """The counts of one line; None where an earlier version wrote it."""
+    if fields is None:
+        return None
+    images = tuple(map(int, fields["images"]))
+    correct, predicted = (
+        tuple(tuple(map(int, row)) for row in fields[name]) for name in ("correct", "predicted")
+    )
+    if {*map(len, correct), *map(len, predicted)} != {len(images)}:
+        raise ValueError("validation_counts are not of one number of classes")
+    return ClassCounts(images, correct, predicted)
 
 
 def load_trajectories(

@@ -23,29 +23,33 @@ FEW = 50
 _CHANGED = "the prediction is drawn towards 50 %"
 
 
-def doubt(images: int | None) -> str:
+def doubt(images: int | None, count: int | None = None) -> str:
     """Why accuracies on so few validation images should not be trusted; empty if they are enough.
 
     Args:
         images: how many there are; None: unknown.
+        count: how many there are, where classes count alike and `images` is how many they are worth
+            (`ncap_jax.predictor.validation_score.effective_images`); None: the same.
     """
     if not images or images >= FEW:
         return ""
     error = 100 * math.sqrt(0.25 / images)
-    return (
-        f"{images} validation image{'s' if images > 1 else ''} only: the standard error of an "
-        f"accuracy is up to {error:.0f} points"
-    )
+    only = f"{images} validation image{'s' if images > 1 else ''} only"
+    if count not in (None, images):
+        only = f"{count} validation images, worth {images} because classes count alike"
+    what = "an accuracy" if count is None else "a score"
+    return f"{only}: the standard error of {what} is up to {error:.0f} points"
 
 
-def drawn_in(prediction: Prediction, images: int | None) -> Prediction:
+def drawn_in(prediction: Prediction, images: int | None, count: int | None = None) -> Prediction:
     """A predicted accuracy with what so few images leave open (V1), flagged.
 
     Args:
         prediction: of an accuracy; one that is not finite is returned as it is.
         images: size of the validation part; None: unknown.
+        count: see `doubt`.
     """
-    reason = doubt(images)
+    reason = doubt(images, count)
     if not images or not reason or not math.isfinite(prediction.mean):
         return prediction
     mean = (images * prediction.mean + 1) / (images + 2)  # (V1)

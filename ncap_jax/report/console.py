@@ -48,8 +48,8 @@ def format_ranking(ranking: Ranking, width: int | None = None, *, color: bool | 
     fitting = (t for t in tables if console.measure(t, options=wide).maximum <= width)
     console.print(next(fitting, tables[-1]))
     console.print(_spelled(text.answer(ranking)), style="bold" if color else None)
-    if rates := text.learning_rates(ranking):
-        console.print(_spelled(rates))
+    for note in filter(None, (text.metric_note(ranking), text.learning_rates(ranking))):
+        console.print(_spelled(note))
     for line in text.warnings(ranking):
         console.print(_spelled(f"! {line}"), style="yellow" if color else None)
     return _lines(buffer)
@@ -130,7 +130,7 @@ def _table(ranking: Ranking, columns: Sequence[str]) -> Table:
     from rich.table import Table
 
     table = Table(
-        title=_spelled(f"{text.visible(ranking.dataset)}, ranked by {ranking.predictor}"),
+        title=_spelled(text.title(ranking)),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

@@ -10,7 +10,8 @@ import numpy as np
 
 from ncap_jax.predictor import PREDICTORS
 from ncap_jax.predictor.ridge import fit_line, points
-from ncap_jax.report import drawing
+from ncap_jax.predictor.validation_score import as_scored
+from ncap_jax.report import drawing, text
 from ncap_jax.report.drawing import ACCURACY_AXIS, INK, epoch_ticks, line_style
 from ncap_jax.types import STRENGTHS, RankedModel, Ranking, Strength, Trajectory
 
@@ -26,8 +27,11 @@ def figure_strength(ranking: Ranking) -> Strength | None:
 
 
 def in_rank_order(ranking: Ranking) -> list[tuple[RankedModel, Trajectory]]:
-    """Rows with their trajectories, in rank order; rows without records are left out."""
-    by_name = {t.model: t for t in ranking.trajectories}
+    """Rows with their trajectories, in rank order; rows without records are left out.
+
+    The trajectories are as the ranking's metric scores them (`as_scored`).
+    """
+    by_name = {t.model: t for t in as_scored(ranking.trajectories, ranking.config.metric)}
     return [
         (row, by_name[row.name])
         for row in ranking.models
@@ -36,8 +40,8 @@ def in_rank_order(ranking: Ranking) -> list[tuple[RankedModel, Trajectory]]:
 
 
 def accuracy_curves(ranking: Ranking) -> str:
-    """Validation accuracy against epoch, with the predictions and their two-sigma bars."""
-    pairs = in_rank_order(ranking)
+    """The validation score against epoch, with the predictions and their two-sigma bars."""
+    pairs, metric = in_rank_order(ranking), text.metric_name(ranking.config.metric)
     name = "accuracy"
     with drawing.figure(name, (4.8, 3.3)) as (figure, axes):
         last = max((t.epochs for _, t in pairs), default=0)
@@ -52,12 +56,12 @@ def accuracy_curves(ranking: Ranking) -> str:
         ticks = epoch_ticks(last)
         axes.set_xticks([*ticks, last + 1], [*map(str, ticks), "pred."])
         axes.set_xlabel("epoch")
-        axes.set_ylabel("validation accuracy (%)")
+        axes.set_ylabel(f"validation {metric} (%)")
         # A wild extrapolation must not flatten the curves that were measured.
         axes.set_ylim(*np.clip(axes.get_ylim(), *ACCURACY_AXIS))
         alt = (
-            f"Validation accuracy of {len(pairs)} models over {last} epochs, with predicted "
-            "accuracy and two standard deviations at the right; the table has the numbers."
+            f"Validation {metric} of {len(pairs)} models over {last} epochs, with predicted "
+            f"{metric} and two standard deviations at the right; the table has the numbers."
         )
         return drawing.to_svg(figure, name, alt)
 
@@ -103,9 +107,21 @@ def beta_curves(ranking: Ranking, strength: Strength) -> str:
 
 
 def accuracy_against_beta(
-    row: RankedModel, trajectory: Trajectory, strength: Strength, position: int
+    row: RankedModel,
+    trajectory: Trajectory,
+    strength: Strength,
+    position: int,
+    metric: str = "accuracy",
 ) -> str:
-    """One model: accuracy against beta_eff, the fitted line to beta_eff = 0 and its 2σ band."""
+    """One model: its score against beta_eff, the fitted line to beta_eff = 0 and its 2σ band.
+
+    Args:
+        row: of the model.
+        trajectory: of the model, as it is scored.
+        strength: of beta_eff.
+        position: in the ranking, from 0.
+        metric: the score in words.
+    """
     beta, accuracy, _ = points(trajectory, strength)
     name = f"fit{position}"
     style = line_style(position)
@@ -128,6 +144,6 @@ def accuracy_against_beta(
         axes.locator_params(axis="x", nbins=4)
         axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
         axes.set_xlabel(f"β_eff ({strength})")
-        axes.set_ylabel("accuracy (%)")
-        alt = f"{row.name}: accuracy against {strength} beta_eff, {beta.size} epochs, line: {value}"
+        axes.set_ylabel(f"{metric} (%)")
+        alt = f"{row.name}: {metric} against {strength} beta_eff, {beta.size} epochs, line: {value}"
         return drawing.to_svg(figure, name, alt)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ncap_jax.options import Metric
+from ncap_jax.predictor.validation_score import score
 from ncap_jax.report import drawing, text
 from ncap_jax.report.drawing import ACCENT, ACCURACY_AXIS, INK, SERIES, epoch_ticks, line_style
 
 if TYPE_CHECKING:
     from ncap_jax.report.finished import FinishedModel
+    from ncap_jax.types import EpochRecord
     from ncap_jax.winner.metrics import ClassificationMetrics
 
 # Classes of the largest matrix that can be read, and characters of a name beside it.
@@ -22,34 +25,51 @@ OPACITY = 0.45
 MISTAKE = SERIES[1]
 
 
-def accuracy_to_the_end(models: Sequence[FinishedModel]) -> str:
-    """Validation accuracy against epoch, the finish apart from the ranking."""
-    alt = f"Validation accuracy of {len(models)} models, from the ranking to the end of training"
-    return _curves(models, "validation_accuracy", "validation accuracy (%)", alt)
+def accuracy_to_the_end(models: Sequence[FinishedModel], metric: Metric = "accuracy") -> str:
+    """The validation score against epoch, the finish apart from the ranking."""
+    name = text.metric_name(metric)
+    alt = f"Validation {name} of {len(models)} models, from the ranking to the end of training"
+    drawn = _Drawn("validation_accuracy", f"validation {name} (%)", alt, ends=ACCURACY_AXIS)
+    return _curves(models, lambda record: 100 * score(record, metric), drawn)
 
 
 def loss_to_the_end(models: Sequence[FinishedModel]) -> str:
     """Validation loss against epoch, the finish apart from the ranking."""
     alt = f"Validation loss of {len(models)} models, from the ranking to the end of training"
-    return _curves(models, "validation_loss", "validation loss (nats)", alt)
+    drawn = _Drawn("validation_loss", "validation loss (nats)", alt)
+    return _curves(models, lambda record: record.validation_loss, drawn)
 
 
-def _curves(models: Sequence[FinishedModel], field: str, label: str, alt: str) -> str:
-    name = f"finish-{field}"
-    scale = 100 if field == "validation_accuracy" else 1
+class _Drawn(NamedTuple):
+    """What the curves show: its name, the label of its axis, the text for those who cannot see it.
+
+    `ends`: of the axis, beyond which nothing lies; None: as far as the values reach.
+    """
+
+    name: str
+    label: str
+    alt: str
+    ends: tuple[float, float] | None = None
+
+
+def _curves(
+    models: Sequence[FinishedModel], value: Callable[[EpochRecord], float], drawn: _Drawn
+) -> str:
+    name = f"finish-{drawn.name}"
     with drawing.figure(name, (4.8, 3.3)) as (figure, axes):
         for position, model in reversed(list(enumerate(models))):
-            values = np.array([getattr(record, field) for record in model.records])
-            _curve(axes, model, scale * np.where(np.isfinite(values), values, np.nan), position)
+            values = np.array([value(record) for record in model.records])
+            _curve(axes, model, np.where(np.isfinite(values), values, np.nan), position)
         last = max((model.records[-1].epoch for model in models), default=0)
         for end in {model.ranked_epochs for model in models}:
             axes.axvline(end, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xticks(epoch_ticks(last))
         axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
-        if scale == 100:
-            axes.set_ylim(*np.clip(axes.get_ylim(), *ACCURACY_AXIS))
-        return drawing.to_svg(figure, name, f"{alt}; the table has the epochs that were kept.")
+        axes.set_ylabel(drawn.label)
+        if drawn.ends is not None:
+            axes.set_ylim(*np.clip(axes.get_ylim(), *drawn.ends))
+        alt = f"{drawn.alt}; the table has the epochs that were kept."
+        return drawing.to_svg(figure, name, alt)
 
 
 def _curve(axes: Any, model: FinishedModel, values: np.ndarray, position: int) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from ncap_jax.options import Metric
+from ncap_jax.predictor.validation_score import score
 from ncap_jax.report import text
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class FinishedModel:
         records: of all its epochs, the ranking's first, epoch 0 included.
         ranked_epochs: how many of them the ranking trained.
         best_epoch: whose weights were kept.
+        metric: by which that epoch was chosen.
     """
 
     name: str
@@ -37,6 +40,7 @@ class FinishedModel:
     records: tuple[EpochRecord, ...]
     ranked_epochs: int
     best_epoch: int
+    metric: Metric = "accuracy"
 
     @property
     def seconds(self) -> float:
@@ -72,17 +76,20 @@ class RankingSummary:
         predictor: the method that ranked.
         epochs: that were asked for.
         models: their names, in order.
+        metric: that was predicted.
     """
 
     predictor: str
     epochs: int
     models: tuple[str, ...]
+    metric: Metric = "accuracy"
 
     @classmethod
     def of(cls, ranking: Ranking) -> RankingSummary:
         """The summary of a ranking."""
         names = tuple(row.name for row in ranking.models)
-        return cls(ranking.predictor, ranking.config.epochs, names)
+        config = ranking.config
+        return cls(ranking.predictor, config.epochs, names, config.metric)
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,11 @@ class FinishedRun:
     def metrics(self) -> ClassificationMetrics:
         """The figures on `part`."""
         return self.facts.metrics[self.part]
+
+    @property
+    def metric(self) -> Metric:
+        """By which epochs and the winner were chosen."""
+        return self.models[0].metric if self.models else "accuracy"
 
 
 def part_shown(facts: ModelFacts) -> str:
@@ -172,6 +184,9 @@ def newer(then: RankingSummary | None, ranking: Ranking) -> str:
         f"{now.epochs} instead of {then.epochs} epochs" if now.epochs != then.epochs else "",
         f"ranked by {now.predictor} instead of {then.predictor}"
         if now.predictor != then.predictor
+        else "",
+        f"{text.metric_name(now.metric)} instead of {text.metric_name(then.metric)}"
+        if now.metric != then.metric
         else "",
         f"with {text.listed(text.some(added))}" if added else "",
         f"without {text.listed(text.some(removed))}" if removed else "",
@@ -279,25 +294,31 @@ SUMMARY = (
 
 
 def finished_rows(models: Sequence[FinishedModel]) -> list[list[str]]:
-    """The cells of the table of finished models, under `FINISHED`."""
+    """The cells of the table of finished models, under `finished_header`."""
     return [
         [
             each.name,
             "–" if each.rank is None else str(each.rank),
             f"{each.ranked_epochs} + {each.records[-1].epoch - each.ranked_epochs}",
             str(each.best_epoch),
-            text.percent(each.best.validation_accuracy),
+            text.percent(score(each.best, each.metric)),
             text.duration(each.seconds),
         ]
         for each in models
     ]
 
 
-FINISHED = (
-    "model",
-    "rank",
-    "epochs: ranking + finish",
-    "best epoch",
-    "validation accuracy",
-    "time of the finish",
-)
+def finished_header(metric: Metric = "accuracy") -> tuple[str, ...]:
+    """The columns of the table of finished models.
+
+    Args:
+        metric: by which their epochs were chosen.
+    """
+    return (
+        "model",
+        "rank",
+        "epochs: ranking + finish",
+        "best epoch",
+        f"validation {text.metric_name(metric)}",
+        "time of the finish",
+    )

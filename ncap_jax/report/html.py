@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ncap_jax import predictor as predictors
+from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.ridge import points
 from ncap_jax.report import drawing, figures, text, winner_page
 from ncap_jax.report.cost import cost, wall_time
@@ -87,6 +88,8 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
         newer="" if finished is None else newer(finished.ranking, ranking),
         how_to_finish=how_to_finish,
         warnings=text.warnings(ranking),
+        metric=text.metric_name(ranking.config.metric),
+        metric_note=text.metric_note(ranking),
         learning_rates=text.learning_rates(ranking),
         rows=_rows(ranking),
         has_beta_eff=text.has_beta_eff(ranking),
@@ -113,7 +116,14 @@ def _plain(value: Any) -> str:
 
 def _description(ranking: Ranking) -> str:
     chosen = predictors.PREDICTORS.get(ranking.predictor)
-    return chosen.description if chosen is not None else ""
+    return "" if chosen is None else _described(chosen, ranking).description
+
+
+def _described(method: Predictor, ranking: Ranking) -> Predictor:
+    """A method whose description names the metric that it predicts here."""
+    name = text.metric_name(ranking.config.metric)
+    words = method.description.replace("validation accuracy", f"validation {name}")
+    return dataclasses.replace(method, description=words)
 
 
 def _rows(ranking: Ranking) -> list[dict[str, Any]]:
@@ -152,7 +162,7 @@ def _methods(ranking: Ranking) -> dict[str, Any]:
         for row in ranking.models
         if row.predictions
     ]
-    described = [predictors.PREDICTORS[name] for name in names]
+    described = [_described(predictors.PREDICTORS[name], ranking) for name in names]
     return {"methods": described, "rows": rows, "notes": notes}
 
 
@@ -169,15 +179,15 @@ def _cell(name: str, row: RankedModel, notes: list[str]) -> dict[str, Any]:
 
 
 def _fits(
-    pairs: Sequence[tuple[RankedModel, Trajectory]], strength: Strength | None
+    pairs: Sequence[tuple[RankedModel, Trajectory]], strength: Strength | None, metric: str
 ) -> list[dict[str, str]]:
-    """Every model's accuracy against beta_eff; none if no model has a line's two points."""
+    """Every model's score against beta_eff; none if no model has a line's two points."""
     if strength is None or all(points(t, strength)[0].size < 2 for _, t in pairs):
         return []
     return [
         {
             "name": row.name,
-            "svg": figures.accuracy_against_beta(row, trajectory, strength, position),
+            "svg": figures.accuracy_against_beta(row, trajectory, strength, position, metric),
         }
         for position, (row, trajectory) in enumerate(pairs)
     ]
@@ -196,5 +206,5 @@ def _figures(ranking: Ranking) -> dict[str, Any]:
         "others": max(len(pairs) - len(styles), 0),
         "accuracy_svg": figures.accuracy_curves(ranking) if pairs else "",
         "beta_svg": figures.beta_curves(ranking, strength) if pairs and strength else "",
-        "fits": _fits(pairs, strength),
+        "fits": _fits(pairs, strength, text.metric_name(ranking.config.metric)),
     }

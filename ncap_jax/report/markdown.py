@@ -61,8 +61,8 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
     if how_to_finish and finished is None:
         lines += ["", "Train the first models to the end and keep the best:", ""]
         lines += _code_block(how_to_finish)
-    if rates := text.learning_rates(ranking):
-        lines += ["", escape(rates)]
+    for note in filter(None, (text.metric_note(ranking), text.learning_rates(ranking))):
+        lines += ["", escape(note)]
     warnings = text.warnings(ranking)
     if warnings:
         lines += ["", "Before you trust this:", "", *(f"- {escape(line)}" for line in warnings)]
@@ -76,7 +76,7 @@ def _winner(finished: FinishedRun, ranking: Ranking, how_to_finish: str) -> list
     facts = finished.facts
     tables = (
         (finishes.SUMMARY, finishes.summary_rows(facts)),
-        (finishes.FINISHED, finishes.finished_rows(finished.models)),
+        (finishes.finished_header(finished.metric), finishes.finished_rows(finished.models)),
     )
     lines = [f"**{escape(finishes.answer(facts))}**", ""]
     if newer := finishes.newer(finished.ranking, ranking):

@@ -24,11 +24,11 @@ def notebook_ranking(ranking: Ranking) -> str:
     """The table with the answer as its caption and the warnings below; names are escaped."""
     left_out = () if text.has_beta_eff(ranking) else ("β_eff",)
     columns = [name for name in _COLUMNS if name not in left_out]
-    title = f"{_escaped(ranking.dataset)}, ranked by {_escaped(ranking.predictor)}"
+    title = _escaped(text.title(ranking))
     rows = [_row(row, columns) for row in ranking.models]
     lines = ["<div>", *_table(title, text.answer(ranking), columns, rows)]
-    if rates := text.learning_rates(ranking):
-        lines.append(f"<p>{_escaped(rates)}</p>")
+    notes = filter(None, (text.metric_note(ranking), text.learning_rates(ranking)))
+    lines += [f"<p>{_escaped(note)}</p>" for note in notes]
     if warnings := text.warnings(ranking):
         items = "".join(f"<li>{_escaped(line)}</li>" for line in warnings)
         lines.append(f"<p>Before you trust this:</p><ul>{items}</ul>")

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO, cast
 
+from ncap_jax.options import Metric
 from ncap_jax.output import SafeStream
+from ncap_jax.predictor.validation_score import score
 from ncap_jax.report import text
 from ncap_jax.report.pace import Pace
 from ncap_jax.selection.budget import TimeBudget
@@ -56,6 +58,7 @@ class Progress:
         programs: where compiled programs come from, a sentence for the plan; None: not said.
         clock: the time budget, which may end the run with epochs left; None: there is none.
         notes: further sentences for the plan.
+        metric: the validation score that is shown.
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class Progress:
         programs: str | None = None,
         clock: TimeBudget | None = None,
         notes: Sequence[str] = (),
+        metric: Metric = "accuracy",
     ):
         from rich.console import Console
 
         self._total = len(models) * epochs
         self._epochs = epochs
         self._models = len(models)
+        self._metric: Metric = metric
         self._programs, self._clock, self._notes = programs, clock, tuple(notes)
         self._done: dict[str, int] = dict.fromkeys(models, 0)
         self._finished = 0
@@ -136,15 +141,15 @@ class Progress:
         self._done[model] = record.epoch
         self._begun.add(model)
         self._pace.epoch(model, record)
-        accuracy = record.validation_accuracy
-        if math.isfinite(accuracy) and (self._best is None or accuracy > self._best[0]):
-            self._best = (accuracy, model)
+        seen = score(record, self._metric)
+        if math.isfinite(seen) and (self._best is None or seen > self._best[0]):
+            self._best = (seen, model)
         if self._bar is not None:
             self._update()
             return
         self._line(
             f"{model}: epoch {record.epoch}/{self._epochs}, "
-            f"validation accuracy {text.percent(accuracy)}, "
+            f"validation {text.metric_name(self._metric)} {text.percent(seen)}, "
             f"loss {text.number(record.validation_loss)} ({text.duration(record.seconds)}); "
             f"time left {self._left()}"
         )

@@ -2,7 +2,8 @@
 
 The JSON is strict: NaN and infinity become null. The trajectories and the run's facts have
 files of their own (`trajectories/<model>.jsonl`, `run.json`) and are not repeated here. Within a
-schema fields are added, never renamed.
+schema fields are added, never renamed: with another metric than accuracy (`config.metric`) the fields
+`predicted_accuracy`, `std`, `best_seen`, `last_seen` and `predictions` are of that metric.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _CSV_COLUMNS = [
     "validation_accuracy",
     "seconds",
     "message",
+    "metric",
 ]
 
 
@@ -61,7 +63,7 @@ def ranking_to_csv(ranking: Ranking) -> str:
     for row in strict(ranking.models):
         for name in ("beta_eff", "validation_accuracy"):
             row[name] = " ".join("nan" if v is None else repr(v) for v in row[name])
-        writer.writerow(row)
+        writer.writerow({**row, "metric": ranking.config.metric})
     return buffer.getvalue()
 
 

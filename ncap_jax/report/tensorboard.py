@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ncap_jax import errors
+from ncap_jax.predictor.validation_score import score
 from ncap_jax.types import EpochRecord, Trajectory
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _FIELDS = tuple(
     f.name
     for f in dataclasses.fields(EpochRecord)
-    if f.name not in ("epoch", "features") and "beta" not in f.name
+    if f.name not in ("epoch", "features", "validation_counts") and "beta" not in f.name
 )
 
 
@@ -110,6 +111,10 @@ class TensorBoard:
             value = getattr(record, name)
             if value is not None:
                 writer.add_scalar(name, value, record.epoch)
+        if record.validation_counts is not None:
+            for metric in ("balanced_accuracy", "macro_f1"):
+                value = score(record, metric)
+                writer.add_scalar(f"validation_{metric}", value, record.epoch)
         for strength, values in record.beta_eff.items():
             if values:
                 mean = math.fsum(values) / len(values)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 import shlex
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from ncap_jax.options import Metric
+from ncap_jax.predictor.validation_score import constant_answer, counted_images
 from ncap_jax.types import RankedModel, Ranking
 
 # A sentence names at most this many models.
 _NAMED = 4
+_METRICS: Mapping[Metric, str] = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+}
 
 
 # Format characters that scripts need within words (Persian, Indic) and emoji are joined by.
@@ -105,6 +112,30 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def metric_name(metric: Metric) -> str:
+    """A metric in words."""
+    return _METRICS[metric]
+
+
+def title(ranking: Ranking) -> str:
+    """What a table of the ranking shows: data, method, and the metric unless it is accuracy."""
+    metric = ranking.config.metric
+    what = "" if metric == "accuracy" else f": {metric_name(metric)}"
+    return f"{visible(ranking.dataset)}{what}, ranked by {ranking.predictor}"
+
+
+def metric_note(ranking: Ranking) -> str:
+    """What another metric than accuracy means for the numbers, in two sentences; else empty."""
+    metric = ranking.config.metric
+    if metric == "accuracy":
+        return ""
+    name = metric_name(metric)
+    return (
+        f"All shares of the table are {name} on the validation part, seen or predicted. The growth "
+        f"and the spread of predictions were fitted on accuracies; for {name} they are not checked."
+    )
+
+
 def answer(ranking: Ranking) -> str:
     """The answer in a few sentences; first of all, which models failed."""
     parts = [_failures(ranking)]
@@ -112,9 +143,10 @@ def answer(ranking: Ranking) -> str:
     if not ranked:
         return " ".join(filter(None, [*parts, "No model could be ranked: see the status of each."]))
     best = ranked[0]
-    text = (
-        f"Fine-tune {visible(best.name)}: predicted {with_std(best.predicted_accuracy, best.std)}"
-    )
+    metric = ranking.config.metric
+    what = "" if metric == "accuracy" else f"{metric_name(metric)} "
+    predicted = with_std(best.predicted_accuracy, best.std)
+    text = f"Fine-tune {visible(best.name)}: predicted {what}{predicted}"
     if math.isfinite(best.p_best) and len(ranked) > 1:
         text += f", best with probability {percent(best.p_best, 0)}"
     parts.append(f"{text}.")
@@ -123,7 +155,7 @@ def answer(ranking: Ranking) -> str:
     if not _beats_the_largest_class(best.best_seen, ranking):
         parts.append(
             f"So far {visible(best.name)} is not significantly better than always predicting the "
-            f"largest class ({percent(ranking.info.majority_accuracy or 0.0)})."
+            f"largest class ({percent(_largest_class(ranking)[0])})."
         )
     return " ".join(filter(None, parts))
 
@@ -189,17 +221,25 @@ def _no_better_than_the_largest_class(ranking: Ranking) -> list[str]:
         return []
     return [
         f"no model is significantly better yet than always predicting the largest class "
-        f"({percent(ranking.info.majority_accuracy or 0.0)}): train for more epochs before you "
-        "trust any order"
+        f"({percent(_largest_class(ranking)[0])}): train for more epochs before you trust any order"
     ]
 
 
-def _beats_the_largest_class(accuracy: float, ranking: Ranking) -> bool:
+def _beats_the_largest_class(seen: float, ranking: Ranking) -> bool:
     """By two standard errors; also where the largest class's share is not known."""
+    score, error = _largest_class(ranking)
+    return math.isnan(score) or seen > score + 2 * error
+
+
+def _largest_class(ranking: Ranking) -> tuple[float, float]:
+    """What always giving the largest class scores, and a standard error; NaN where not known."""
     share, count = ranking.info.majority_accuracy, ranking.info.num_validation
-    if share is None or not count:
-        return True
-    return accuracy > share + 2 * math.sqrt(share * (1 - share) / count)
+    images = counted_images(ranking.trajectories)
+    if ranking.config.metric == "accuracy" and count:
+        images = (count,)
+    if share is None or not count or not images:
+        return math.nan, math.nan
+    return constant_answer(images, ranking.config.metric, share)
 
 
 def learning_rates(ranking: Ranking) -> str:

@@ -27,13 +27,14 @@ def parts(run: FinishedRun) -> dict[str, Any]:
         "summary": [_row(cells) for cells in finished.summary_rows(facts)],
         "caution": finished.caution(facts),
         "scaling": finished.scaling(facts),
-        "models_header": finished.FINISHED,
+        "metric": text.metric_name(run.metric),
+        "models_header": finished.finished_header(run.metric),
         "models": [
             _row(cells, best=cells[0] == facts.name) for cells in finished.finished_rows(run.models)
         ],
         "seconds": sum(each.seconds for each in run.models),
         "legend": _legend(run.models),
-        "accuracy_svg": finish_figures.accuracy_to_the_end(run.models),
+        "accuracy_svg": finish_figures.accuracy_to_the_end(run.models, run.metric),
         "loss_svg": finish_figures.loss_to_the_end(run.models),
         "part": run.part,
         "num_classes": len(metrics.classes),

@@ -18,7 +18,7 @@ RUN_FILE = "run.json"
 # What must be equal for a run to resume; the rest of run.json may differ (versions, device, time).
 FINGERPRINT = ("config", "models", "data")
 # Options that the `run.json` of an earlier version does not name, and what it did.
-ADDED: Mapping[str, Any] = {"validation_splits": 1}
+ADDED: Mapping[str, Any] = {"validation_splits": 1, "metric": "accuracy"}
 # Models of earlier rankings, whose files are kept.
 SET_ASIDE = "set_aside"
 

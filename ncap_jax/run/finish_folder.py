@@ -13,8 +13,8 @@ from typing import Any
 from ncap_jax import errors, files
 from ncap_jax.finetune import trajectory_files
 from ncap_jax.finetune.checkpoints import Checkpoints
-from ncap_jax.options import FinishConfig
-from ncap_jax.run.fingerprint import differences
+from ncap_jax.options import FinishConfig, Metric
+from ncap_jax.run.fingerprint import ADDED, differences
 from ncap_jax.run.model_files import ModelFiles
 
 FOLDER, FILE = "finish", "finish.json"
@@ -27,6 +27,7 @@ class FinishFolder:
     Args:
         run: path of the run's folder.
         config: of the finish; what was begun in another way is refused, but for `top`.
+        metric: of the ranking, by which the best epochs are chosen.
 
     Attributes:
         path: of the folder.
@@ -38,16 +39,18 @@ class FinishFolder:
         OutputError: it cannot be written, is damaged, or was begun with other options.
     """
 
-    def __init__(self, run: pathlib.Path, config: FinishConfig):
+    def __init__(self, run: pathlib.Path, config: FinishConfig, metric: Metric = "accuracy"):
         self.path = run / FOLDER
         self.files, self.start = ModelFiles(self.path), ModelFiles(self.path / "start")
         for model_files in (self.files, self.start):
             _make(model_files.path / trajectory_files.FOLDER)
         files.remove_temporary(self.path)
-        recipe = files.strict({k: v for k, v in dataclasses.asdict(config).items() if k != "top"})
+        options = {**dataclasses.asdict(config), "metric": metric}
+        recipe = files.strict({k: v for k, v in options.items() if k != "top"})
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         content = self._read() or {"config": recipe, "started": now, "models": {}}
-        if changed := differences(content["config"], recipe, "config"):
+        begun = {"metric": ADDED["metric"], **content["config"]}
+        if changed := differences(begun, recipe, "config"):
             raise errors.OutputError(
                 f"{self.path} was begun in another way; different: {'; '.join(changed)}",
                 f"Repeat it with the same options, or remove {self.path} to finish in this way",
@@ -83,7 +86,8 @@ class FinishFolder:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             fields = {name: content[name] for name in ("config", "started", "models")}
-            if content["schema"] != SCHEMA or not isinstance(fields["models"], Mapping):
+            kinds = isinstance(fields["models"], Mapping), isinstance(fields["config"], Mapping)
+            if content["schema"] != SCHEMA or not all(kinds):
                 raise ValueError(f"schema {content['schema']!r}")
         except (OSError, *files.DAMAGE) as error:
             raise errors.OutputError(

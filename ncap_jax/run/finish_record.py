@@ -23,6 +23,7 @@ from typing import Any
 
 from ncap_jax import errors, files
 from ncap_jax.finetune import trajectory_files
+from ncap_jax.options import Metric
 from ncap_jax.report.finished import (
     FinishedModel,
     FinishedRun,
@@ -48,6 +49,7 @@ class ModelContent:
     ranked_epochs: int
     best_epoch: int
     records: tuple[Any, ...]
+    metric: Metric = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def write(run: pathlib.Path, finished: FinishedRun) -> None:
         storage.read_facts(run / storage.FOLDER).sha256,
         finished.ranking,
         tuple(
-            ModelContent(m.name, m.rank, m.ranked_epochs, m.best_epoch, m.records)
+            ModelContent(m.name, m.rank, m.ranked_epochs, m.best_epoch, m.records, m.metric)
             for m in finished.models
         ),
         tuple(
@@ -172,7 +174,7 @@ def _shown(content: Content, facts: ModelFacts, place: pathlib.Path) -> Finished
     return FinishedRun(
         facts,
         tuple(
-            FinishedModel(m.name, m.rank, m.records, m.ranked_epochs, m.best_epoch)
+            FinishedModel(m.name, m.rank, m.records, m.ranked_epochs, m.best_epoch, m.metric)
             for m in content.models
         ),
         tuple(

@@ -101,6 +101,7 @@ def _models(ranking: Ranking, ends: Mapping[str, Converged]) -> tuple[FinishedMo
             end.records,
             ranking.config.epochs if probes else rows[name].epochs,
             end.best_epoch,
+            end.metric,
         )
         for name, end in ends.items()
     )

@@ -111,10 +111,11 @@ def finish(request: FinishRequest) -> Winner:
         path = scratch.path if scratch is not None else ranked.folder
         assert path is not None
         run = stack.enter_context(RunFolder(path, about))
-        folder = FinishFolder(run.path, request.config)
+        folder = FinishFolder(run.path, request.config, job.config.metric)
         names, last = [row.name for row in rows], job.config.epochs + request.config.max_epochs
         file = None if request.show_progress else io.StringIO()
-        view = stack.enter_context(Progress(names, last, file, programs=programs))
+        view = Progress(names, last, file, programs=programs, metric=job.config.metric)
+        stack.enter_context(view)
         stopwatch = stack.enter_context(Stopwatch(folder.path, began))
         watchers = Watchers([stopwatch, view])
         feed = mesh.on_mesh(make_feed(job.dataset), job.config.mesh)
@@ -262,7 +263,7 @@ def _converged_before(work: Finish, candidate: Candidate) -> Converged | None:
         best.remove()
         work.folder.files.start_again(name)
         return None
-    return Converged(records, epoch, weights)
+    return Converged(records, epoch, weights, work.job.config.metric)
 
 
 def _converge(

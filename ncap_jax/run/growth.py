@@ -68,6 +68,31 @@ def check_measured(known: Mapping[str, Recorded], config: RankConfig, folder: ob
             )
 
 
+def check_counted(known: Mapping[str, Recorded], config: RankConfig, folder: object) -> None:
+    """Refuse to rank by a metric that the folder's epochs were recorded without.
+
+    Args:
+        known: by name.
+        config: of the ranking.
+        folder: for the message.
+
+    Raises:
+        OutputError: the metric needs the answers by class, and a model's were not counted.
+    """
+    if config.metric == "accuracy":
+        return
+    for each in known.values():
+        records = each.records[: config.epochs + 1]
+        lacking = [record.epoch for record in records if record.validation_counts is None]
+        if lacking:
+            raise errors.OutputError(
+                f"{folder} was recorded without the answers by class that "
+                f"metric={config.metric!r} is computed from: {each.model} has none after "
+                f"{_listed(lacking)}",
+                "Choose another folder, or metric='accuracy'",
+            )
+
+
 def notes(known: Mapping[str, Recorded], config: RankConfig, num_train: int) -> list[str]:
     """What a run takes from its folder, in sentences; none where it holds no epoch of training.
 

@@ -11,6 +11,7 @@ import numpy as np
 from ncap_jax import data, errors
 from ncap_jax.data.held_out import HeldOut
 from ncap_jax.options import FinishConfig
+from ncap_jax.report import text
 from ncap_jax.run import facts
 from ncap_jax.types import Dataset, Ranking
 from ncap_jax.winner import calibration
@@ -90,15 +91,17 @@ def how_chosen(
 ) -> dict[str, Any]:
     """How a winner was chosen, in words of the model card."""
     ranks = {row.name: row.rank for row in ranking.models}
+    metric = text.metric_name(ranking.config.metric)
+    of = "" if ranking.config.metric == "accuracy" else f", {metric}"
     return {
         "candidates": [row.name for row in ranking.models],
-        "ranked by": f"{ranking.predictor} after {ranking.config.epochs} epochs",
+        "ranked by": f"{ranking.predictor} after {ranking.config.epochs} epochs{of}",
         "finished": {
             name: {
                 "rank": ranks[name],
                 "epochs": converged.records[-1].epoch,
                 "best epoch": converged.best_epoch,
-                "validation accuracy": converged.merit[0],
+                f"validation {metric}": converged.merit[0],
             }
             for name, converged in finished.items()
         },

@@ -58,6 +58,7 @@ def rank(request: Request) -> Ranking:
                 programs=programs,
                 clock=clock,
                 notes=growth.notes(known, job.config, len(job.dataset.labels)),
+                metric=job.config.metric,
             )
             watchers += [stack.enter_context(stopwatch), stack.enter_context(view)]
             if board is not None:
@@ -102,10 +103,11 @@ def grow(folder: RunFolder, job: Job) -> Known:
     """Let a folder hold this run from now on; returns what the folder knows of the run's models.
 
     Raises:
-        OutputError: the predictor reads what was not recorded.
+        OutputError: the predictor or the metric reads what was not recorded.
     """
     known = folder.recorded()
     growth.check_measured(known, job.config, folder.path)
+    growth.check_counted(known, job.config, folder.path)
     folder.grow()
     return known
 

@@ -22,6 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ncap_jax.finetune.outcome import is_finite
 from ncap_jax.options import RankConfig
+from ncap_jax.predictor.validation_score import as_scored
 from ncap_jax.run.executors import Executor, Lost
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import EpochDone, Task
@@ -94,7 +95,8 @@ class Scheduler:
             alive = self._advance(executor, alive, goal)
             epoch = goal
             if epoch in rungs and alive:
-                self._stop(halving.stopped(self._known(), alive, config, epoch))
+                known = as_scored(self._known(), config.metric)
+                self._stop(halving.stopped(known, alive, config, epoch))
                 alive = [name for name in alive if name in self._waiting]
 
     def _advance(self, executor: Executor | None, names: Sequence[str], goal: int) -> list[str]:

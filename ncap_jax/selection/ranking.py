@@ -24,6 +24,7 @@ from ncap_jax.options import RankConfig, Recipe
 from ncap_jax.predictor.base import Predictor, no_prediction
 from ncap_jax.predictor.best_seen import best_seen
 from ncap_jax.predictor.last_seen import last_seen
+from ncap_jax.predictor.validation_score import as_scored, counted_images, effective_images
 from ncap_jax.predictor.validation_size import drawn_in
 from ncap_jax.selection import contest
 from ncap_jax.types import (
@@ -99,7 +100,8 @@ def rank_trajectories(
     Args:
         trajectories: one per model, epoch 0 included; unequal lengths and failures are fine.
         dataset: name of the target data set, for the report.
-        config: `predictor` chooses the method; None: defaults, for the head that was recorded.
+        config: `predictor` chooses the method, `metric` what is predicted; None: defaults, for the
+            head that was recorded.
         info: facts of the run for the report, or a mapping with fields of `ncap_jax.types.RunInfo`.
             `num_validation` widens predictions where it is small
             (`ncap_jax.predictor.validation_size`), and `seen` flags models.
@@ -110,6 +112,7 @@ def rank_trajectories(
     Raises:
         ConfigError: the predictor is unknown, models ran to the end and every one of them has
             fewer epochs than the predictor needs, or `info` has an unknown key.
+        DataError: `metric` needs answers by class, which a trajectory was recorded without.
         ModelError: two trajectories have the same model name.
     """
     if config is None:
@@ -117,7 +120,8 @@ def rank_trajectories(
     chosen = predictors.get(config.predictor, config.head)
     _check_names(trajectories)
     facts = run_info(info)
-    entries = _entries(trajectories, chosen, facts.num_validation)
+    scored = as_scored(trajectories, config.metric)
+    entries = _entries(scored, chosen, _size(trajectories, config, facts))
     order = _order(entries)
     standings = _standings(order, config.seed)
     # Sums of signed strengths cancel (docs/method.md): the absolute one tells a reader more.
@@ -133,10 +137,14 @@ def rank_trajectories(
         for e in entries
         if e.trajectory.model not in names
     ]
+    accuracies = {t.model: tuple(t.series("validation_accuracy").tolist()) for t in trajectories}
     return Ranking(
         dataset=dataset,
         config=config,
-        models=(*ranked, *unranked),
+        models=tuple(
+            dataclasses.replace(row, validation_accuracy=accuracies[row.name])
+            for row in (*ranked, *unranked)
+        ),
         trajectories=tuple(trajectories),
         predictor=chosen.name,
         strength=strength,
@@ -162,6 +170,21 @@ def run_info(info: RunInfo | Mapping[str, Any] | None) -> RunInfo:
     return RunInfo(**given)
 
 
+class _Size(NamedTuple):
+    """How many validation images there are, and how many they are worth, where that is known."""
+
+    worth: int | None
+    images: int | None = None
+
+
+def _size(trajectories: Sequence[Trajectory], config: RankConfig, facts: RunInfo) -> _Size:
+    """The size of the validation part, as the metric sees it."""
+    images = counted_images(trajectories)
+    if config.metric == "accuracy" or facts.num_validation is None or not images:
+        return _Size(facts.num_validation)
+    return _Size(effective_images(images, config.metric), facts.num_validation)
+
+
 class _Entry(NamedTuple):
     """One model on its way into the ranking: what the chosen method and all methods say of it."""
 
@@ -181,7 +204,7 @@ def _check_names(trajectories: Sequence[Trajectory]) -> None:
 
 
 def _entries(
-    trajectories: Sequence[Trajectory], chosen: Predictor, num_validation: int | None
+    trajectories: Sequence[Trajectory], chosen: Predictor, validation: _Size
 ) -> list[_Entry]:
     """One per trajectory, in order; those that failed have no predictions.
 
@@ -195,7 +218,7 @@ def _entries(
     answers = {name: method(rankable) for name, method in predictors.PREDICTORS.items()}
     scores = answers[chosen.name]
     accuracies = [
-        drawn_in(accuracy, num_validation)
+        drawn_in(accuracy, *validation)
         for accuracy in predictors.accuracies(chosen, rankable, scores=scores)
     ]
     found = {
@@ -230,6 +253,7 @@ def names_in_order(trajectories: Sequence[Trajectory], config: RankConfig) -> tu
     """The models that `rank_trajectories` ranks, in its order, by the chosen method alone."""
     chosen = predictors.get(config.predictor, config.head)
     rankable = [t for t in trajectories if t.status in _RANKABLE and t.epochs >= 1]
+    rankable = list(as_scored(rankable, config.metric))
     scores = chosen(rankable)
     entries = [_Entry(t, score, score, {}) for t, score in zip(rankable, scores, strict=True)]
     return tuple(entry.trajectory.model for entry in _order(entries))
@@ -290,7 +314,7 @@ def _row(
         last_seen=last_seen(trajectory).mean,
         epochs=trajectory.epochs,
         beta_eff=tuple(trajectory.beta_eff(strength).tolist()),
-        validation_accuracy=tuple(trajectory.series("validation_accuracy").tolist()),
+        validation_accuracy=(),  # of the trajectory as it was recorded, not as it is scored
         seconds=trajectory.seconds,
         message=message,
         p_best=standing.p_best,

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ncap_jax.options import FinishConfig
+from ncap_jax.options import FinishConfig, Metric
+from ncap_jax.predictor.validation_score import score
 from ncap_jax.types import EpochRecord
 
 # What a plateau does: the rate's share after it, and the epochs that make one.
@@ -61,19 +62,19 @@ def plateaus(losses: Sequence[float]) -> int:
     return found
 
 
-def best(records: Sequence[EpochRecord]) -> int:
-    """The place of the best record: the highest validation accuracy, then the lowest loss.
+def best(records: Sequence[EpochRecord], metric: Metric = "accuracy") -> int:
+    """The place of the best record: the highest validation score, then the lowest loss.
 
     Of equal ones the first. A record that is not finite is worse than all others.
     """
-    return max(range(len(records)), key=lambda place: (*merit(records[place]), -place))
+    return max(range(len(records)), key=lambda place: (*merit(records[place], metric), -place))
 
 
-def merit(record: EpochRecord) -> tuple[float, float]:
+def merit(record: EpochRecord, metric: Metric = "accuracy") -> tuple[float, float]:
     """What decides between epochs, and between models: higher is better."""
     if not is_finite(record):
         return -math.inf, -math.inf
-    return record.validation_accuracy, -record.validation_loss
+    return score(record, metric), -record.validation_loss
 
 
 def is_finite(record: EpochRecord) -> bool:
@@ -82,7 +83,9 @@ def is_finite(record: EpochRecord) -> bool:
     return math.isfinite(running) and math.isfinite(record.validation_loss)
 
 
-def is_over(records: Sequence[EpochRecord], config: FinishConfig) -> bool:
+def is_over(
+    records: Sequence[EpochRecord], config: FinishConfig, metric: Metric = "accuracy"
+) -> bool:
     """Whether training ends after these records, the ranking's last one first."""
-    waited = len(records) - 1 - best(records)
+    waited = len(records) - 1 - best(records, metric)
     return waited >= config.patience or len(records) > config.max_epochs

@@ -16,7 +16,7 @@ from ncap_jax.finetune import evaluation, loop, mesh, steps
 from ncap_jax.finetune.candidate import FineTuning
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.ops.dtypes import is_key
-from ncap_jax.options import FinishConfig
+from ncap_jax.options import FinishConfig, Metric
 from ncap_jax.types import EpochRecord
 from ncap_jax.winner import convergence
 
@@ -43,16 +43,18 @@ class Converged:
         records: of all its epochs, the ranking's included.
         best_epoch: that of the weights.
         weights: on the host.
+        metric: by which the best epoch was chosen.
     """
 
     records: tuple[EpochRecord, ...]
     best_epoch: int
     weights: Weights
+    metric: Metric = "accuracy"
 
     @property
     def merit(self) -> tuple[float, float]:
         """By which models are compared: higher is better."""
-        return convergence.merit(self.records[self.best_epoch])
+        return convergence.merit(self.records[self.best_epoch], self.metric)
 
 
 class Finished(NamedTuple):
@@ -103,19 +105,19 @@ def converge(
     Raises:
         OutputError: a checkpoint cannot be written or read.
     """
-    records, first = list(seen), course.first
+    records, first, metric = list(seen), course.first, course.judging.config.metric
     way = _begin(course, records[-1].epoch, start, checkpoints)
-    while not convergence.is_over(records[first:], course.config):
+    while not convergence.is_over(records[first:], course.config, metric):
         train_state, record = train(course, way.now, records)
         records.append(record)
         on_record(record)
         if not convergence.is_finite(record):
             break
-        better = convergence.best(records[first:]) == len(records) - 1 - first
+        better = convergence.best(records[first:], metric) == len(records) - 1 - first
         way = Way(train_state, on_host(train_state) if better else way.best)
         checkpoints.save(record.epoch, way)
-    best_epoch = first + convergence.best(records[first:])
-    return Converged(tuple(records), best_epoch, on_host(way.best))
+    best_epoch = first + convergence.best(records[first:], metric)
+    return Converged(tuple(records), best_epoch, on_host(way.best), metric)
 
 
 def _begin(
@@ -152,6 +154,7 @@ def train(
         validation_accuracy=float(found.correct[0] / found.samples),
         running_loss=loss,
         learning_rate=float(rates[-1]),
+        validation_counts=evaluation.class_counts(found),
     )
     return train_state, dataclasses.replace(record, seconds=time.perf_counter() - began)
 

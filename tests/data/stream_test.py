@@ -132,5 +132,10 @@ def test_training_does_not_notice(digit_files):
             show_progress=False,
         )
         records = ranking.trajectories[0].records
-        losses.append([(r.train_loss, r.running_loss, r.validation_loss) for r in records])
+        losses.append(
+            [
+                (r.train_loss, r.running_loss, r.validation_loss, r.validation_counts)
+                for r in records
+            ]
+        )
     assert losses[0] == losses[1]

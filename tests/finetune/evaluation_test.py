@@ -12,6 +12,7 @@ import pytest
 
 from ncap_jax.finetune import candidate as candidates
 from ncap_jax.finetune import evaluation, steps
+from ncap_jax.types import ClassCounts
 from tests.support.compilations import compilations
 from tests.support.small import small_digits, small_feed, small_spec, small_tuning
 
@@ -24,14 +25,15 @@ def tuning():
 
 
 def expected(tuning, images, labels):
-    """Mean loss and accuracy of one pass over all samples."""
+    """Mean loss and accuracy of one pass over all samples, and the answers."""
     params, state, _ = tuning.candidate.train_state
     network = tuning.candidate.network
     forward = jax.jit(steps.forward, static_argnames=("network", "train"))
     logits, _ = forward(network, params, state, jnp.asarray(images), train=False)
     log_p = np.asarray(jax.nn.log_softmax(logits[0]))
     losses = -log_p[np.arange(len(labels)), labels]
-    return float(losses.mean()), float(np.mean(log_p.argmax(axis=1) == labels))
+    given = log_p.argmax(axis=1)
+    return float(losses.mean()), float(np.mean(given == labels)), given
 
 
 @pytest.mark.parametrize("batch", [7, 32, 70, 256])
@@ -39,10 +41,18 @@ def test_evaluation_counts_every_sample_once(tuning, monkeypatch, batch):
     monkeypatch.setattr(candidates, "EVALUATION_BATCH", batch)
     digits = small_digits()
     sums = evaluation.evaluate(tuning, tuning.candidate.train_state)
-    loss, accuracy = expected(tuning, digits.validation_images, digits.validation_labels)
+    labels = digits.validation_labels
+    loss, accuracy, given = expected(tuning, digits.validation_images, labels)
     assert float(sums.samples) == 70
     assert float(sums.correct[0]) == round(70 * accuracy)
     assert float(sums.loss[0]) / 70 == pytest.approx(loss, rel=1e-5)
+    assert evaluation.class_counts(sums) == ClassCounts(
+        *(
+            tuple(np.bincount(labels, minlength=10).tolist()),
+            (tuple(np.bincount(labels[given == labels], minlength=10).tolist()),),
+            (tuple(np.bincount(given, minlength=10).tolist()),),
+        )
+    )
 
 
 def test_a_record_holds_both_parts_and_what_is_measured(tuning):
@@ -63,9 +73,11 @@ def test_a_record_holds_both_parts_and_what_is_measured(tuning):
         "train": (digits.images[subset], digits.labels[subset]),
         "validation": (digits.validation_images, digits.validation_labels),
     }.items():
-        loss, accuracy = expected(tuning, images, labels)
+        loss, accuracy, _ = expected(tuning, images, labels)
         assert getattr(record, f"{part}_loss") == pytest.approx(loss, rel=1e-5)
         assert getattr(record, f"{part}_accuracy") == pytest.approx(accuracy)
+    assert sum(record.validation_counts.images) == 70
+    assert sum(record.validation_counts.correct[0]) == round(70 * record.validation_accuracy)
     ((given, features, labels),) = asked
     assert given is train_state
     np.testing.assert_array_equal(labels, digits.labels[subset])

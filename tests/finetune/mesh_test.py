@@ -38,6 +38,14 @@ def facts(config):
         "curve": [[r.train_loss, r.validation_loss, r.running_loss or 0.0] for r in records],
         "beta_eff": [r.beta_eff["absolute"][0] for r in records],
         "accuracy": [r.validation_accuracy for r in records],
+        "counts": [
+            [
+                r.validation_counts.images,
+                *r.validation_counts.correct,
+                *r.validation_counts.predicted,
+            ]
+            for r in records
+        ],
         "statistics": [np.asarray(x).tolist() for x in jax.tree.leaves(state.state["backbone"])],
         "devices": sorted({len(leaf.devices()) for leaf in leaves}),
         "whole": all(leaf.sharding.is_fully_replicated for leaf in leaves),
@@ -95,6 +103,10 @@ def test_the_loss_curve_is_that_of_one_device(one, eight):
     np.testing.assert_allclose(eight["beta_eff"], one["beta_eff"], rtol=1e-3)
     # A sample on the boundary may fall either way: one of seventy.
     np.testing.assert_allclose(eight["accuracy"], one["accuracy"], atol=1.01 / 70)
+    counts, expected = np.array(eight["counts"]), np.array(one["counts"])
+    np.testing.assert_array_equal(counts[:, 0], expected[:, 0])
+    np.testing.assert_allclose(counts, expected, atol=1)
+    np.testing.assert_allclose(counts[:, 1].sum(axis=1) / 70, eight["accuracy"], rtol=1e-6)
 
 
 def test_batch_statistics_are_those_of_the_whole_batch(one, eight):

@@ -10,7 +10,7 @@ import pytest
 
 from ncap_jax.finetune import splits
 from ncap_jax.finetune.checkpoints import Checkpoints
-from ncap_jax.types import EpochRecord
+from ncap_jax.types import ClassCounts, EpochRecord
 from tests.support.small import small_tuning
 
 
@@ -38,6 +38,15 @@ def test_the_mean_record():
     assert found.beta_eff == {"signed": (2.0, -2.0)}
     assert found.beta_eff_status == {"signed": ("ok", "ok")}
     assert (found.measure_seconds, found.features) == (3.0, "")
+
+
+def test_answers_on_all_splits_are_counted_together():
+    one = ClassCounts((3, 1), ((2, 0), (1, 1)), ((3, 1), (1, 3)))
+    other = ClassCounts((2, 2), ((2, 1), (0, 2)), ((3, 1), (0, 4)))
+    found = splits.mean([record(1, validation_counts=one), record(2, validation_counts=other)])
+    assert found.validation_counts == ClassCounts((5, 3), ((4, 1), (1, 3)), ((6, 2), (1, 7)))
+    bare = splits.mean([record(1, validation_counts=one), record(2)])
+    assert bare.validation_counts is None
 
 
 def test_one_record_is_itself():

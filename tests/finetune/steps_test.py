@@ -247,10 +247,12 @@ def test_batch_statistics_of_an_accumulated_step_are_the_parts():
 
 def test_masked_samples_do_not_count_even_if_not_finite():
     logits = jnp.array([[[2.0, 0.0], [jnp.nan, 1.0]]])
-    sums = steps.sums(logits, jnp.array([0, 1]), jnp.array([True, False]))
+    sums = jax.jit(steps.sums)(logits, np.array([0, 1], np.int32), np.array([True, False]))
     np.testing.assert_allclose(sums.loss, [np.log(1 + np.exp(-2.0))], rtol=1e-6)
     assert float(sums.samples) == 1
     assert float(sums.correct[0]) == 1
+    for column in (sums.class_samples, sums.class_correct[0], sums.class_predicted[0]):
+        np.testing.assert_array_equal(column, [1, 0])
 
 
 def with_two_heads(train_state):
@@ -277,6 +279,13 @@ def test_features_and_heads_make_the_logits():
     np.testing.assert_allclose(sums.loss, -log_p[:, np.arange(13), right].sum(axis=1), rtol=1e-5)
     np.testing.assert_array_equal(sums.correct, (log_p.argmax(axis=-1) == right).sum(axis=1))
     assert float(sums.samples) == 13
+    given = log_p.argmax(axis=-1)
+    np.testing.assert_array_equal(sums.class_samples, np.bincount(right, minlength=10))
+    for head in range(2):
+        hits = right[given[head] == right]
+        np.testing.assert_array_equal(sums.class_correct[head], np.bincount(hits, minlength=10))
+        expected = np.bincount(given[head], minlength=10)
+        np.testing.assert_array_equal(sums.class_predicted[head], expected)
 
 
 def test_several_heads_average_their_losses():

@@ -10,7 +10,7 @@ import pytest
 
 from ncap_jax import errors
 from ncap_jax.finetune import trajectory_files
-from ncap_jax.types import EpochRecord
+from ncap_jax.types import ClassCounts, EpochRecord
 
 RECORD = EpochRecord(
     epoch=1,
@@ -24,6 +24,7 @@ RECORD = EpochRecord(
     seconds=1.5,
     measure_seconds=0.25,
     features="constant",
+    validation_counts=ClassCounts((3, 1), ((2, 0), (1, 1)), ((3, 1), (2, 2))),
 )
 
 
@@ -42,13 +43,14 @@ def test_round_trip_is_exact(tmp_path):
 def test_optional_fields_may_be_missing_or_null():
     fields = trajectory_files.to_json(dataclasses.replace(RECORD, running_loss=None))
     assert fields["validation_loss"] is None
-    for name in ("seconds", "measure_seconds", "learning_rate", "features"):
+    for name in ("seconds", "measure_seconds", "learning_rate", "features", "validation_counts"):
         del fields[name]
     parsed = trajectory_files.parse(fields)
     assert math.isnan(parsed.validation_loss)
     found = parsed.running_loss, parsed.seconds, parsed.measure_seconds, parsed.learning_rate
     assert found == (None, 0.0, 0.0, None)
     assert parsed.features == ""
+    assert parsed.validation_counts is None
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,10 @@ def test_optional_fields_may_be_missing_or_null():
         ("null", "'NoneType' object is not iterable"),
         ('{"epoch": 1}', "'train_loss'"),
         ('{"epoch": 1.5}', "epoch is not a whole number"),
+        (
+            trajectory_files.line(RECORD).replace("[3, 1]", "[3]", 1),
+            "validation_counts are not of one number of classes",
+        ),
     ],
 )
 def test_damage_is_named_by_line(tmp_path, damage, reason):

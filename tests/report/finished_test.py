@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from ncap_jax.report import finished
+from ncap_jax.report import finished, winner_page
 from ncap_jax.selection.ranking import rank_trajectories
+from ncap_jax.types import ClassCounts
 from ncap_jax.winner.facts import LEAKS
 from ncap_jax.winner.metrics import ClassificationMetrics, classification_metrics
 from tests.support.finished import facts, finished_run, made_up_metrics
@@ -78,7 +79,20 @@ def test_rows_of_the_models_tell_ranking_and_finish_apart():
         ["model_0", "1", "5 + 12", "11", f"{best[0]:.1f} %", "18.0 s"],
         ["model_1", "2", "5 + 11", "10", f"{best[1]:.1f} %", "16.5 s"],
     ]
-    assert len(finished.FINISHED) == len(rows[0])
+    assert len(finished.finished_header()) == len(rows[0])
+
+
+def test_of_another_metric_the_epoch_is_shown_by_it():
+    counts = ClassCounts((90, 10), ((81, 2),), ((89, 11),))
+    model, _ = finished_run().models
+    records = tuple(dataclasses.replace(r, validation_counts=counts) for r in model.records)
+    model = dataclasses.replace(model, records=records, metric="balanced_accuracy")
+    run = finished_run(models=(model,))
+    assert run.metric == "balanced_accuracy"
+    (row,) = finished.finished_rows(run.models)
+    where = finished.finished_header(run.metric).index("validation balanced accuracy")
+    assert row[where] == "55.0 %"  # (81 / 90 + 2 / 10) / 2
+    assert "validation balanced accuracy (%)" in winner_page.parts(run)["accuracy_svg"]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +100,7 @@ def test_rows_of_the_models_tell_ranking_and_finish_apart():
     [
         ({}, ""),
         ({"epochs": 3}, "5 instead of 3 epochs"),
+        ({"metric": "macro_f1"}, "accuracy instead of macro F1"),
         (
             {"predictor": "logme", "models": ("model_0", "model_9")},
             "ranked by {now} instead of logme, with model_1 and model_2, without model_9",

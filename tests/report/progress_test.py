@@ -11,12 +11,13 @@ import types
 import pytest
 
 from ncap_jax.options import RankConfig
+from ncap_jax.predictor.validation_score import score
 from ncap_jax.report import Progress, text
 from ncap_jax.report import progress as progress_module
 from ncap_jax.report.progress import Watchers
 from ncap_jax.selection.budget import TimeBudget
 from ncap_jax.types import EpochRecord, Trajectory
-from tests.support.pool import make_pool
+from tests.support.pool import counted, make_pool
 
 PLAN = 2  # lines before the first epoch
 
@@ -49,6 +50,19 @@ def test_one_plain_line_an_epoch():
     assert lines[4].startswith("model_0: ok after 3 epochs")
     assert lines[-1].endswith("[2/2 models]")
     assert left == 0.0
+
+
+def test_an_epoch_and_the_best_are_told_in_the_metric():
+    file = io.StringIO()
+    frequent, both = make_pool(models=2, epochs=1)
+    pool = [counted(frequent, (900, 100), rare=0.0), counted(both, (900, 100))]
+    with Progress(["model_0", "model_1"], 1, file, metric="balanced_accuracy") as progress:
+        for trajectory in pool:
+            progress.epoch(trajectory.model, trajectory.records[1])
+        assert "best model_1 " in progress._headline()
+    share = text.percent(score(pool[0].records[1], "balanced_accuracy"))
+    line = file.getvalue().splitlines()[PLAN]
+    assert line.startswith(f"model_0: epoch 1/1, validation balanced accuracy {share}, loss ")
 
 
 def test_a_bar_in_a_terminal(monkeypatch):

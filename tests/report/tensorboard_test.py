@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from ncap_jax import errors
+from ncap_jax.predictor.validation_score import score
 from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.types import Trajectory
 from tests.support.event_files import scalars
-from tests.support.pool import make_pool
+from tests.support.pool import counted, make_pool
 
 
 def test_every_epoch_of_every_model(tmp_path):
     pytest.importorskip("tensorboardX", reason="the extra `tensorboard` is not installed")
-    pool = make_pool(models=2, epochs=3)
+    plain, other = make_pool(models=2, epochs=3)
+    pool = [plain, counted(other, (900, 100), rare=0.5)]
     with TensorBoard(tmp_path) as board:
         for trajectory in pool:
             for record in trajectory.records:
@@ -33,6 +35,10 @@ def test_every_epoch_of_every_model(tmp_path):
             np.testing.assert_allclose(
                 found["beta_eff/absolute", record.epoch], record.beta_eff["absolute"][0], rtol=1e-6
             )
+            tag = "validation_macro_f1", record.epoch
+            assert (tag in found) == (trajectory is pool[1])
+            if trajectory is pool[1]:
+                np.testing.assert_allclose(found[tag], score(record, "macro_f1"), rtol=1e-6)
         assert ("running_loss", 0) not in found
         assert ("running_loss", 1) in found
 

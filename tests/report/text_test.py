@@ -13,10 +13,10 @@ import pytest
 
 from ncap_jax import report
 from ncap_jax.options import RankConfig
-from ncap_jax.report import format_ranking, html, markdown, text
+from ncap_jax.report import format_ranking, html, markdown, notebook, text
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import RunInfo, Trajectory
-from tests.support.pool import make_pool
+from tests.support.pool import counted, make_pool
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,51 @@ def test_models_that_are_no_better_than_the_largest_class(share, warned):
     # Of how many images the share is of decides what is above chance: unknown, nothing is said.
     unknown = rank_trajectories(pool, "x", info=dataclasses.replace(info, num_validation=None))
     assert not [line for line in text.warnings(unknown) if "largest class" in line]
+
+
+@pytest.mark.parametrize("rare", [1.0, 0.0])
+def test_what_the_largest_class_scores_depends_on_the_metric(rare):
+    """A model that knows the large class alone is no better by class, whatever its accuracy."""
+    pool = [counted(t, (900, 100), rare) for t in make_pool(models=2, epochs=8)]
+    info = RunInfo(majority_accuracy=0.9, num_validation=1000)
+    config = RankConfig(head="trainable_probe", metric="balanced_accuracy")
+    ranking = rank_trajectories(pool, "x", config, info=info)
+    found = [line for line in text.warnings(ranking) if "largest class" in line]
+    assert bool(found) == (rare == 0.0)
+    if found:
+        assert "always predicting the largest class (50.0 %)" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1")]
+)
+def test_every_form_of_the_report_names_the_metric(metric, name):
+    pool = [counted(t, (900, 100), rare=0.5) for t in make_pool(3)]
+    config = RankConfig(head="trainable_probe", metric=metric)
+    ranking = rank_trajectories(pool, "digits", config)
+    page, note = html.render(ranking), text.metric_note(ranking)
+    assert f"for {name} they are not checked" in note
+    for shown in (
+        format_ranking(ranking, width=300),
+        page,
+        markdown.render(ranking),
+        notebook.notebook_ranking(ranking),
+    ):
+        assert note in shown
+        assert f"predicted {name} " in shown
+    for shown in (format_ranking(ranking, width=300), notebook.notebook_ranking(ranking)):
+        assert f"digits: {name}, ranked by " in shown
+    for label in (f"Predicted {name}</button>", f"validation {name} (%)", f"Validation {name} by"):
+        assert label in page
+    assert "validation accuracy" not in page
+    assert f"{name[0].upper()}{name[1:]} against β_eff" in page
+
+
+def test_of_accuracy_nothing_is_said_that_was_not_said_before():
+    plain = rank_trajectories(make_pool(3), "digits")
+    assert text.metric_note(plain) == ""
+    assert text.title(plain) == f"digits, ranked by {plain.predictor}"
+    assert "predicted accuracy" not in text.answer(plain)
 
 
 def test_a_flag_that_all_share_is_said_once():

@@ -142,6 +142,48 @@ def test_a_kill_while_a_run_grows_costs_time_only(fake, tmp_path, method, calls)
     assert timeless(rank(tmp_path, LONG, POOL[1:])) == timeless(rank(None, LONG, POOL[1:]))
 
 
+def test_another_metric_ranks_what_the_folder_holds(fake, tmp_path):
+    rank(tmp_path)
+    fake.clear()
+    by_class = dataclasses.replace(PLAN, metric="macro_f1")
+    ranked = timeless(rank(tmp_path, by_class))
+    assert fake == []
+    assert held(tmp_path)["config"]["metric"] == "macro_f1"
+    assert ranked == timeless(rank(None, by_class))
+    assert ranked != timeless(rank(tmp_path))
+    assert held(tmp_path)["config"]["metric"] == "accuracy"
+
+
+def test_a_folder_from_before_there_were_metrics(fake, tmp_path):
+    """It goes on by accuracy; for another metric it lacks the answers by class, and stays."""
+    whole = timeless(rank(tmp_path))
+    about = held(tmp_path)
+    del about["config"]["metric"]
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    for file in (tmp_path / "trajectories").iterdir():
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            del line["validation_counts"]
+        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    fake.clear()
+    with pytest.raises(errors.OutputError) as error:
+        rank(tmp_path, dataclasses.replace(PLAN, metric="balanced_accuracy"))
+    assert error.value.cause == (
+        f"{tmp_path} was recorded without the answers by class that metric='balanced_accuracy' is "
+        "computed from: toy_1 has none after epochs 0, 1, 2"
+    )
+    assert error.value.remedy == "Choose another folder, or metric='accuracy'"
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = rank(tmp_path)
+    assert fake == []
+    assert [row.predicted_accuracy for row in again.models] == [
+        row.predicted_accuracy for row in rank(None).models
+    ]
+    assert whole == timeless(rank(None))
+    assert held(tmp_path)["config"]["metric"] == "accuracy"
+
+
 def test_time_that_does_not_suffice_to_grow_takes_nothing_away(fake, tmp_path):
     """The first model has its epoch; the second was known up to its second, and still is."""
     rank(tmp_path, models=POOL[:2])

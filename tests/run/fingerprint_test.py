@@ -37,6 +37,13 @@ def test_what_may_change_between_calls_is_not_part_of_it() -> None:
     assert fixed(before, "config") != fixed({**before, "seed": 1}, "config")
 
 
+def test_what_was_made_before_an_option_is_as_if_it_had_its_value() -> None:
+    now = dataclasses.asdict(RankConfig())
+    before = {name: value for name, value in now.items() if name != "metric"}
+    assert fixed(before, "config") == fixed(now, "config")
+    assert fixed(before, "config") != fixed({**now, "metric": "macro_f1"}, "config")
+
+
 def test_where_the_data_lie_is_not_part_of_it() -> None:
     """Pixels and labels are told by their hash; the way to them may change."""
     data = {
@@ -71,7 +78,8 @@ def changed(**changes: object) -> dict[str, Any]:
 
 
 def test_epochs_predictors_and_models_may_change_in_a_folder() -> None:
-    assert conflicts(FACTS, changed(epochs=9, predictor="power_law", workers=2)) == []
+    grows = {"epochs": 9, "predictor": "power_law", "metric": "macro_f1", "workers": 2}
+    assert conflicts(FACTS, changed(**grows)) == []
     assert conflicts(FACTS, {**FACTS, "models": {"c": {"weights_sha256": "4"}}}) == []
 
 

@@ -59,6 +59,18 @@ def test_another_way_is_refused_by_name(tmp_path, trajectory):
     )
 
 
+def test_another_metric_is_another_way_and_an_older_folder_chose_by_accuracy(tmp_path, trajectory):
+    FinishFolder(tmp_path, CONFIG).begin("a", trajectory)
+    file = tmp_path / "finish" / "finish.json"
+    content = json.loads(file.read_text())
+    assert content["config"].pop("metric") == "accuracy"
+    file.write_text(json.dumps(content))
+    FinishFolder(tmp_path, CONFIG)
+    with pytest.raises(errors.OutputError) as error:
+        FinishFolder(tmp_path, CONFIG, "macro_f1")
+    assert error.value.cause.endswith('; different: config.metric was "accuracy", is "macro_f1"')
+
+
 @pytest.mark.parametrize(
     "content", [b"{", b"[]", b"\xff", json.dumps({"schema": 9}).encode(), b"[" * 100_000]
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from ncap_jax import errors
@@ -9,7 +11,7 @@ from ncap_jax.options import RankConfig
 from ncap_jax.run import growth
 from ncap_jax.run.recorded import Recorded
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import EpochRecord, Trajectory
+from ncap_jax.types import ClassCounts, EpochRecord, Trajectory
 
 CONFIG = RankConfig(epochs=2)
 
@@ -44,6 +46,22 @@ def test_a_predictor_needs_what_it_reads_after_every_epoch(tmp_path):
     always = tuple(record(epoch) for epoch in range(4))
     for records in (never, always):
         growth.check_measured({"a": Recorded("a", records)}, by_beta, tmp_path)
+
+
+def test_a_metric_by_class_needs_answers_by_class(tmp_path):
+    by_class = RankConfig(epochs=2, metric="macro_f1")
+    with pytest.raises(errors.OutputError) as error:
+        growth.check_counted({"a": MODEL}, by_class, tmp_path)
+    assert error.value.cause == (
+        f"{tmp_path} was recorded without the answers by class that metric='macro_f1' is computed "
+        "from: a has none after epochs 0, 1, 2"
+    )
+    assert error.value.remedy == "Choose another folder, or metric='accuracy'"
+    growth.check_counted({"a": MODEL}, RankConfig(), tmp_path)
+    counts = ClassCounts((1,), ((1,),), ((1,),))
+    whole = tuple(dataclasses.replace(r, validation_counts=counts) for r in RECORDS[:3])
+    beyond = Recorded("a", (*whole, RECORDS[3]))  # what is not ranked need not be counted
+    growth.check_counted({"a": beyond}, by_class, tmp_path)
 
 
 def test_what_is_said_of_the_folder_before_training():

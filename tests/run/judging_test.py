@@ -13,7 +13,7 @@ from ncap_jax import errors
 from ncap_jax.data.held_out import HeldOut
 from ncap_jax.options import FinishConfig, RankConfig
 from ncap_jax.run import judging
-from ncap_jax.types import EpochRecord, RankedModel, Ranking
+from ncap_jax.types import ClassCounts, EpochRecord, RankedModel, Ranking
 from ncap_jax.winner.facts import LEAKS
 from ncap_jax.winner.training import Converged, Weights
 from tests.support.small import small_config, small_digits
@@ -36,6 +36,13 @@ def test_how_a_winner_was_chosen():
     assert said["finished"] == {
         "b": {"rank": 2, "epochs": 2, "best epoch": 1, "validation accuracy": 0.7}
     }
+    by_class = dataclasses.replace(ranking, config=RankConfig(epochs=2, metric="macro_f1"))
+    counts = ClassCounts((2, 2), ((1, 2),), ((1, 3),))
+    counted = tuple(dataclasses.replace(record, validation_counts=counts) for record in records)
+    ended = Converged(counted, 1, Weights({}, {}), "macro_f1")
+    other = judging.how_chosen(by_class, FinishConfig(top=1), {"b": ended})
+    assert other["ranked by"] == "last_seen after 2 epochs, macro F1"
+    assert other["finished"]["b"]["validation macro F1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert said["options"]["top"] == 1
     assert said["seed"] == 7
 

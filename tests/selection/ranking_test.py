@@ -11,15 +11,17 @@ import pytest
 from ncap_jax import errors
 from ncap_jax.options import HEADS, RankConfig
 from ncap_jax.predictor import DEFAULT_PREDICTORS, PREDICTORS, accuracies
+from ncap_jax.predictor.validation_score import score
 from ncap_jax.selection.contest import TIE_PROBABILITY
 from ncap_jax.selection.ranking import (
     check_config,
     check_epochs_budget,
+    names_in_order,
     rank_trajectories,
     with_needed_beta_eff,
 )
 from ncap_jax.types import RunInfo, Status, Trajectory
-from tests.support.pool import make_pool, measured_after, with_last
+from tests.support.pool import counted, make_pool, measured_after, with_last
 
 
 def cut(
@@ -318,6 +320,51 @@ def test_one_validation_image_decides_nothing(predictor):
     many = rank_trajectories(pool, "synthetic", config, info={"num_validation": 50})
     assert [row.name for row in many.models] == [row.name for row in ranking.models]
     assert all(row.predicted_accuracy > 0.99 for row in many.models)
+
+
+def test_the_metric_decides_the_order_and_what_is_predicted():
+    """One model knows the frequent class better, the other the rare one too."""
+    frequent, _, both, *_ = make_pool(models=8, epochs=12)
+    pool = [counted(frequent, (980, 20), rare=0.1), counted(both, (980, 20))]
+    plain = RankConfig(head="trainable_probe", predictor="last_seen")
+    by_accuracy = rank_trajectories(pool, "set", plain)
+    assert [row.name for row in by_accuracy.models] == ["model_0", "model_2"]
+    for metric in ("balanced_accuracy", "macro_f1"):
+        config = dataclasses.replace(plain, metric=metric)
+        ranking = rank_trajectories(pool, "set", config)
+        assert [row.name for row in ranking.models] == ["model_2", "model_0"]
+        assert ranking.trajectories == tuple(pool)
+        for row in ranking.models:
+            (trajectory,) = (t for t in pool if t.model == row.name)
+            scores = [score(record, metric) for record in trajectory.records]
+            assert row.predicted_accuracy == row.last_seen == scores[-1]
+            assert row.best_seen == max(scores[1:])
+            assert row.validation_accuracy == tuple(trajectory.series("validation_accuracy"))
+        assert names_in_order(pool, config) == ("model_2", "model_0")
+
+
+def test_few_images_of_one_class_leave_a_score_by_class_open():
+    """The accuracy of 1,000 images is known well, the recall of 10 of them is not."""
+    pool = [counted(t, (990, 10)) for t in make_pool(models=3)]
+    info = {"num_validation": 1000}
+    accuracy = rank_trajectories(pool, "set", info=info)
+    config = RankConfig(head="trainable_probe", metric="balanced_accuracy")
+    balanced = rank_trajectories(pool, "set", config, info=info)
+    for before, after in zip(accuracy.models, balanced.models, strict=True):
+        assert after.std > 1.1 * before.std
+        assert "validation image" not in before.message
+        assert (
+            "1000 validation images, worth 39 because classes count alike: the standard error of a "
+            "score is up to 8 points"
+        ) in after.message
+
+
+def test_a_metric_by_class_needs_answers_by_class():
+    with pytest.raises(errors.DataError) as error:
+        rank_trajectories(make_pool(2), "set", RankConfig(metric="macro_f1"))
+    assert error.value.cause.startswith(
+        "model_0: epoch 0 was recorded without the answers by class"
+    )
 
 
 def test_unknown_facts_are_refused():

@@ -92,7 +92,7 @@ def finished_run(class_names: tuple[str, ...] = NAMES, **changes: Any) -> Finish
 def without_figures(patch: pytest.MonkeyPatch) -> None:
     """Let pages be made without figures, which take longer than all else."""
     for name in ("accuracy_to_the_end", "loss_to_the_end"):
-        patch.setattr(finish_figures, name, lambda models: "")
+        patch.setattr(finish_figures, name, lambda models, metric="accuracy": "")
     patch.setattr(finish_figures, "confusion", lambda metrics: "")
     none = {"strength": None, "legend": [], "others": 0, "fits": []}
     patch.setattr(html, "_figures", lambda ranking: {**none, "accuracy_svg": "", "beta_svg": ""})

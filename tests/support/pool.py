@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ncap_jax.types import EpochRecord, Trajectory
+from ncap_jax.types import ClassCounts, EpochRecord, Trajectory
 
 
 def make_trajectory(
@@ -71,6 +71,28 @@ def measured_after(trajectory: Trajectory, epochs: Container[int]) -> Trajectory
         for r in trajectory.records
     )
     return dataclasses.replace(trajectory, records=records)
+
+
+def counted(trajectory: Trajectory, images: tuple[int, ...], rare: float = 1.0) -> Trajectory:
+    """The trajectory with answers by class, and the accuracies that follow from them.
+
+    Args:
+        trajectory: whose accuracies are the recalls of all classes but the last.
+        images: of each class.
+        rare: the last class's recall, as a share of the others'.
+    """
+    records = []
+    for record in trajectory.records:
+        recalls = [record.validation_accuracy] * (len(images) - 1)
+        recalls.append(rare * record.validation_accuracy)
+        right = [round(n * recall) for n, recall in zip(images, recalls)]
+        wrong = [n - r for n, r in zip(images, right)]
+        predicted = [r + w for r, w in zip(right, wrong[1:] + wrong[:1])]  # for the class before
+        counts = ClassCounts(images, (tuple(right),), (tuple(predicted),))
+        accuracy = sum(right) / sum(images)
+        changes = {"validation_accuracy": accuracy, "validation_counts": counts}
+        records.append(dataclasses.replace(record, **changes))
+    return dataclasses.replace(trajectory, records=tuple(records))
 
 
 def with_accuracies(trajectory: Trajectory, accuracies: Sequence[float]) -> Trajectory:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from ncap_jax.options import FinishConfig
-from ncap_jax.types import EpochRecord
+from ncap_jax.types import ClassCounts, EpochRecord
 from ncap_jax.winner import convergence
 
 NAN = float("nan")
@@ -81,6 +82,24 @@ def test_plateaus_lower_the_rate(losses, drops):
 )
 def test_the_best_epoch(accuracies, losses, place):
     assert convergence.best(records(accuracies, losses)) == place
+
+
+def test_the_best_epoch_is_that_of_the_metric():
+    """The first has the higher accuracy, by the large class alone."""
+    images = (90, 10)
+    counts = (
+        ClassCounts(images, ((90, 0),), ((100, 0),)),
+        ClassCounts(images, ((60, 9),), ((61, 39),)),
+    )
+    seen = [
+        dataclasses.replace(record, validation_counts=each)
+        for record, each in zip(records([0.9, 0.69]), counts, strict=True)
+    ]
+    for metric, place in (("accuracy", 0), ("balanced_accuracy", 1), ("macro_f1", 1)):
+        assert convergence.best(seen, metric) == place
+    config = FinishConfig(patience=1)
+    assert convergence.is_over(seen, config)
+    assert not convergence.is_over(seen, config, "macro_f1")
 
 
 def test_training_ends_when_patience_does():
