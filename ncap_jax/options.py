@@ -100,6 +100,7 @@ def _too_shallow(widths: Sequence[int]) -> str:
 RATE = Check(_positive, "Give a positive number, such as 1e-3")
 RATES = Check(lambda rates: all(map(_positive, rates)), "Give positive numbers, such as 3e-4")
 SECONDS = Check(_positive, "Give a positive number of seconds")
+MILLISECONDS = Check(_positive, "Give a positive number of milliseconds")
 MEASURED = Check(
     lambda size: size >= 1,
     "Give a whole number of at least 1. To measure no beta_eff, use beta_eff='off'",
@@ -382,6 +383,29 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What a model may cost those who will use it, and whether that is measured."""
+
+    max_parameters: int | None = option(
+        None,
+        "Models with more parameters, those of the classifier not counted, are left out before "
+        "anything is trained (default: none is).",
+        at_least(1),
+    )
+    max_latency_ms: float | None = option(
+        None,
+        "Models that take more milliseconds to label one image are left out before anything is "
+        "trained; they are timed on this machine, with random weights (default: none is).",
+        MILLISECONDS,
+    )
+    measure_inference: bool = option(
+        False,
+        "Once all models are trained, measure on this machine how fast they label images, one and "
+        "64 at a time, and in how much memory.",
+    )
+
+
+@dataclass(frozen=True)
 class Execution:
     """Where a run executes."""
 
@@ -403,11 +427,12 @@ class Execution:
 
 @documented
 @dataclass(frozen=True)
-class RankConfig(Execution, Limits, Recipe):
+class RankConfig(Execution, Usage, Limits, Recipe):
     """Everything that decides a run, apart from the models and the data.
 
-    One flat constructor; behind it stand three parts, `Recipe` (what is trained), `Limits` (how
-    far) and `Execution` (where). A function that needs one part alone says so by its type.
+    One flat constructor; behind it stand four parts, `Recipe` (what is trained), `Limits` (how
+    far), `Usage` (what the models may cost) and `Execution` (where). A function that needs one part
+    alone says so by its type.
     """
 
     @classmethod
@@ -425,11 +450,12 @@ class RankConfig(Execution, Limits, Recipe):
         return cls(**{**fields, **tuples})
 
 
-# A run resumes even when these have changed: they decide how far models get and where they run,
-# not what they do on the way. A mesh is not among them, for it changes the order of sums.
+# A run resumes even when these have changed: they decide which models take part, how far they get
+# and where they run, not what they do on the way. A mesh is not among them, for it changes the
+# order of sums.
 FREE_FIELDS = tuple(
     field.name
-    for part in (Limits, Execution)
+    for part in (Limits, Usage, Execution)
     for field in dataclasses.fields(part)
     if field.name != "mesh"
 )

@@ -28,6 +28,8 @@ Status = Literal["ok", "diverged", "out_of_memory", "failed", "stopped"]
 FeatureFlaw = Literal["", "constant", "not finite"]
 
 STRENGTHS: tuple[Strength, ...] = ("signed", "absolute", "squared", "total")
+# A point: how far below the first a smaller model may be predicted to be named beside it.
+SMALLEST_WITHIN = 0.01
 # What is recorded of whole networks (head `linear`): each further strength compiles for seconds.
 NETWORK_STRENGTHS: tuple[Strength, ...] = ("signed", "absolute")
 STATUSES: tuple[Status, ...] = ("ok", "diverged", "out_of_memory", "failed", "stopped")
@@ -271,6 +273,58 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class InferenceSpeed:
+    """How fast a model labels a batch of images on the run's machine.
+
+    Attributes:
+        batch: number of images.
+        seconds: of the batch, from uint8 images in the machine's memory to their logits there.
+        memory: bytes on the device; None: not known.
+    """
+
+    batch: int
+    seconds: float
+    memory: int | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that are labelled in a second."""
+        return self.batch / self.seconds
+
+
+@dataclass(frozen=True)
+class InferenceCost:
+    """What a model costs those who use it; `ncap_jax.measure.inference` defines the figures.
+
+    Attributes:
+        parameters: number of trainable scalars below the head; None: not known.
+        flops: operations for one scaled image, head included; None: not known.
+        licence: of the weights; empty: not known.
+        speeds: on the run's machine, by batch size; empty: not measured.
+        problem: what kept a figure from being found; empty: nothing did.
+    """
+
+    parameters: int | None = None
+    flops: float | None = None
+    licence: str = ""
+    speeds: tuple[InferenceSpeed, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A model that was left out before anything was trained.
+
+    Attributes:
+        name: of the model.
+        reason: for people, with the option that decided.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class RankedModel:
     """One row of a ranking: the fields of `ranking.json`, same names.
 
@@ -294,6 +348,7 @@ class RankedModel:
     tied_with_best: bool = False
     learning_rate: float | None = None
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
+    cost: InferenceCost = InferenceCost()
 
     @property
     def flag(self) -> str:
@@ -355,6 +410,7 @@ class Ranking:
         predictor: the method that ranked.
         strength: which beta_eff the rows show (`beta_eff` of `RankedModel`).
         info: facts of the run, for the report.
+        left_out: models that were asked for, but are too large or too slow for the options.
         source: where `ncap_jax.finish` finds the run; nothing for people.
     """
 
@@ -365,6 +421,7 @@ class Ranking:
     predictor: str = ""
     strength: Strength = "signed"
     info: RunInfo = RunInfo()
+    left_out: tuple[LeftOut, ...] = ()
     source: Any = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -383,6 +440,23 @@ class Ranking:
                 "no model could be ranked", "See the status and message of each model"
             )
         return self.models[0]
+
+    @property
+    def smallest(self) -> RankedModel | None:
+        """The model with the fewest parameters of those predicted within a point of the first.
+
+        Looked for among the models that ended as the first one did. None: no model is ranked, or
+        the parameters or predictions are not known.
+        """
+        ranked = [row for row in self.models if row.rank is not None]
+        near = [
+            row
+            for row in ranked
+            if row.status == ranked[0].status
+            and row.predicted_accuracy >= ranked[0].predicted_accuracy - SMALLEST_WITHIN
+            and row.cost.parameters is not None
+        ]
+        return min(near, key=lambda row: (row.cost.parameters, row.rank), default=None)
 
     def __repr__(self) -> str:
         best = "no model ranked"

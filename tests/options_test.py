@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ncap_jax import errors, options
-from ncap_jax.options import DataConfig, Execution, Limits, RankConfig, Recipe
+from ncap_jax.options import DataConfig, Execution, Limits, RankConfig, Recipe, Usage
 
 RECORDS = (RankConfig, DataConfig)
 
@@ -48,9 +48,10 @@ def test_the_defaults_that_studies_chose() -> None:
     assert DataConfig().validation_fraction == 0.2
 
 
-def test_a_configuration_is_its_three_parts() -> None:
+def test_a_configuration_is_its_four_parts() -> None:
     """One flat constructor; the order of the fields is that of ranking.json."""
-    parts = [f.name for part in (Recipe, Limits, Execution) for f in dataclasses.fields(part)]
+    four = (Recipe, Limits, Usage, Execution)
+    parts = [field.name for part in four for field in dataclasses.fields(part)]
     assert [field.name for field in dataclasses.fields(RankConfig)] == parts
     config = RankConfig(epochs=7, strategy="halving", workers=2)
     assert isinstance(config, Recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from ncap_jax.options import RankConfig
 from ncap_jax.types import (
     Dataset,
     EpochRecord,
+    InferenceCost,
+    InferenceSpeed,
     Prediction,
     RankedModel,
     Ranking,
@@ -80,6 +83,29 @@ def test_the_best_model_is_the_first_or_an_error_says_where_to_look() -> None:
             _ = Ranking("set", RankConfig(), models).best
         assert error.value.cause == "no model could be ranked"
         assert error.value.remedy == "See the status and message of each model"
+
+
+def test_the_smallest_is_looked_for_within_a_point_of_the_first() -> None:
+    def sized(rank: int | None, predicted: float, parameters: int | None, status: str = "ok"):
+        cost = InferenceCost(parameters)
+        return dataclasses.replace(row(rank, status), predicted_accuracy=predicted, cost=cost)
+
+    first, near, far = sized(1, 0.9, 500), sized(2, 0.8901, 300), sized(3, 0.8899, 100)
+    unknown, stopped = sized(4, 0.9, None), sized(5, 0.9, 50, "stopped")
+
+    def smallest(*models: RankedModel) -> RankedModel | None:
+        return Ranking("set", RankConfig(), models).smallest
+
+    assert smallest(first, near, far, unknown, stopped) is near
+    assert smallest(first, far) is first
+    assert smallest(unknown, near) is near
+    assert smallest(sized(1, math.nan, 500), near) is None
+    assert smallest(sized(None, 0.9, 500, "failed")) is None
+    assert smallest() is None
+
+
+def test_images_in_a_second_are_those_of_the_batch() -> None:
+    assert InferenceSpeed(64, 0.5).images_per_second == 128
 
 
 def test_a_ranking_prints_its_table_though_records_know_no_report() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ncap_jax import output
-from ncap_jax.report import text
+from ncap_jax.report import inference, text
 from ncap_jax.types import ModelSpec, RankedModel, Ranking
 
 if TYPE_CHECKING:
@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 # Columns in order; each level drops the less important ones, until the table fits without wrapping.
 _LEVELS = (
-    ("predicted", "P(best)", "last seen", "best seen", "epochs", "β_eff", "time"),
-    ("predicted", "P(best)", "last seen", "epochs", "β_eff", "time"),
+    (
+        *("predicted", "P(best)", "last seen", "best seen", "epochs"),
+        *("params", "FLOPs", "latency", "β_eff", "time"),
+    ),
+    ("predicted", "P(best)", "last seen", "epochs", "params", "latency", "β_eff", "time"),
+    ("predicted", "P(best)", "last seen", "epochs", "params", "latency"),
+    ("predicted", "P(best)", "last seen", "epochs", "params"),
     ("predicted", "P(best)", "last seen", "epochs"),
     ("predicted", "P(best)"),
 )
@@ -40,19 +45,36 @@ def format_ranking(ranking: Ranking, width: int | None = None, *, color: bool | 
     """
     console, buffer = _console(width, color=color)
     width, color = console.width, not console.no_color
-    left_out = () if text.has_beta_eff(ranking) else ("β_eff",)
-    levels = ([name for name in level if name not in left_out] for level in _LEVELS)
+    unknown = _unknown(ranking)
+    levels = ([name for name in level if name not in unknown] for level in _LEVELS)
     tables = [_table(ranking, columns) for columns in levels]
     # Measured on a wider console: on one of the real width every table claims to fit.
     wide = console.options.update(width=10_000)
     fitting = (t for t in tables if console.measure(t, options=wide).maximum <= width)
     console.print(next(fitting, tables[-1]))
     console.print(_spelled(text.answer(ranking)), style="bold" if color else None)
-    for note in filter(None, (text.metric_note(ranking), text.learning_rates(ranking))):
+    notes = (
+        inference.smallest(ranking),
+        text.metric_note(ranking),
+        text.learning_rates(ranking),
+        inference.left_out(ranking),
+    )
+    for note in filter(None, notes):
         console.print(_spelled(note))
     for line in text.warnings(ranking):
         console.print(_spelled(f"! {line}"), style="yellow" if color else None)
     return _lines(buffer)
+
+
+def _unknown(ranking: Ranking) -> set[str]:
+    """The columns that would be empty."""
+    known = {
+        "β_eff": text.has_beta_eff(ranking),
+        "params": any(row.cost.parameters for row in ranking.models),
+        "FLOPs": any(row.cost.flops for row in ranking.models),
+        "latency": inference.is_measured(ranking),
+    }
+    return {name for name, found in known.items() if not found}
 
 
 def format_models(
@@ -156,6 +178,9 @@ def _cells(row: RankedModel) -> dict[str, str]:
         "last seen": text.percent(row.last_seen),
         "best seen": text.percent(row.best_seen),
         "epochs": str(row.epochs),
+        "params": inference.short(row.cost.parameters),
+        "FLOPs": inference.short(row.cost.flops),
+        "latency": inference.latency_in_words(row),
         "β_eff": text.number(text.beta_eff_now(row)),
         "time": text.duration(row.seconds),
     }

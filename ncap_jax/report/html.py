@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ncap_jax import predictor as predictors
 from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.ridge import points
-from ncap_jax.report import drawing, figures, text, winner_page
+from ncap_jax.report import drawing, figures, inference, pareto, text, winner_page
 from ncap_jax.report.cost import cost, wall_time
 from ncap_jax.report.finished import FinishedRun, newer
 from ncap_jax.selection.contest import TIE_PROBABILITY
@@ -97,6 +97,8 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
         description=_description(ranking),
         cost=cost(ranking),
         wall_time=wall_time(ranking.info.seconds, finished.seconds if finished else None),
+        use=_use(ranking),
+        left_out=inference.left_out(ranking),
         tie_probability=TIE_PROBABILITY,
         tied=any(row.tied_with_best for row in ranking.models),
         fits_rank=ranking.predictor in LINES,
@@ -191,6 +193,26 @@ def _fits(
         }
         for position, (row, trajectory) in enumerate(pairs)
     ]
+
+
+def _use(ranking: Ranking) -> dict[str, Any]:
+    """What the use of the models costs; empty if nothing is known of it."""
+    if not inference.is_known(ranking):
+        return {}
+    smallest = ranking.smallest
+    return {
+        "smallest": inference.smallest(ranking),
+        "header": inference.header(ranking),
+        "rows": [
+            {"name": name, "cells": cells, "best": smallest is not None and name == smallest.name}
+            for name, *cells in inference.rows(ranking)
+        ],
+        "note": inference.note(ranking),
+        "figures": [
+            {"words": axis.words, "svg": pareto.figure(ranking, axis)}
+            for axis in pareto.axes_of(ranking)
+        ],
+    }
 
 
 def _figures(ranking: Ranking) -> dict[str, Any]:

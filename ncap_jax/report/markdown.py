@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ncap_jax.report import finished as finishes
-from ncap_jax.report import text
+from ncap_jax.report import inference, text
 from ncap_jax.report.cost import cost, wall_time
 from ncap_jax.report.finished import FinishedRun
 from ncap_jax.types import Ranking
@@ -19,7 +19,8 @@ def escape(words: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    align = ["---" if name in ("model", "status", "part") else "---:" for name in header]
+    words = ("model", "status", "part", "licence")
+    align = ["---" if name in words else "---:" for name in header]
     return [
         f"| {' | '.join(header)} |",
         f"| {' | '.join(align)} |",
@@ -61,14 +62,33 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
     if how_to_finish and finished is None:
         lines += ["", "Train the first models to the end and keep the best:", ""]
         lines += _code_block(how_to_finish)
-    for note in filter(None, (text.metric_note(ranking), text.learning_rates(ranking))):
-        lines += ["", escape(note)]
+    lines += [*_notes(ranking), *_use(ranking)]
     warnings = text.warnings(ranking)
     if warnings:
         lines += ["", "Before you trust this:", "", *(f"- {escape(line)}" for line in warnings)]
     if ranking.info.command:
         lines += ["", "Reproduce:", "", *_code_block(text.shell(ranking.info.command))]
     return "\n".join(lines) + "\n"
+
+
+def _notes(ranking: Ranking) -> list[str]:
+    """What else is to be known of the table."""
+    notes = filter(None, (text.metric_note(ranking), text.learning_rates(ranking)))
+    return [line for note in notes for line in ("", escape(note))]
+
+
+def _use(ranking: Ranking) -> list[str]:
+    """What the use of the models costs, and who was left out for it."""
+    lines = []
+    if inference.is_known(ranking):
+        cells = [[*map(escape, row)] for row in inference.rows(ranking)]
+        lines += ["", "## What using a model costs", ""]
+        if smallest := inference.smallest(ranking):
+            lines += [escape(smallest), ""]
+        lines += [*_table(inference.header(ranking), cells), "", escape(inference.note(ranking))]
+    if left_out := inference.left_out(ranking):
+        lines += ["", escape(left_out)]
+    return lines
 
 
 def _winner(finished: FinishedRun, ranking: Ranking, how_to_finish: str) -> list[str]:

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ncap_jax.report import finished, text
+from ncap_jax.report import finished, inference, text
 from ncap_jax.types import RankedModel, Ranking
 
 if TYPE_CHECKING:
@@ -27,8 +27,13 @@ def notebook_ranking(ranking: Ranking) -> str:
     title = _escaped(text.title(ranking))
     rows = [_row(row, columns) for row in ranking.models]
     lines = ["<div>", *_table(title, text.answer(ranking), columns, rows)]
-    notes = filter(None, (text.metric_note(ranking), text.learning_rates(ranking)))
-    lines += [f"<p>{_escaped(note)}</p>" for note in notes]
+    notes = (
+        inference.smallest(ranking),
+        text.metric_note(ranking),
+        text.learning_rates(ranking),
+        inference.left_out(ranking),
+    )
+    lines += [f"<p>{_escaped(note)}</p>" for note in filter(None, notes)]
     if warnings := text.warnings(ranking):
         items = "".join(f"<li>{_escaped(line)}</li>" for line in warnings)
         lines.append(f"<p>Before you trust this:</p><ul>{items}</ul>")

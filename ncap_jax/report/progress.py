@@ -170,6 +170,10 @@ class Progress:
         self._line(line)
         self._tell_who_fits()
 
+    def note(self, line: str) -> None:
+        """Show a line of what is done beside the epochs."""
+        self._line(line)
+
     def seconds_left(self) -> float:
         """An estimate from epochs and starts (compilation) so far; NaN before the first epoch."""
         left = self._pace.left(

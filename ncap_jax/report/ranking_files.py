@@ -2,8 +2,8 @@
 
 The JSON is strict: NaN and infinity become null. The trajectories and the run's facts have
 files of their own (`trajectories/<model>.jsonl`, `run.json`) and are not repeated here. Within a
-schema fields are added, never renamed: with another metric than accuracy (`config.metric`) the fields
-`predicted_accuracy`, `std`, `best_seen`, `last_seen` and `predictions` are of that metric.
+schema fields are added, never renamed: with another metric than accuracy (`config.metric`) the
+fields `predicted_accuracy`, `std`, `best_seen`, `last_seen` and `predictions` are of that metric.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from typing import Any
 from ncap_jax import errors
 from ncap_jax.files import DAMAGE, number, strict
 from ncap_jax.options import RankConfig
-from ncap_jax.types import Prediction, RankedModel, Ranking
+from ncap_jax.report import inference
+from ncap_jax.types import (
+    InferenceCost,
+    InferenceSpeed,
+    LeftOut,
+    Prediction,
+    RankedModel,
+    Ranking,
+)
 
 SCHEMA = 1
 _CSV_COLUMNS = [
@@ -39,6 +47,11 @@ _CSV_COLUMNS = [
     "seconds",
     "message",
     "metric",
+    "parameters",
+    "flops",
+    "latency_ms",
+    "images_per_second",
+    "licence",
 ]
 
 
@@ -51,6 +64,8 @@ def ranking_to_json(ranking: Ranking) -> str:
         "predictor": ranking.predictor,
         "strength": ranking.strength,
         "models": ranking.models,
+        "smallest_within_one_point": None if ranking.smallest is None else ranking.smallest.name,
+        "left_out": ranking.left_out,
     }
     return json.dumps(strict(document), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
@@ -60,11 +75,24 @@ def ranking_to_csv(ranking: Ranking) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for row in strict(ranking.models):
+    for model, row in zip(ranking.models, strict(ranking.models), strict=True):
         for name in ("beta_eff", "validation_accuracy"):
             row[name] = " ".join("nan" if v is None else repr(v) for v in row[name])
-        writer.writerow({**row, "metric": ranking.config.metric})
+        writer.writerow({**row, "metric": ranking.config.metric, **_cost_cells(model)})
     return buffer.getvalue()
+
+
+def _cost_cells(row: RankedModel) -> dict[str, Any]:
+    many = inference.at(row, 64)
+    return strict(
+        {
+            "parameters": row.cost.parameters,
+            "flops": row.cost.flops,
+            "latency_ms": inference.latency(row),
+            "images_per_second": None if many is None else many.images_per_second,
+            "licence": row.cost.licence,
+        }
+    )
 
 
 def _row_from_json(row: Mapping[str, Any]) -> RankedModel:
@@ -77,6 +105,10 @@ def _row_from_json(row: Mapping[str, Any]) -> RankedModel:
         name: Prediction(number(p["mean"]), number(p["std"]), p["flag"], number(p["own_std"]))
         for name, p in fields["predictions"].items()
     }
+    if "cost" in fields:  # earlier versions did not know it
+        cost = dict(fields["cost"])
+        speeds = tuple(InferenceSpeed(**speed) for speed in cost.pop("speeds"))
+        fields["cost"] = InferenceCost(**cost, speeds=speeds)
     return RankedModel(**fields)
 
 
@@ -106,6 +138,7 @@ def read_ranking(path: str | os.PathLike[str]) -> Ranking:
             models=tuple(_row_from_json(row) for row in document["models"]),
             predictor=document["predictor"],
             strength=document["strength"],
+            left_out=tuple(LeftOut(**each) for each in document.get("left_out", ())),
         )
     except OSError as error:
         raise errors.OutputError(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 
 from ncap_jax.finetune.candidate import FineTuning
 from ncap_jax.finetune.programs import compile_programs
@@ -37,6 +38,13 @@ def leave(code: int) -> None:
     """
     if any(thread.name == THREAD for thread in threading.enumerate()):
         os._exit(code)
+
+
+def wait() -> None:
+    """Return once no thread builds or compiles a model any more."""
+    for thread in threading.enumerate():
+        if thread.name == THREAD:
+            thread.join()
 
 
 def threads() -> int:
@@ -77,7 +85,7 @@ class Ahead:
         future = self._under_way.pop(name, None)
         while future is not None and deadline is not None and not future.done():
             deadline()
-            wait([future], PATIENCE)
+            wait_for([future], PATIENCE)
         return None if future is None or future.exception() is not None else future.result()
 
     def clear(self) -> None:

@@ -14,7 +14,7 @@ import jax
 
 from ncap_jax import caching, distributed, errors
 from ncap_jax.finetune import mesh
-from ncap_jax.options import Execution, Limits, RankConfig
+from ncap_jax.options import Execution, Limits, RankConfig, Usage
 from ncap_jax.predictor.validation_size import doubt
 from ncap_jax.run import processes
 from ncap_jax.run.ray_workers import import_ray
@@ -170,13 +170,16 @@ def check_execution(execution: Execution, specs: Sequence[ModelSpec]) -> None:
 
 # Options by which one of several processes could stop before another.
 STOPPING = ("strategy", "time_budget", "model_time_budget", "epochs_budget")
+# Options by which one process computes something of its own.
+MEASURING = ("max_latency_ms", "measure_inference")
 
 
 def check_processes(config: RankConfig) -> None:
     """Refuse what several processes that train one model together cannot do.
 
     Raises:
-        ConfigError: the mesh is missing, or an option could stop one process before another.
+        ConfigError: the mesh is missing, or an option could stop one process before another, or
+            measures one machine.
     """
     if not distributed.is_distributed():
         return
@@ -189,5 +192,12 @@ def check_processes(config: RankConfig) -> None:
         if value != getattr(Limits(), name):
             raise errors.ConfigError(
                 f"{name}={value!r} with several processes, which would have to agree when to stop",
+                "Leave it out, or run in one process",
+            )
+    for name in MEASURING:
+        value = getattr(config, name)
+        if value != getattr(Usage(), name):
+            raise errors.ConfigError(
+                f"{name}={value!r} with several processes, whose machines may differ",
                 "Leave it out, or run in one process",
             )

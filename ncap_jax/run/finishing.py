@@ -98,7 +98,7 @@ def finish(request: FinishRequest) -> Winner:
     programs = caching.describe_programs(caching.keep_compiled_programs())
     if ranked.request.config.head == "linear":
         finish_source.check_states(ranked, rows)
-    job, about = prepare_job(ranked.request)
+    job, about = prepare_job(ranked.request, {row.name for row in ranked.ranking.models})
     ranked.check(about)
     unknown = [row.name for row in rows if row.name not in job.names]
     if unknown:

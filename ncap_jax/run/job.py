@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ncap_jax.options import RankConfig
 from ncap_jax.selection.budget import TimeShare
-from ncap_jax.types import Dataset, EpochRecord, ModelSpec
+from ncap_jax.types import Dataset, EpochRecord, LeftOut, ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,12 +20,14 @@ class Job:
         dataset: from `ncap_jax.data.load_dataset`.
         config: of the run.
         seen: model -> how its weights have seen the images before (`ncap_jax.data.seen`).
+        left_out: models that were asked for and do not take part.
     """
 
     specs: tuple[ModelSpec, ...]
     dataset: Dataset
     config: RankConfig
     seen: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from ncap_jax import caching, distributed, report
 from ncap_jax.options import RankConfig
 from ncap_jax.report.progress import Progress, Watchers
 from ncap_jax.report.tensorboard import TensorBoard
-from ncap_jax.run import facts, finish_record, growth, start, worker
+from ncap_jax.run import admission, facts, finish_record, growth, start, usage, worker
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import Job
 from ncap_jax.run.preparing import prepare
@@ -49,29 +49,40 @@ def rank(request: Request) -> Ranking:
         primary = distributed.is_primary()
         stopwatch = Stopwatch(folder.path if folder and primary else None, call_start)
         watchers: list[Watcher] = []
+        view = progress(job, known, clock, programs, shown=request.show_progress)
         if primary:
-            file = None if request.show_progress else io.StringIO()
-            view = Progress(
-                job.names,
-                job.config.epochs,
-                file,
-                programs=programs,
-                clock=clock,
-                notes=growth.notes(known, job.config, len(job.dataset.labels)),
-                metric=job.config.metric,
-            )
             watchers += [stack.enter_context(stopwatch), stack.enter_context(view)]
             if board is not None:
                 watchers.append(stack.enter_context(board))
         trajectories = finetune_all(job, folder, Watchers(watchers), clock, known)
+        costs = usage.costs(job, trajectories, view.note if primary else lambda line: None)
         info = facts.run_info(job, about, stopwatch.seconds)
         ranking = rank_trajectories(trajectories, job.dataset.name, job.config, info=info)
+        ranking = usage.with_costs(ranking, costs, job.left_out)
         if request.output_dir is not None and folder is not None and primary:
             report.write(ranking, folder.path, finish_record.found(folder.path))
         if folder is not None:
             folder.keep_states(trajectories, kept(ranking))
     path = None if folder is None else folder.path
     return dataclasses.replace(ranking, source=Source(request, path, place.scratch))
+
+
+def progress(
+    job: Job, known: Known, clock: budget.TimeBudget, programs: str, *, shown: bool
+) -> Progress:
+    """The view of a run, which begins with its plan; nobody sees it unless it is `shown`."""
+    return Progress(
+        job.names,
+        job.config.epochs,
+        None if shown else io.StringIO(),
+        programs=programs,
+        clock=clock,
+        notes=[
+            *admission.notes(job.left_out),
+            *growth.notes(known, job.config, len(job.dataset.labels)),
+        ],
+        metric=job.config.metric,
+    )
 
 
 class Place(NamedTuple):

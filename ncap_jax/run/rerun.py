@@ -158,7 +158,9 @@ def rerun(
         raise errors.OutputError(
             f"{output_dir} is the folder of the original run", "Choose another output folder"
         )
-    config = executed(saved.config, execution or Execution())
+    # Who was too slow there is not among the models; who is slow here belongs to the run.
+    config = dataclasses.replace(saved.config, max_latency_ms=None)
+    config = executed(config, execution or Execution())
     for record in (config, saved.data_config):
         options.check(record)
     # Imported here: what cannot be repeated is refused without waiting for JAX.
@@ -233,8 +235,13 @@ def ranking_deviations(first: Results, second: Results) -> Iterator[tuple[str, f
         if row.name not in rows:
             yield "models", math.inf
             continue
-        for name, difference in value_deviations(vars(row), vars(rows[row.name])):
+        for name, difference in value_deviations(_figures(row), _figures(rows[row.name])):
             yield f"ranking.{name}", difference
+
+
+def _figures(row: RankedModel) -> dict[str, Any]:
+    """The fields of a row, but for what using its model costs: that is not the run's doing."""
+    return {name: value for name, value in vars(row).items() if name != "cost"}
 
 
 def value_deviations(one: Any, two: Any, name: str = "") -> Iterator[tuple[str, float]]:

@@ -12,9 +12,10 @@ from rich.cells import cell_len
 from ncap_jax.options import RankConfig
 from ncap_jax.report import console, format_ranking
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import Trajectory
+from ncap_jax.types import LeftOut, Trajectory
 from ncap_jax.zoo import MODELS
 from tests.support import hidden
+from tests.support.costs import priced
 from tests.support.pool import make_pool, measured_after, with_last
 
 
@@ -49,6 +50,30 @@ def test_without_beta_eff_there_is_no_column_for_it():
         header = format_ranking(ranking, width=160).splitlines()[2]
         assert ("β_eff" in header) == shown
         assert "best seen" in header
+
+
+def test_costs_have_columns_where_they_are_known():
+    plain = rank_trajectories(make_pool(3), "digits")
+    for ranking, shown in (
+        (plain, set()),
+        (priced(plain), {"params", "FLOPs"}),
+        (priced(plain, measured=True), {"params", "FLOPs", "latency"}),
+    ):
+        text = format_ranking(ranking, width=180)
+        header = text.splitlines()[2].split()
+        assert {"params", "FLOPs", "latency"} & set(header) == shown
+        assert ("smallest within one point" in text) == bool(shown)
+        for width in (40, 60, 80, 100, 120):
+            narrow = format_ranking(ranking, width=width)
+            assert max(cell_len(line) for line in narrow.splitlines()) <= width
+            assert ("params" in narrow.splitlines()[2]) == (bool(shown) and width >= 100)
+
+
+def test_models_that_were_left_out_are_said():
+    ranking = rank_trajectories(make_pool(2), "digits")
+    left_out = (LeftOut("big", "9 parameters, more than max_parameters=8"),)
+    text = format_ranking(dataclasses.replace(ranking, left_out=left_out), width=120)
+    assert "Left out before training: big, 9 parameters, more than max_parameters=8." in text
 
 
 def test_color_only_where_asked():

@@ -12,8 +12,9 @@ from ncap_jax.options import RankConfig
 from ncap_jax.predictor import PREDICTORS
 from ncap_jax.report.html import render
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import Ranking, RunInfo, Trajectory
+from ncap_jax.types import LeftOut, Ranking, RunInfo, Trajectory
 from tests.support import hidden
+from tests.support.costs import priced
 from tests.support.page import Page, whole_info
 from tests.support.pool import make_pool, measured_after, with_last
 
@@ -169,6 +170,30 @@ def test_same_ranking_same_page():
 def test_every_kind_of_predictor(predictor):
     ranking = rank_trajectories(make_pool(3), "digits", RankConfig(predictor=predictor))
     assert "nan %" not in Page(render(ranking)).text
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_what_using_a_model_costs_is_shown_with_its_figures(measured):
+    ranking = priced(rank_trajectories(make_pool(3), "digits"), measured=measured)
+    left_out = (LeftOut("big<b>", "9 parameters, more than max_parameters=8"),)
+    text = render(dataclasses.replace(ranking, left_out=left_out))
+    page = Page(text)
+    assert f"{ranking.smallest.name} is also the smallest within one point" in page.text
+    assert "Left out before training: big<b>, 9 parameters" in page.text
+    assert "1.00 M" in page.text
+    assert "Apache-2.0" in page.text
+    assert ("latency, 1 image" in page.text) == measured
+    figures = re.findall(r'aria-label="Predicted accuracy of 3 models against the ([^.]*)\.', text)
+    other = "time to label one image" if measured else "operations for one image"
+    assert figures == ["number of parameters", other]
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_without_costs_there_is_no_part_for_them():
+    text = render(rank_trajectories(make_pool(2), "digits"))
+    assert "What using a model costs" not in text
+    assert "Left out before" not in text
 
 
 CAPTIONS = ("β_eff (absolute)", "Neural capacitance β_eff", "Accuracy against β_eff")

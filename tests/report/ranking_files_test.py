@@ -14,7 +14,8 @@ from ncap_jax import errors, report
 from ncap_jax.options import RankConfig
 from ncap_jax.report import finished, ranking_files
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import Trajectory
+from ncap_jax.types import LeftOut, Trajectory
+from tests.support.costs import priced
 from tests.support.finished import finished_run
 from tests.support.pool import make_pool
 
@@ -68,6 +69,37 @@ def test_round_trip(ranking, tmp_path):
         assert back.config == ranking.config
         assert (back.dataset, back.predictor) == (ranking.dataset, ranking.predictor)
         assert str(back) == str(ranking)
+
+
+def test_what_models_cost_and_who_is_left_out_comes_back(ranking, tmp_path):
+    left_out = (LeftOut("big", "9 parameters, more than max_parameters=8"),)
+    whole = dataclasses.replace(priced(ranking, measured=True), left_out=left_out)
+    report.write(whole, tmp_path)
+    back = report.read_ranking(tmp_path)
+    assert [row.cost for row in back.models] == [row.cost for row in whole.models]
+    assert back.left_out == left_out
+    document = json.loads((tmp_path / "ranking.json").read_text())
+    assert document["smallest_within_one_point"] == whole.smallest.name
+    assert document["left_out"] == [
+        {"name": "big", "reason": "9 parameters, more than max_parameters=8"}
+    ]
+    first, *_ = csv.DictReader((tmp_path / "ranking.csv").read_text().splitlines())
+    assert (first["parameters"], first["flops"]) == ("1000000", "2000000.0")
+    assert float(first["latency_ms"]) == pytest.approx(2.0)
+    assert float(first["images_per_second"]) == pytest.approx(1280)
+    assert first["licence"] == "Apache-2.0"
+
+
+def test_a_ranking_of_a_version_that_knew_no_costs_is_read(ranking, tmp_path):
+    document = json.loads(ranking_files.ranking_to_json(ranking))
+    for name in ("smallest_within_one_point", "left_out"):
+        del document[name]
+    del document["config"]["metric"]
+    for row in document["models"]:
+        del row["cost"]
+    (tmp_path / "ranking.json").write_text(json.dumps(document))
+    assert repr(report.read_ranking(tmp_path).models) == repr(ranking.models)
+    assert report.read_ranking(tmp_path).config == ranking.config
 
 
 def test_the_winner_is_in_the_reports_alone(ranking, tmp_path):

@@ -34,6 +34,21 @@ def test_a_model_that_was_prepared_compiles_nothing_and_gives_the_same_numbers()
     assert timeless(found.records) == timeless(expected.records)
 
 
+def test_waiting_ends_with_the_last_thread_that_prepares_a_model():
+    go, ended = threading.Event(), []
+
+    def prepare(name: str):
+        go.wait(10)
+        ended.append(name)
+
+    models = Ahead(prepare, most=2)
+    models.expect(["one", "two"])
+    threading.Timer(0.05, go.set).start()
+    ahead.wait()
+    assert sorted(ended) == ["one", "two"]
+    ahead.wait()  # for nobody
+
+
 @pytest.fixture
 def slow():
     """A maker whose models are under way until `go` is set."""

@@ -142,6 +142,18 @@ def test_of_several_processes_each_option_that_could_stop_one_alone_is_refused(m
         assert error.value.remedy == "Leave it out, or run in one process"
 
 
+def test_several_processes_measure_nothing_of_one_machine(monkeypatch):
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    for name, value in {"max_latency_ms": 5.0, "measure_inference": True}.items():
+        with pytest.raises(errors.ConfigError) as error:
+            checks.check_processes(RankConfig(mesh="data:1", **{name: value}))
+        assert error.value.cause == (
+            f"{name}={value!r} with several processes, whose machines may differ"
+        )
+        assert error.value.remedy == "Leave it out, or run in one process"
+    checks.check_processes(RankConfig(mesh="data:1", max_parameters=9))
+
+
 def test_several_processes_need_a_mesh(monkeypatch):
     monkeypatch.setattr(distributed, "is_distributed", lambda: True)
     with pytest.raises(errors.ConfigError) as error:

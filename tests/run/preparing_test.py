@@ -7,9 +7,11 @@ import dataclasses
 import pytest
 
 from ncap_jax import data, errors
-from ncap_jax.options import DataConfig
+from ncap_jax.measure import inference
+from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run.preparing import prepare
 from ncap_jax.run.request import Request
+from ncap_jax.types import InferenceSpeed
 from tests.support.toy_runs import CONFIG, POOL, digits
 
 
@@ -19,6 +21,47 @@ def test_models_are_checked_before_the_data_is_read():
     with pytest.raises(errors.ModelError) as refusal:
         prepare(request)
     assert refusal.value.cause == "toy_1 has features of width 12, not feature_width=13"
+
+
+SIZED = [dataclasses.replace(POOL[0], parameters=9_999_999), *POOL[1:]]
+
+
+def test_models_that_are_too_large_take_no_part():
+    """Nor are their weights looked for; a finish takes those that were ranked."""
+    lost = dataclasses.replace(SIZED[0], weights="gone.safetensors")
+    config = dataclasses.replace(CONFIG, max_parameters=600)
+    job, about = prepare(Request([lost, *SIZED[1:]], digits(), config, DataConfig()))
+    assert job.names == ("toy_2", "toy_3") == tuple(about["models"])
+    (left_out,) = job.left_out
+    assert left_out.name == "toy_1"
+    assert left_out.reason == "9,999,999 parameters, more than max_parameters=600"
+    request = Request(SIZED, digits(), config, DataConfig())
+    job, _ = prepare(request, {"toy_1", "toy_3"})
+    assert (job.names, job.left_out) == (("toy_1", "toy_3"), ())
+
+
+def test_models_that_are_too_slow_take_no_part(monkeypatch):
+    seconds = {"toy_1": 0.001, "toy_2": 0.009, "toy_3": 0.001}
+    monkeypatch.setattr(
+        inference, "speed", lambda spec, setting, batch: InferenceSpeed(batch, seconds[spec.name])
+    )
+    config = dataclasses.replace(CONFIG, max_latency_ms=5.0, max_parameters=600)
+    request = Request(SIZED, digits(), config, DataConfig())
+    job, _ = prepare(request)
+    assert job.names == ("toy_3",)
+    assert [each.name for each in job.left_out] == ["toy_1", "toy_2"]
+    assert job.left_out[1].reason == "9 ms for one image, more than max_latency_ms=5"
+    assert prepare(request, {"toy_2"})[0].names == ("toy_2",)
+
+
+def test_the_command_names_those_that_are_left_out():
+    """It comes to the same run, its list of those that take no part included."""
+    config = RankConfig(max_parameters=30_000)
+    models = ["tiny_plain", "tiny_plain_wide", "vgg16"]
+    job, about = prepare(Request(models, "digits", config, DataConfig(max_train=50)))
+    assert "vgg16" not in job.names
+    assert f"--models={','.join(models)}" in about["command"]
+    assert "--max_parameters=30000" in about["command"]
 
 
 def test_what_a_model_leaves_out_is_found_once_for_the_whole_run():

@@ -14,6 +14,7 @@ from ncap_jax import errors
 from ncap_jax.options import DataConfig, Execution, RankConfig
 from ncap_jax.report.ranking_files import read_ranking
 from ncap_jax.run import rerun, start
+from ncap_jax.types import InferenceCost
 from tests.support import command_line, fake_training
 
 CONFIG = RankConfig(epochs=2, trial_rates=())
@@ -72,6 +73,24 @@ def test_a_run_that_has_grown_is_repeated_as_it_ranks_now(run, again, tmp_path):
     comparison = rerun.rerun(grown, tmp_path / "again", show_progress=False)
     assert comparison.identical
     assert [t.model for t in ncap.load_trajectories(tmp_path / "again")] == ["tiny_plain_barely"]
+
+
+def test_a_rerun_takes_the_models_of_the_run_however_slow_they_are_here(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "mine")
+    about = facts(copy)
+    about["config"]["max_latency_ms"] = 1e-9  # which nobody keeps to
+    (copy / "run.json").write_text(json.dumps(about))
+    assert rerun.rerun(copy, tmp_path / "again", show_progress=False).identical
+
+
+def test_what_using_a_model_costs_is_no_result(run):
+    trajectories, ranking = results(run)
+    assert {row.cost.licence for row in ranking.models} == {"Apache-2.0"}
+    rows = (dataclasses.replace(row, cost=InferenceCost()) for row in ranking.models)
+    other = dataclasses.replace(ranking, models=tuple(rows))
+    about = facts(run)
+    found = rerun.compare(about, about, (trajectories, ranking), (trajectories, other))
+    assert found.identical
 
 
 def test_another_result_is_named_and_exits_with_1(run, again, tmp_path):
