@@ -61,9 +61,12 @@ def latency_in_words(row: RankedModel) -> str:
 
 
 def smallest(ranking: Ranking) -> str:
-    """A sentence on the smallest model within a point of the first; empty if none is known."""
+    """A sentence on the smallest model within a point of the first.
+
+    Empty if none is known, or one model alone is ranked.
+    """
     row = ranking.smallest
-    if row is None:
+    if row is None or sum(each.rank is not None for each in ranking.models) == 1:
         return ""
     name, parameters = text.visible(row.name), f"{short(row.cost.parameters)} parameters"
     if row.rank == 1:

@@ -57,6 +57,9 @@ def test_the_smallest_within_a_point_is_named():
         f"{predicted}."
     )
     assert inference.smallest(rank_trajectories(make_pool(2), "digits")) == ""
+    alone = priced(rank_trajectories(make_pool(1), "digits"))
+    assert alone.smallest is alone.best
+    assert inference.smallest(alone) == ""
 
 
 def test_rows_without_and_with_what_was_measured():
