@@ -29,7 +29,14 @@ from ncap_jax.types import ModelSpec, WeightsLayout
 from ncap_jax.zoo import timm_networks
 from ncap_jax.zoo.preprocess import Scaling
 from ncap_jax.zoo.timm_networks import SCHEME, TimmSource, create
-from ncap_jax.zoo.torch_models import adapted, arrays_of, import_torch, kept_names, skeleton
+from ncap_jax.zoo.torch_models import (
+    adapted,
+    arrays_of,
+    drawing,
+    import_torch,
+    kept_names,
+    skeleton,
+)
 
 FAMILY = "timm"
 UNTRAINED = "untrained"
@@ -51,9 +58,8 @@ class TimmBuilder:
         if isinstance(key, jax.core.Tracer):
             params, state = _shapes(skeleton(self.source))
         else:
-            torch = import_torch(self.source.name)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(jax.random.bits(key)))
+            import_torch(self.source.name)
+            with drawing(int(jax.random.bits(key))):
                 params, state = arrays_of(create(self.source.architecture))
         return adapted(self.source, params, state, rngs, dtype)
 

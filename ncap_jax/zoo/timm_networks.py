@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ncap_jax import errors
-from ncap_jax.zoo.torch_models import import_torch, kept_names, skeleton
+from ncap_jax.zoo.torch_models import drawing, import_torch, kept_names, skeleton
 
 SCHEME = "timm:"
 # What lets a model whose table of positions has one size take images of another.
@@ -40,8 +40,8 @@ class TimmSource:
         Raises:
             ModelError: it cannot be built.
         """
-        torch = import_torch(self.name)
-        with torch.random.fork_rng(devices=[]):
+        import_torch(self.name)
+        with drawing():
             return create(self.architecture, **options)
 
 
@@ -87,7 +87,7 @@ def with_classifier(
         ModelError: the model does not end in a linear classifier of its features.
     """
     torch = import_torch(f"{SCHEME}{architecture}")
-    with torch.random.fork_rng(devices=[]):
+    with drawing():
         plain, whole = (create(architecture, num_classes=n) for n in (0, len(bias)))
     body = {name.partition(".")[2]: torch.tensor(np.array(a)) for name, a in arrays.items()}
     plain.load_state_dict(body, strict=True)

@@ -86,6 +86,19 @@ def import_torch(name: str) -> Any:
     return torch
 
 
+@contextmanager
+def drawing(seed: int = 0) -> Iterator[None]:
+    """PyTorch draws from this seed, whatever other threads build, and goes on as before.
+
+    Its generator belongs to the whole process, and models of a run are built beside one another.
+    """
+    import torch
+
+    with _LOCK, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def from_torch(
     module: Any,
     *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import threading
 from typing import Any
 
 import jax
@@ -71,6 +72,31 @@ def test_random_weights_follow_from_the_seed() -> None:
     jax.tree.map(np.testing.assert_array_equal, one, two)
     assert any(np.any(a != b) for a, b in zip(one, other))
     assert all(np.all(np.isfinite(leaf)) for leaf in one)
+
+
+@needs_timm
+def test_what_another_thread_builds_changes_no_draw() -> None:
+    """PyTorch's generator is the process's; models of a run are built beside one another."""
+    from ncap_jax.zoo.timm_networks import TimmSource
+
+    def drawn() -> list[np.ndarray]:
+        return jax.tree.leaves(functional.split(load_model(SMALL, "random"))[1])
+
+    alone, end = drawn(), threading.Event()
+
+    def build() -> None:
+        while not end.is_set():
+            TimmSource("test_vit2").build()
+
+    other = threading.Thread(target=build)
+    other.start()
+    try:
+        beside = [drawn() for _ in range(3)]
+    finally:
+        end.set()
+        other.join()
+    for leaves in beside:
+        jax.tree.map(np.testing.assert_array_equal, leaves, alone)
 
 
 @needs_timm
