@@ -8,6 +8,8 @@ Imported only when a PyTorch module is used, for it imports torch and torchax. E
 - `linear` does not take the keyword `weight` (BEiT v2, EVA-02, Swin V2).
 - Convolutions are left to XLA, whose depthwise and pointwise ones are slow on a CPU.
 - Antialiased resizing fails.
+- Average pooling with `ceil_mode` is traced entry by entry; without padding in the mean, XLA folds
+  the numbers of pixels at length. Here they are constants.
 - Arrays that PyTorch made while a module was built (tables of positions, masks) may not meet
   arrays of JAX; here they become constants of the program.
 """
@@ -20,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torch.utils._pytree as tree
@@ -210,6 +213,34 @@ def bilinear(input: jax.Array, output_size: Sequence[int], *_: Any) -> jax.Array
     return jax.image.resize(input, (*input.shape[:2], *output_size), "linear", antialias=True)
 
 
+def average_pool(
+    input: jax.Array,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> jax.Array:
+    """Average pooling of (..., height, width)."""
+    kernel, pads = _pair(kernel_size), _pair(padding)
+    strides = _pair(stride) if stride else kernel
+    around, counts = [(0, 0)] * (input.ndim - 2), []
+    for size, k, s, pad in zip(input.shape[-2:], kernel, strides, pads):
+        rounded = s - 1 if ceil_mode else 0
+        length = (size + 2 * pad - k + rounded) // s + 1
+        length -= (length - 1) * s >= size + pad  # no window begins in the padding behind
+        starts = np.arange(length) * s - pad
+        ends = np.minimum(starts + k, size + pad)
+        inside = np.minimum(ends, size) - np.maximum(starts, 0)
+        counts.append(ends - starts if count_include_pad else inside)
+        around.append((pad, max((length - 1) * s + k - size - pad, 0)))
+    window, steps = ((1,) * (input.ndim - 2) + pair for pair in (kernel, strides))
+    y = jax.lax.reduce_window(input, np.zeros((), input.dtype), jax.lax.add, window, steps, around)
+    divisors = np.multiply.outer(*counts) if divisor_override is None else divisor_override
+    return y / jnp.asarray(divisors, input.dtype)
+
+
 def batch_norm(
     input: Any,
     running_mean: Any,
@@ -265,6 +296,7 @@ FIXES: dict[Any, Function] = {
     F.linear: linear,
     torch.ops.aten.linear: linear,
     torch.ops.aten.convolution: convolve,
+    torch.ops.aten.avg_pool2d: average_pool,
     torch.ops.aten._upsample_bicubic2d_aa: bicubic,
     torch.ops.aten._upsample_bilinear2d_aa: bilinear,
 }

@@ -54,6 +54,19 @@ CALLS: dict[str, Any] = {
         lambda f, x: f.interpolate(x, (4, 9), mode="bilinear", antialias=True),
         (drawn(2, 3, 7, 6),),
     ),
+    "average pooling": (lambda f, x: f.avg_pool2d(x, 3, 2, 1), (drawn(2, 3, 7, 6),)),
+    "average pooling, of whole windows": (
+        lambda f, x: f.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False),
+        (drawn(2, 3, 7, 6),),
+    ),
+    "average pooling, rounded up": (
+        lambda f, x: f.avg_pool2d(x, (3, 2), 2, 1, ceil_mode=True),
+        (drawn(2, 3, 8, 5),),
+    ),
+    "average pooling, with a divisor": (
+        lambda f, x: f.avg_pool2d(x, 2, 3, 1, True, False, 5),
+        (drawn(3, 9, 8),),
+    ),
     "batch norm without statistics": (
         lambda f, x: f.batch_norm(x, None, None, training=True),
         (drawn(4, 3, 5),),
