@@ -74,8 +74,9 @@ ranking
 # - *predicted*: accuracy at the end of full fine-tuning, with a standard deviation where the
 #   method has one. The method is named in the title.
 # - *P(best)*: how often this model comes out on top when accuracies are drawn from the
-#   predictions. Models marked *tied with 1* cannot be told apart from the first: choose among
-#   them by size or speed.
+#   predictions. *within 1 pt*: how often it is at most a point below the best.
+# - *shortlist*: with 90 % certainty, one of these models is within a point of the best. Choose
+#   among them by size or speed.
 # - *β_eff*: the neural capacitance after the last epoch.
 # - A `!` in the status means that the number is in doubt; the line below the table says why.
 

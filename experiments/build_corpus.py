@@ -10,8 +10,9 @@ run and one with the transferability scores. What is there, or in the corpus, is
 the command resumes where it was stopped, and several of them can share a folder (`--seeds`).
 `--pack` adds what is complete to experiments/corpus (`experiments.corpus_files` has the format).
 
-On the small sets four runs each, on the large ones the first two; Adam at a constant rate, batches
-of 32:
+On the small sets four runs each; on the large ones the first or the second alone, at the rate that
+suits the model on other data (`ncap_jax.finetune.learning_rates`), without beta_eff, which costs as
+much as the training there. Adam at a constant rate, batches of 32:
 
     linear, linear_low   ordinary fine-tuning to the end at 1e-3 and 3e-4: the truth, and the
                          early signals of head=linear (from the first)
@@ -27,8 +28,8 @@ is not run on parts of cifar10, on which it was pretrained, nor the CIFAR ResNet
 species, of which it learns nothing in 20 epochs.
 The data are the same for all seeds; a seed draws heads, probes and the order of batches.
 
-Expected: about 1 CPU minute per (model, set, seed) of the embedded pool; see
-docs/results/early-signals.md.
+Expected: about 1 CPU minute per (model, set, seed) of the embedded pool, half as much on the large
+sets; see docs/results/early-signals.md.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from ncap_jax import caching
 from ncap_jax.data.feed import Feed
 from ncap_jax.data.feeding import make_feed
 from ncap_jax.files import write_atomically
-from ncap_jax.finetune import loop, trajectory_files
+from ncap_jax.finetune import learning_rates, loop, trajectory_files
 from ncap_jax.finetune.evaluation import untouched_features
 from ncap_jax.measure import training
 from ncap_jax.options import RankConfig
@@ -144,9 +145,12 @@ def sets_of(names: Sequence[str], pool: str) -> list[str]:
     return [each for name in names for each in (large if name == "large" else [name])]
 
 
-def kinds_of(name: str, pool: Pool) -> tuple[str, ...]:
-    """The runs of each (model, seed) on a set."""
-    return corpus_files.TRUTHS if corpus_sets.SETS[name].large else pool.kinds
+def kinds_of(name: str, pool: Pool, spec: ModelSpec) -> tuple[str, ...]:
+    """The runs of a model on a set, for each seed."""
+    if not corpus_sets.SETS[name].large:
+        return pool.kinds
+    rate = learning_rates.known_rate(spec, RankConfig()) or RATES["linear"]
+    return tuple(kind for kind in corpus_files.TRUTHS if RATES[kind] == rate)
 
 
 def early_epochs(name: str, pool: Pool) -> int:
@@ -160,7 +164,9 @@ def last_epoch(kind: str, pool: Pool, seed: int) -> int:
     return pool.epochs if full else pool.early
 
 
-def configs(spec: ModelSpec, pool: Pool, seed: int) -> dict[str, RankConfig]:
+def configs(
+    spec: ModelSpec, pool: Pool, seed: int, *, beta_eff: str = "every_epoch"
+) -> dict[str, RankConfig]:
     """Kind of run -> its configuration."""
     common = RankConfig(
         seed=seed,
@@ -170,7 +176,7 @@ def configs(spec: ModelSpec, pool: Pool, seed: int) -> dict[str, RankConfig]:
         input_size=min(spec.input_size, pool.largest_input),
         weights_dir=FLAGS.weights_dir,
         epochs=pool.epochs,
-        beta_eff="every_epoch",
+        beta_eff=beta_eff,
     )
     return {
         kind: dataclasses.replace(
@@ -239,9 +245,10 @@ def missing(folder: pathlib.Path, kinds: Sequence[str]) -> Iterator[str]:
 def build(name: str, feed: Feed, spec: ModelSpec, seed: int) -> None:
     """Make what is missing of one (model, set, seed)."""
     pool = POOLS[FLAGS.pool]
-    kinds = configs(spec, pool, seed)
+    large = corpus_sets.SETS[name].large
+    kinds = configs(spec, pool, seed, beta_eff="off" if large else "every_epoch")
     folder = pathlib.Path(FLAGS.work_dir, FLAGS.pool, name, spec.name, f"seed{seed}")
-    for part in missing(folder, kinds_of(name, pool)):
+    for part in missing(folder, kinds_of(name, pool, spec)):
         start = time.perf_counter()
         result: Any
         if part == "scores":
@@ -278,11 +285,13 @@ def _pack(folders: Sequence[pathlib.Path], file: pathlib.Path) -> None:
         pool, name = folder.parent.name, folder.name
         target = corpus_file(pool, name)
         lines = {(entry["model"], entry["seed"]): entry for entry in corpus_files.read(target)}
-        kinds = kinds_of(name, POOLS[pool])
         found = {spec.name: spec for spec in find_models(POOLS[pool].models)}
         for cell in sorted(folder.glob("*/seed*")):
             model, seed = cell.parent.name, int(cell.name.removeprefix("seed"))
-            if model in found and not list(missing(cell, kinds)):
+            if model not in found:
+                continue
+            kinds = kinds_of(name, POOLS[pool], found[model])
+            if not list(missing(cell, kinds)):
                 lines[model, seed] = line(cell, kinds, model, seed, found[model].parameters)
         if lines:
             entries = [lines[key] for key in sorted(lines)]

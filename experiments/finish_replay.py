@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,13 +24,14 @@ from experiments.tasks import (
     early_run,
     growth_priors,
     known_rates,
+    pool_files,
     rate_of,
 )
 from ncap_jax import predictor as predictors
 from ncap_jax.options import Head, RankConfig
 from ncap_jax.predictor import growth
 from ncap_jax.predictor.base import truncate
-from ncap_jax.selection import contest, halving
+from ncap_jax.selection import contest, halving, race
 from ncap_jax.types import Trajectory
 
 HEAD: Head = "linear"
@@ -46,16 +48,19 @@ class Way:
 
     `top`: how many are finished; None: all; `tied`: the first and all that are tied with it.
     `patience`: epochs without a better validation accuracy after which a model stops; None: it
-    trains to the end. The corpus lacks some late epochs: a model is looked at where it was. `rate`:
-    with published weights the one that suits a model on other sets, or the one that a trial of two
-    for an epoch finds.
+    trains to the end. The corpus lacks some late epochs: a model is looked at where it was.
+    `strategy`: who is stopped before the ranking, with the `shares` of the race and the `threshold`
+    of halving. `rate`: with published weights the one that suits a model on other sets, or the one
+    that a trial of two for an epoch finds.
     """
 
     top: int | Literal["tied"] | None = 2
     epochs: int = 5
     patience: int | None = None
     choice: Choice = "best"
-    halving: bool = False
+    strategy: str = "full"
+    shares: Mapping[int, Fraction] = dataclasses.field(default_factory=lambda: race.SHARES)
+    threshold: float = RankConfig.halving_threshold
     rate: Rate = "known"
 
 
@@ -93,10 +98,9 @@ class Kept(NamedTuple):
     finished: int
 
 
-def read_pool(pool: str) -> list[Recorded]:
-    """The sets of a pool, models by name, seeds that lack a model left out."""
-    files = [path for path in corpus_files.files() if path.stem.endswith(f"_{pool}")]
-    return [recorded(path.stem, pool, corpus_files.read(path)) for path in files]
+def read_pool(pool: str, *, large: bool = False) -> list[Recorded]:
+    """The sets of a pool, models by name; large ones too if wanted."""
+    return [recorded(path.stem, pool, lines) for path, lines in pool_files(pool, large=large)]
 
 
 def recorded(name: str, pool: str, lines: Sequence[dict]) -> Recorded:
@@ -112,12 +116,16 @@ def recorded(name: str, pool: str, lines: Sequence[dict]) -> Recorded:
     early = {r: [[early_run(x, HEAD, how[r], known) for x in row] for row in rows] for r in HOW}
     taken = {r: [[kind_taken(x, how[r], known) for x in row] for row in rows] for r in HOW}
     truths = np.array([[corpus_files.truth(line) for line in row] for row in rows])
-    length = rows[0][0]["runs"]["linear"]["epoch"][-1]
+    (kind, *_) = corpus_files.that_ran(lines[0], corpus_files.TRUTHS)
+    length = lines[0]["runs"][kind]["epoch"][-1]
     return Recorded(name, models, rows, early, taken, truths, tried, length)
 
 
 def kind_taken(line: dict, rate: Rate, known: Mapping[str, int]) -> str:
     """The kind of run whose rate a model trains at (`experiments.tasks.early_run`)."""
+    kinds = corpus_files.that_ran(line, RATES[HEAD])
+    if len(kinds) == 1:
+        return kinds[0]
     if rate == "known":
         return RATES[HEAD][known[line["model"]]]
     return min(RATES[HEAD], key=lambda kind: number(line["runs"][kind]["validation_loss"][1]))
@@ -152,14 +160,18 @@ def follow(way: Way, runs: Recorded, seed: int, priors: growth.Priors = growth.P
 def stop_early(early: Sequence[Trajectory], way: Way, priors: growth.Priors) -> list[int]:
     """Epochs of every model before the ranking."""
     ends = dict.fromkeys((run.model for run in early), way.epochs)
-    if way.halving:
-        config = RankConfig(epochs=way.epochs, head=HEAD, strategy="halving")
-        alive = set(ends)
-        for rung in halving.rungs(config):
-            seen = [truncate(run, min(rung, ends[run.model])) for run in early]
-            for model in halving.stopped(seen, alive, config, rung, priors):
-                ends[model] = rung
-                alive.discard(model)
+    config = RankConfig(epochs=way.epochs, head=HEAD, halving_threshold=way.threshold)
+    rungs = {"full": (), "race": sorted(way.shares), "halving": halving.rungs(config)}
+    alive = set(ends)
+    for rung in rungs[way.strategy]:
+        seen = [truncate(run, min(rung, ends[run.model])) for run in early]
+        if way.strategy == "race":
+            leave = race.stopped(seen, alive, config, rung, way.shares)
+        else:
+            leave = halving.stopped(seen, alive, config, rung, priors)
+        for model in leave:
+            ends[model] = rung
+            alive.discard(model)
     return list(ends.values())
 
 
@@ -263,6 +275,7 @@ def chances_of_choice(top: int, models: int) -> np.ndarray:
     return np.array([math.comb(models - r - 1, top - 1) / whole for r in range(models)])
 
 
-def priors_without(sets: Sequence[Recorded]) -> dict[str, growth.Priors]:
-    """Data set -> the constants from all others."""
-    return {name: growth_priors(name) for name in sorted({data_of(s.name) for s in sets})}
+def priors_without(sets: Sequence[Recorded], *, large: bool = False) -> dict[str, growth.Priors]:
+    """Source -> the constants from all others."""
+    names = sorted({data_of(runs.name) for runs in sets})
+    return {name: growth_priors(name, large=large) for name in names}

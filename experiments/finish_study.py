@@ -33,6 +33,7 @@ from absl import app
 from experiments import finish_replay as replay
 from experiments.finish_replay import Recorded, Way
 from experiments.tasks import POOLS, data_of
+from ncap_jax.options import STRATEGIES
 from ncap_jax.predictor import growth
 from ncap_jax.run import facts
 from ncap_jax.selection import metrics
@@ -41,10 +42,11 @@ DRAWS = 1000
 PRODUCT = Way(top=2, patience=10)  # the defaults of `ncap_jax.FinishConfig`
 WAYS: Mapping[str, Way] = {
     "rank, finish two": PRODUCT,
-    "halving, finish two": dataclasses.replace(PRODUCT, halving=True),
+    "race, finish two": dataclasses.replace(PRODUCT, strategy="race"),
+    "halving, finish two": dataclasses.replace(PRODUCT, strategy="halving"),
     "rank, finish one": dataclasses.replace(PRODUCT, top=1),
     "rank, finish three": dataclasses.replace(PRODUCT, top=3),
-    "halving, finish three": dataclasses.replace(PRODUCT, top=3, halving=True),
+    "halving, finish three": dataclasses.replace(PRODUCT, top=3, strategy="halving"),
     "finish everything": Way(top=None, choice="last"),
 }
 TIED = "tied"
@@ -56,7 +58,7 @@ CHANGES: Mapping[str, tuple[str, Sequence[Any], Way]] = {
     "patience": ("patience", (1, 2, 3, 5, 10, None), PRODUCT),
     "compared by": ("choice", ("best", "last", "loss", "mean"), PRODUCT),
     "learning rate": ("rate", replay.HOW, PRODUCT),
-    "halving": ("halving", (False, True), PRODUCT),
+    "strategy": ("strategy", STRATEGIES, PRODUCT),
 }
 WORDS = {("top", None): "all", ("patience", None): "none", ("rate", "better"): "tried"}
 
@@ -80,7 +82,9 @@ Pools = Mapping[str, Sequence[Recorded]]
 
 def lost(runs: Recorded, seed: int, chances: np.ndarray) -> list[float]:
     """Points that a choice loses; `chances` (models,) of being kept."""
-    others = np.delete(runs.truths, seed, axis=0).mean(axis=0)
+    others = runs.truths[0]  # of a set with one seed there is nothing else
+    if len(runs.truths) > 1:
+        others = np.delete(runs.truths, seed, axis=0).mean(axis=0)
     reached = replay.end_accuracies(runs)[seed]
     tables = [(t, t) for t in (runs.truths.mean(axis=0), others)]
     tables.insert(1, (runs.truths[seed], reached))
@@ -231,8 +235,7 @@ def changes_table(pools: Pools, priors: Priors) -> str:
         for value in values:
             changed = dataclasses.replace(way, **{field: value})
             cells = change_cells(changed, pools, priors)
-            word = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
-            lines.append(f"| {what} | {WORDS.get((field, value), word)} | {cells} |")
+            lines.append(f"| {what} | {WORDS.get((field, value), value)} | {cells} |")
     return "\n".join(lines)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
+import math
+import pathlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from experiments import corpus_files
+from experiments import corpus_files, corpus_sets
 from ncap_jax.options import HEADS, Head
 from ncap_jax.predictor import PREDICTORS, baker, growth, joint
 from ncap_jax.predictor.base import Predictor
@@ -36,7 +39,7 @@ class Task(NamedTuple):
 
     `pools` holds a list of trajectories per seed, by model; `truths` (seeds, models) and
     `costs` (seeds, models), CPU seconds of the full fine-tuning at one learning rate. `scores`
-    (seeds, models) each; `probe_ends` (models,), where seed 0's frozen-probe run ended.
+    (seeds, models) each; `probe_ends` (models,), where seed 0's frozen probe ended (NaN: none ran).
     """
 
     name: str
@@ -58,18 +61,46 @@ class Task(NamedTuple):
         return tuple(n for n in EARLY if n <= self.pools[0][0].epochs)
 
 
-def read_tasks(head: Head, pool: str = "embedded", rate: Rate = "high") -> list[Task]:
-    """The tasks of one head, one a file of the pool; seeds that lack a model are left out."""
-    files = [path for path in corpus_files.files() if path.stem.endswith(f"_{pool}")]
-    return [task(path.stem, head, corpus_files.read(path), rate) for path in files]
+def read_tasks(
+    head: Head, pool: str = "embedded", rate: Rate = "high", *, large: bool = False
+) -> list[Task]:
+    """The tasks of one head, one a file of the pool; seeds that lack a model are left out.
+
+    Args:
+        head: of the early epochs.
+        pool: of the models.
+        rate: at which the early epochs are taken.
+        large: whether the large sets are among them, of which ordinary fine-tuning alone is known.
+    """
+    return [task(path.stem, head, lines, rate) for path, lines in pool_files(pool, large=large)]
+
+
+def pool_files(pool: str, *, large: bool = False) -> list[tuple[pathlib.Path, list[dict]]]:
+    """The files of a pool with their lines; of the large sets those with a whole seed."""
+    names = [path for path in corpus_files.files() if path.stem.endswith(f"_{pool}")]
+    found = [(path, corpus_files.read(path)) for path in names]
+    if large:
+        least = min(len(models_of(lines)) for _, lines in found)
+        more = [path for path in corpus_files.files(large=True) if path.stem.endswith(f"_{pool}")]
+        for path in more:
+            lines = corpus_files.read(path)
+            seeds = collections.Counter(line["seed"] for line in lines)
+            if max(seeds.values()) == len(models_of(lines)) >= least:
+                found.append((path, lines))
+    return found
+
+
+def models_of(lines: Sequence[dict]) -> set[str]:
+    """Names of the models in a file."""
+    return {line["model"] for line in lines}
 
 
 def known_rates(pool: str, without: str | None = None) -> dict[str, int]:
-    """Model -> its better rate in ordinary fine-tuning, 0 for the higher; one data set left out."""
+    """Model -> its better rate in ordinary fine-tuning, 0 for the higher; one source left out."""
     ends: dict[str, list[list[float]]] = {}
-    for path in corpus_files.files():
-        if path.stem.endswith(f"_{pool}") and data_of(path.stem) != without:
-            for line in corpus_files.read(path):
+    for path, lines in pool_files(pool):
+        if data_of(path.stem) != without:
+            for line in lines:
                 runs = [line["runs"][kind]["validation_accuracy"] for kind in RATES["linear"]]
                 ends.setdefault(line["model"], []).append([run[-1] for run in runs])
     return {model: int(np.argmax(np.mean(found, axis=0))) for model, found in ends.items()}
@@ -84,7 +115,7 @@ def early_run(
         assert known is not None
         kinds = (RATES[head][known[line["model"]]],)
     found = []
-    for kind in kinds:
+    for kind in corpus_files.that_ran(line, kinds):
         columns = line["runs"][kind]
         last = min(max(EARLY), corpus_files.last_in_a_row(columns))
         found.append(corpus_files.trajectory(line["model"], kind, columns, last))
@@ -111,15 +142,25 @@ def task(name: str, head: Head, lines: Sequence[dict], rate: Rate = "high") -> T
         head,
         [[early_run(line, head, rate, known) for line in row] for row in rows],
         np.array([[corpus_files.truth(line) for line in row] for row in rows]),
-        np.array([[line["runs"]["linear"]["cpu"][-1] for line in row] for row in rows]),
+        np.array([[_full_cost(line) for line in row] for row in rows]),
         {
             score: np.array([[line["scores"][score]["value"] for line in row] for row in rows])
             for score in rows[0][0]["scores"]
         }
         # What needs no look at the data.
         | {"parameters": np.array([[line["parameters"] for line in row] for row in rows])},
-        np.array([line["runs"]["probe"]["validation_accuracy"][-1] for line in rows[0]]),
+        np.array([_probe_end(line) for line in rows[0]]),
     )
+
+
+def _full_cost(line: dict) -> float:
+    (kind, *_) = corpus_files.that_ran(line, corpus_files.TRUTHS)
+    return line["runs"][kind]["cpu"][-1]
+
+
+def _probe_end(line: dict) -> float:
+    run = line["runs"].get("probe")
+    return math.nan if run is None else run["validation_accuracy"][-1]
 
 
 def mean_tau(predictor: Predictor, head: Head, epochs: int, pool: str = "embedded") -> float:
@@ -131,14 +172,19 @@ def mean_tau(predictor: Predictor, head: Head, epochs: int, pool: str = "embedde
     return float(np.mean(found))
 
 
-def growth_priors(without: str | None = None) -> growth.Priors:
-    """The constants of `ncap_jax.predictor.growth` from the whole corpus, one data set left out."""
+def growth_priors(without: str | None = None, *, large: bool = False) -> growth.Priors:
+    """The constants of `ncap_jax.predictor.growth` from the whole corpus, one source left out.
+
+    Args:
+        without: the source.
+        large: whether those of the linear head come from the large sets too.
+    """
     pools: list[list[Trajectory]] = []
     finals: list[list[float]] = []
     for head, pool in itertools.product(HEADS, POOLS):
         if pool != "embedded" and len(RATES[head]) < 2:
             continue  # not run as by default, with a trial of rates
-        for known in read_tasks(head, pool, rate_of(pool)):
+        for known in read_tasks(head, pool, rate_of(pool), large=large and head == "linear"):
             if data_of(known.name) != without:
                 pools += known.pools
                 finals += [known.truth.tolist()] * len(known.pools)
@@ -154,8 +200,9 @@ def rate_of(pool: str) -> Rate:
 
 
 def data_of(name: str) -> str:
-    """The data set of a corpus file `<set>_<pool>`."""
-    return name.rsplit("_", 1)[0]
+    """The source of a corpus file `<set>_<pool>`: parts of one source are left out together."""
+    part = name.rsplit("_", 1)[0]
+    return corpus_sets.source_of(part) if part in corpus_sets.SETS else part
 
 
 Predictions = list[list[Prediction]]

@@ -29,7 +29,7 @@ WEIGHTS = ("pretrained", "random")
 LICENCES = ("any", "commercial")
 AUGMENT = ("off", "recommended")
 BETA_EFF = ("auto", "off", "every_epoch")
-STRATEGIES = ("full", "halving")
+STRATEGIES = ("full", "race", "halving")
 EXECUTORS = ("local", "processes", "ray")
 SCHEDULES = ("cosine", "plateau", "constant")
 CLASS_WEIGHTS = ("off", "balanced")
@@ -101,6 +101,7 @@ RATE = Check(_positive, "Give a positive number, such as 1e-3")
 RATES = Check(lambda rates: all(map(_positive, rates)), "Give positive numbers, such as 3e-4")
 SECONDS = Check(_positive, "Give a positive number of seconds")
 MILLISECONDS = Check(_positive, "Give a positive number of milliseconds")
+POINTS = Check(lambda points: 0 <= points <= 100, "Give a number of points from 0 to 100")
 MEASURED = Check(
     lambda size: size >= 1,
     "Give a whole number of at least 1. To measure no beta_eff, use beta_eff='off'",
@@ -348,7 +349,8 @@ class Limits:
 
     strategy: str = option(
         "full",
-        "full: every model trains all epochs; halving: hopeless models stop early.",
+        "full: every model trains all epochs; race: after 1, 2 and 3 epochs only the best two "
+        "thirds, half and third continue; halving: hopeless models stop early.",
         one_of(*STRATEGIES),
     )
     halving_top: int = option(
@@ -374,10 +376,15 @@ class Limits:
     epochs_budget: int | None = option(
         None, "Epochs for all models together (default: as many as epochs gives each).", at_least(1)
     )
+    shortlist_points: float = option(
+        1.0,
+        "The shortlist holds a model within this many points of the best, with 90 %.",
+        POINTS,
+    )
     keep_states: int = option(
         2,
         "Of this many first models the fine-tuned state is kept, for finish to go on from, and of "
-        "those tied with the best up to five in all. 0 keeps none.",
+        "those on the shortlist up to five in all. 0 keeps none.",
         at_least(0),
     )
 

@@ -349,6 +349,8 @@ class RankedModel:
     learning_rate: float | None = None
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
     cost: InferenceCost = InferenceCost()
+    p_within: float = float("nan")
+    shortlisted: bool = False
 
     @property
     def flag(self) -> str:
@@ -411,6 +413,8 @@ class Ranking:
         strength: which beta_eff the rows show (`beta_eff` of `RankedModel`).
         info: facts of the run, for the report.
         left_out: models that were asked for, but are too large or too slow for the options.
+        expected_regret: points of accuracy, in percent, by which the best model is expected to be
+            better than the first; NaN where no deviations are known.
         source: where `ncap_jax.finish` finds the run; nothing for people.
     """
 
@@ -422,6 +426,7 @@ class Ranking:
     strength: Strength = "signed"
     info: RunInfo = RunInfo()
     left_out: tuple[LeftOut, ...] = ()
+    expected_regret: float = float("nan")
     source: Any = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -457,6 +462,15 @@ class Ranking:
             and row.cost.parameters is not None
         ]
         return min(near, key=lambda row: (row.cost.parameters, row.rank), default=None)
+
+    @property
+    def shortlist(self) -> tuple[str, ...]:
+        """Names of the smallest set that holds a model within a point of the best, with 90 %.
+
+        In rank order, the first model among them. The number of points is
+        `config.shortlist_points`. Empty where no deviations are known.
+        """
+        return tuple(row.name for row in self.models if row.shortlisted)
 
     def __repr__(self) -> str:
         best = "no model ranked"

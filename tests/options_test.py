@@ -136,7 +136,7 @@ WIDTHS = "Give at least 3 positive widths, such as 256,128,64"
         ({"dtype": "float16"}, "unknown dtype 'float16'", "Did you mean bfloat16 or float32"),
         ({"weights": "imagenet"}, "unknown weights 'imagenet'", "Known: pretrained, random"),
         ({"augment": "flips"}, "unknown augment 'flips'", "Known: off, recommended"),
-        ({"strategy": "race"}, "unknown strategy 'race'", "Known: full, halving"),
+        ({"strategy": "racing"}, "unknown strategy 'racing'", "Did you mean halving or race"),
         ({"executor": "threads"}, "unknown executor 'threads'", "Known: local, processes, ray"),
         ({"probe_widths": (8, 8)}, f"probe_widths=(8, 8), {SHALLOW}", WIDTHS),
         (

@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_WITHIN = "within"  # a point of the best; its head names the number of points
 # Columns in order; each level drops the less important ones, until the table fits without wrapping.
 _LEVELS = (
     (
-        *("predicted", "P(best)", "last seen", "best seen", "epochs"),
+        *("predicted", "P(best)", _WITHIN, "last seen", "best seen", "epochs"),
         *("params", "FLOPs", "latency", "β_eff", "time"),
     ),
-    ("predicted", "P(best)", "last seen", "epochs", "params", "latency", "β_eff", "time"),
-    ("predicted", "P(best)", "last seen", "epochs", "params", "latency"),
-    ("predicted", "P(best)", "last seen", "epochs", "params"),
-    ("predicted", "P(best)", "last seen", "epochs"),
+    ("predicted", "P(best)", _WITHIN, "last seen", "epochs", "params", "latency", "β_eff", "time"),
+    ("predicted", "P(best)", _WITHIN, "last seen", "epochs", "params", "latency"),
+    ("predicted", "P(best)", _WITHIN, "last seen", "epochs", "params"),
+    ("predicted", "P(best)", _WITHIN, "last seen", "params"),
+    ("predicted", "P(best)", _WITHIN, "last seen"),
     ("predicted", "P(best)"),
 )
 # A table of models has descriptions from this width on: in less, no person could read them.
@@ -160,7 +162,8 @@ def _table(ranking: Ranking, columns: Sequence[str]) -> Table:
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("model", overflow="fold")
     for column in columns:
-        table.add_column(_spelled(column), justify="right", no_wrap=True)
+        head = text.within(ranking) if column == _WITHIN else column
+        table.add_column(_spelled(head), justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
     for row in ranking.models:
         cells = _cells(row)
@@ -175,6 +178,7 @@ def _cells(row: RankedModel) -> dict[str, str]:
     return {
         "predicted": text.with_std(row.predicted_accuracy, row.std),
         "P(best)": text.percent(row.p_best, 0),
+        _WITHIN: text.percent(row.p_within, 0),
         "last seen": text.percent(row.last_seen),
         "best seen": text.percent(row.best_seen),
         "epochs": str(row.epochs),

@@ -19,7 +19,6 @@ from ncap_jax.predictor.ridge import points
 from ncap_jax.report import drawing, figures, inference, pareto, text, winner_page
 from ncap_jax.report.cost import cost, wall_time
 from ncap_jax.report.finished import FinishedRun, newer
-from ncap_jax.selection.contest import TIE_PROBABILITY
 from ncap_jax.types import RankedModel, Ranking, Strength, Trajectory
 
 if TYPE_CHECKING:
@@ -99,8 +98,7 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
         wall_time=wall_time(ranking.info.seconds, finished.seconds if finished else None),
         use=_use(ranking),
         left_out=inference.left_out(ranking),
-        tie_probability=TIE_PROBABILITY,
-        tied=any(row.tied_with_best for row in ranking.models),
+        within=f"within {text.points(ranking.config.shortlist_points)}",
         fits_rank=ranking.predictor in LINES,
         open_fits=OPEN_FITS,
         config={k: _plain(v) for k, v in dataclasses.asdict(ranking.config).items()},

@@ -9,7 +9,7 @@ from ncap_jax.report import finished as finishes
 from ncap_jax.report import inference, text
 from ncap_jax.report.cost import cost, wall_time
 from ncap_jax.report.finished import FinishedRun
-from ncap_jax.types import Ranking
+from ncap_jax.types import RankedModel, Ranking
 
 
 def escape(words: str) -> str:
@@ -34,27 +34,15 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
     spent = cost(ranking).sentence()
     if took := wall_time(ranking.info.seconds, finished.seconds if finished else None):
         spent += f" {took}"
-    rows = [
-        [
-            "–" if row.rank is None else str(row.rank),
-            escape(row.name),
-            text.with_std(row.predicted_accuracy, row.std),
-            text.percent(row.p_best, 0),
-            text.percent(row.last_seen),
-            str(row.epochs),
-            text.duration(row.seconds),
-            text.status(row),
-        ]
-        for row in ranking.models
-    ]
-    header = ["#", "model", "predicted", "P(best)", "last seen", "epochs", "time", "status"]
+    header = ["#", "model", "predicted", "P(best)", text.within(ranking), "last seen"]
+    header += ["epochs", "time", "status"]
     lines = [
         f"# Which model to fine-tune on {escape(ranking.dataset)}",
         "",
         *(_winner(finished, ranking, how_to_finish) if finished is not None else ()),
         f"**{escape(text.answer(ranking))}**",
         "",
-        *_table(header, rows),
+        *_table(header, list(map(_cells, ranking.models))),
         "",
         f"{len(ranking.models)} models, {text.epochs_each(ranking)}, head `{config.head}`, seed "
         f"{config.seed}, ranked by `{ranking.predictor}`. {spent}",
@@ -89,6 +77,20 @@ def _use(ranking: Ranking) -> list[str]:
     if left_out := inference.left_out(ranking):
         lines += ["", escape(left_out)]
     return lines
+
+
+def _cells(row: RankedModel) -> list[str]:
+    return [
+        "–" if row.rank is None else str(row.rank),
+        escape(row.name),
+        text.with_std(row.predicted_accuracy, row.std),
+        text.percent(row.p_best, 0),
+        text.percent(row.p_within, 0),
+        text.percent(row.last_seen),
+        str(row.epochs),
+        text.duration(row.seconds),
+        text.status(row),
+    ]
 
 
 def _winner(finished: FinishedRun, ranking: Ranking, how_to_finish: str) -> list[str]:

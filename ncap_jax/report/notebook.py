@@ -12,7 +12,10 @@ from ncap_jax.types import RankedModel, Ranking
 if TYPE_CHECKING:
     from ncap_jax.winner.facts import ModelFacts
 
-_COLUMNS = ("#", "model", "predicted", "P(best)", "last seen", "epochs", "β_eff", "time", "status")
+_COLUMNS = (
+    *("#", "model", "predicted", "P(best)", "within", "last seen", "epochs", "β_eff"),
+    *("time", "status"),
+)
 _WORDS = ("model", "status", "part")  # columns that are read, not compared: aligned to the left
 # Only places and a line that is transparent: the colours are the notebook's, light or dark.
 _CELL = "padding: .3em .6em; white-space: nowrap; text-align: "
@@ -26,7 +29,8 @@ def notebook_ranking(ranking: Ranking) -> str:
     columns = [name for name in _COLUMNS if name not in left_out]
     title = _escaped(text.title(ranking))
     rows = [_row(row, columns) for row in ranking.models]
-    lines = ["<div>", *_table(title, text.answer(ranking), columns, rows)]
+    heads = [text.within(ranking) if name == "within" else name for name in columns]
+    lines = ["<div>", *_table(title, text.answer(ranking), heads, rows)]
     notes = (
         inference.smallest(ranking),
         text.metric_note(ranking),
@@ -76,6 +80,7 @@ def _row(row: RankedModel, columns: Sequence[str]) -> str:
         row.name,
         text.with_std(row.predicted_accuracy, row.std),
         text.percent(row.p_best, 0),
+        text.percent(row.p_within, 0),
         text.percent(row.last_seen),
         str(row.epochs),
         text.number(text.beta_eff_now(row)),

@@ -37,6 +37,8 @@ _CSV_COLUMNS = [
     "predicted_accuracy",
     "std",
     "p_best",
+    "p_within",
+    "shortlisted",
     "tied_with_best",
     "best_seen",
     "last_seen",
@@ -63,6 +65,7 @@ def ranking_to_json(ranking: Ranking) -> str:
         "config": ranking.config,
         "predictor": ranking.predictor,
         "strength": ranking.strength,
+        "expected_regret": ranking.expected_regret,
         "models": ranking.models,
         "smallest_within_one_point": None if ranking.smallest is None else ranking.smallest.name,
         "left_out": ranking.left_out,
@@ -99,6 +102,8 @@ def _row_from_json(row: Mapping[str, Any]) -> RankedModel:
     fields = dict(row)
     for name in ("predicted_accuracy", "std", "best_seen", "last_seen", "p_best"):
         fields[name] = number(fields[name])
+    if "p_within" in fields:  # not in files of earlier versions
+        fields["p_within"] = number(fields["p_within"])
     for name in ("beta_eff", "validation_accuracy"):
         fields[name] = tuple(number(value) for value in fields[name])
     fields["predictions"] = {
@@ -139,6 +144,7 @@ def read_ranking(path: str | os.PathLike[str]) -> Ranking:
             predictor=document["predictor"],
             strength=document["strength"],
             left_out=tuple(LeftOut(**each) for each in document.get("left_out", ())),
+            expected_regret=number(document.get("expected_regret")),
         )
     except OSError as error:
         raise errors.OutputError(

@@ -11,6 +11,9 @@ from ncap_jax.options import Metric
 from ncap_jax.predictor.validation_score import constant_answer, counted_images
 from ncap_jax.types import RankedModel, Ranking
 
+# Standard error of a difference of accuracies above which the first two models may be confused: two
+# points, twice what the shortlist allows.
+COARSE = 0.02
 # A sentence names at most this many models.
 _NAMED = 4
 _METRICS: Mapping[Metric, str] = {
@@ -150,8 +153,7 @@ def answer(ranking: Ranking) -> str:
     if math.isfinite(best.p_best) and len(ranked) > 1:
         text += f", best with probability {percent(best.p_best, 0)}"
     parts.append(f"{text}.")
-    if tied := [visible(row.name) for row in ranked if row.tied_with_best]:
-        parts.append(f"{listed(some(tied))} cannot be told apart from it.")
+    parts += _in_points(ranking) if ranking.shortlist else _ties(ranked)
     if not _beats_the_largest_class(best.best_seen, ranking):
         parts.append(
             f"So far {visible(best.name)} is not significantly better than always predicting the "
@@ -169,6 +171,36 @@ def epochs_each(ranking: Ranking) -> str:
         return words
     low, high = min(epochs), max(epochs)
     return f"up to {words} ({low if low == high else f'{low} to {high}'})"
+
+
+def _in_points(ranking: Ranking) -> list[str]:
+    """What the choice is expected to cost, and which few models hold a good one."""
+    names = [visible(name) for name in ranking.shortlist]
+    if len(ranking.models) == 1:
+        return []
+    who = "it" if len(names) == 1 else f"one of {listed(some(names))}"
+    return [
+        f"It is expected to be {points(ranking.expected_regret)} below the best of these models.",
+        f"With 90 % certainty, {who} is within {points(ranking.config.shortlist_points)} of the "
+        "best.",
+    ]
+
+
+def _ties(ranked: Sequence[RankedModel]) -> list[str]:
+    """Where no deviations are known: who is equal to the first."""
+    tied = [visible(row.name) for row in ranked if row.tied_with_best]
+    return [f"{listed(some(tied))} cannot be told apart from it."] if tied else []
+
+
+def points(number: float) -> str:
+    """A difference of accuracies: '1 point', '0.4 points'."""
+    shown = f"{number:.1f}".removesuffix(".0")
+    return f"{shown} point{'' if shown == '1' else 's'}"
+
+
+def within(ranking: Ranking) -> str:
+    """Head of the column that says how likely a model is as good as the best."""
+    return f"within {ranking.config.shortlist_points:g} pt"
 
 
 def failed(ranking: Ranking) -> list[RankedModel]:
@@ -211,7 +243,26 @@ def warnings(ranking: Ranking) -> list[str]:
         everyone = len(names) == len(ranking.models) and len(names) > 1
         lines.append(f"{'all models' if everyone else listed(names)}: {flag}")
     lines = [visible(line) for line in lines]
-    return lines + _no_better_than_the_largest_class(ranking)
+    return lines + _no_better_than_the_largest_class(ranking) + _too_few_images(ranking)
+
+
+def _too_few_images(ranking: Ranking) -> list[str]:
+    """A caution where the validation images cannot tell the first model from the second."""
+    count = ranking.info.num_validation
+    rows = [row for row in ranking.models if row.rank is not None and math.isfinite(row.last_seen)]
+    if not count or len(rows) < 2:
+        return []
+    first, second = rows[:2]
+    # Of two independent shares: models that fail on the same images differ by less.
+    variances = [row.last_seen * (1 - row.last_seen) / count for row in (first, second)]
+    error, difference = math.sqrt(sum(variances)), abs(first.last_seen - second.last_seen)
+    if error <= COARSE or difference >= error:
+        return []
+    return [
+        f"{count} validation images cannot tell {visible(first.name)} from {visible(second.name)}: "
+        f"their accuracies differ by {points(100 * difference)}, with a standard error of up to "
+        f"{points(100 * error)}. Give more images, or rank with validation_splits=5"
+    ]
 
 
 def _no_better_than_the_largest_class(ranking: Ranking) -> list[str]:
@@ -257,8 +308,8 @@ def learning_rates(ranking: Ranking) -> str:
 
 
 def status(row: RankedModel) -> str:
-    """How a model ended, and whether it ties with the first."""
-    return row.status.replace("_", " ") + (", tied with 1" if row.tied_with_best else "")
+    """How a model ended, and whether it is on the shortlist."""
+    return row.status.replace("_", " ") + (", shortlist" if row.shortlisted else "")
 
 
 def has_beta_eff(ranking: Ranking) -> bool:

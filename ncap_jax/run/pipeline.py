@@ -172,6 +172,6 @@ def needs_folder(config: RankConfig) -> bool:
     return (
         (most_states(config) > 0 and not distributed.is_distributed())
         or config.executor != "local"
-        or config.strategy == "halving"
+        or config.strategy != "full"
         or config.epochs_budget is not None
     )

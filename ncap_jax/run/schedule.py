@@ -27,8 +27,11 @@ from ncap_jax.run.executors import Executor, Lost
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import EpochDone, Task
 from ncap_jax.run.recorded import Recorded, as_measured
-from ncap_jax.selection import budget, halving, keeping
+from ncap_jax.selection import budget, halving, keeping, race
 from ncap_jax.types import Trajectory, Watcher
+
+# Who is stopped early, by `RankConfig.strategy`; with any other nobody is.
+_STRATEGIES = {"halving": halving, "race": race}
 
 
 class Scheduler:
@@ -83,7 +86,8 @@ class Scheduler:
             NcapError: the folder cannot be written, or the workers cannot start.
         """
         config, epoch, alive = self._config, 0, list(self._turns)
-        rungs = halving.rungs(config)
+        strategy = _STRATEGIES.get(config.strategy)
+        rungs = strategy.rungs(config) if strategy else ()
         if self.unfinished() and (doubt := self._clock.doubt()):
             warnings.warn(doubt, stacklevel=2)
         while alive:
@@ -94,9 +98,9 @@ class Scheduler:
                 return
             alive = self._advance(executor, alive, goal)
             epoch = goal
-            if epoch in rungs and alive:
+            if strategy and epoch in rungs and alive:
                 known = as_scored(self._known(), config.metric)
-                self._stop(halving.stopped(known, alive, config, epoch))
+                self._stop(strategy.stopped(known, alive, config, epoch))
                 alive = [name for name in alive if name in self._waiting]
 
     def _advance(self, executor: Executor | None, names: Sequence[str], goal: int) -> list[str]:

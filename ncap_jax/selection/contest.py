@@ -39,13 +39,20 @@ def chances(predictions: Sequence[Prediction], top: int, seed: int | Sequence[in
         top: k.
         seed: of the samples, as `np.random.default_rng` takes it.
     """
+    # Stable: of exactly equal samples the earlier model is above the later one.
+    best = np.argsort(-samples(predictions, seed), axis=1, kind="stable")[:, :top]
+    return np.bincount(best.ravel(), minlength=len(predictions)) / DRAWS  # (H1)
+
+
+def samples(predictions: Sequence[Prediction], seed: int | Sequence[int]) -> np.ndarray:
+    """`DRAWS` samples of all models' accuracies, (DRAWS, models); see the module.
+
+    Args: as for `chances`.
+    """
     mean = np.array([p.mean for p in predictions])
     spread = np.array([p.spread for p in predictions])
     rng = np.random.default_rng(seed)
-    samples = mean + spread * rng.standard_normal((DRAWS, mean.size))
-    # Stable: of exactly equal samples the earlier model is above the later one.
-    best = np.argsort(-samples, axis=1, kind="stable")[:, :top]
-    return np.bincount(best.ravel(), minlength=mean.size) / DRAWS  # (H1)
+    return mean + spread * rng.standard_normal((DRAWS, mean.size))
 
 
 def tied_with_first(predictions: Sequence[Prediction]) -> list[bool]:

@@ -27,8 +27,6 @@ from ncap_jax.types import Trajectory
 
 def rungs(config: RankConfig) -> tuple[int, ...]:
     """Epochs before the last at which models are compared: 1, 2, 4, ... as the predictor allows."""
-    if config.strategy != "halving":
-        return ()
     needed = predictors.get(config.predictor, config.head).min_epochs
     powers = (2**i for i in range(max(config.epochs, 1).bit_length()))
     return tuple(epoch for epoch in powers if needed <= epoch < config.epochs)

@@ -1,7 +1,7 @@
 """Whose fine-tuned state is kept for `ncap_jax.finish`, so that a run's disk use is bounded.
 
-At the end it is that of the first `keep_states` models and of those tied with the best, at most
-`MOST` in all unless `keep_states` is more. Who is tied is known once all models have ended. Until
+At the end it is that of the first `keep_states` models and of those on the shortlist, at most
+`MOST` in all unless `keep_states` is more. The shortlist is known once all models have ended. Until
 then as many states are kept as there may be at the end: of the models that lead so far.
 """
 
@@ -40,9 +40,11 @@ def leaders(trajectories: Sequence[Trajectory], config: RankConfig) -> tuple[str
 def kept(ranking: Ranking) -> tuple[str, ...]:
     """The models of a ranking whose states are kept, in its order."""
     config = ranking.config
+    # Without deviations the shortlist is empty, and only equal models are as good.
+    good = ranking.shortlist or [row.name for row in ranking.models if row.tied_with_best]
     wanted = (
         row.name
         for row in ranking.models
-        if row.rank is not None and (row.rank <= config.keep_states or row.tied_with_best)
+        if row.rank is not None and (row.rank <= config.keep_states or row.name in good)
     )
     return tuple(wanted)[: most_states(config)]

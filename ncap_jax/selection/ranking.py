@@ -5,9 +5,10 @@ models that a budget stopped, those with more epochs first, then by the predicto
 few epochs cannot be compared with one after many. Diverged and failed models, and models for
 which the predictor has no answer, come last, without a rank.
 
-P(best) and ties are those of `ncap_jax.selection.contest`, among the contenders: the models that
-ran to the end or, where there are none, those that were stopped after the most epochs. The other
-models have P(best) NaN.
+Ties are those of `ncap_jax.selection.contest`, among the contenders: the models that ran to the end
+or, where there are none, those that were stopped after the most epochs. P(best), P(within) and the
+shortlist look at all models with a predicted accuracy and a deviation: what a stopped model may
+still be worth counts (`ncap_jax.predictor.common_scale`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from typing import Any, NamedTuple
 from ncap_jax import errors
 from ncap_jax import predictor as predictors
 from ncap_jax.options import RankConfig, Recipe
+from ncap_jax.predictor import common_scale
 from ncap_jax.predictor.base import Predictor, no_prediction
 from ncap_jax.predictor.best_seen import best_seen
 from ncap_jax.predictor.last_seen import last_seen
 from ncap_jax.predictor.validation_score import as_scored, counted_images, effective_images
 from ncap_jax.predictor.validation_size import drawn_in
-from ncap_jax.selection import contest
+from ncap_jax.selection import contest, shortlist
 from ncap_jax.types import (
     NETWORK_STRENGTHS,
     Prediction,
@@ -123,19 +125,17 @@ def rank_trajectories(
     scored = as_scored(trajectories, config.metric)
     entries = _entries(scored, chosen, _size(trajectories, config, facts))
     order = _order(entries)
-    standings = _standings(order, config.seed)
+    standings, expected_regret = _standings(order, config)
     # Sums of signed strengths cancel (docs/method.md): the absolute one tells a reader more.
     strength: Strength = chosen.strength or "absolute"
     place = partial(_row, strength=strength, seen=facts.seen)
     ranked = [
-        place(entry, rank=rank, standing=standings.get(entry.trajectory.model, _NO_CONTENDER))
+        place(entry, rank=rank, standing=standings.get(entry.trajectory.model, _UNKNOWN))
         for rank, entry in enumerate(order, start=1)
     ]
     names = {row.name for row in ranked}
     unranked = [
-        place(e, rank=None, standing=_NO_CONTENDER)
-        for e in entries
-        if e.trajectory.model not in names
+        place(e, rank=None, standing=_UNKNOWN) for e in entries if e.trajectory.model not in names
     ]
     accuracies = {t.model: tuple(t.series("validation_accuracy").tolist()) for t in trajectories}
     return Ranking(
@@ -149,6 +149,7 @@ def rank_trajectories(
         predictor=chosen.name,
         strength=strength,
         info=facts,
+        expected_regret=expected_regret,
     )
 
 
@@ -218,8 +219,7 @@ def _entries(
     answers = {name: method(rankable) for name, method in predictors.PREDICTORS.items()}
     scores = answers[chosen.name]
     accuracies = [
-        drawn_in(accuracy, *validation)
-        for accuracy in predictors.accuracies(chosen, rankable, scores=scores)
+        drawn_in(accuracy, *validation) for accuracy in common_scale.accuracies(chosen, rankable)
     ]
     found = {
         t.model: _Entry(t, scores[i], accuracies[i], {name: p[i] for name, p in answers.items()})
@@ -260,19 +260,40 @@ def names_in_order(trajectories: Sequence[Trajectory], config: RankConfig) -> tu
 
 
 class _Standing(NamedTuple):
-    """How a contender stands against the others."""
+    """How a model stands against the others."""
 
     p_best: float = math.nan
+    p_within: float = math.nan
+    shortlisted: bool = False
     tied_with_best: bool = False
 
 
-_NO_CONTENDER = _Standing()
+_UNKNOWN = _Standing()
 
 
-def _standings(order: Sequence[_Entry], seed: int) -> dict[str, _Standing]:
-    """The contenders' standings, by name."""
+def _standings(order: Sequence[_Entry], config: RankConfig) -> tuple[dict[str, _Standing], float]:
+    """By name, how models stand; and what the choice of the first is expected to cost, points."""
+    tied = _tied(order)
+    judged = [e for e in order if contest.has_distribution(e.accuracy)]
+    if len(order) == 1:
+        return {order[0].trajectory.model: _Standing(1.0, 1.0, True)}, 0.0
+    if len(judged) < 2 or judged[0] is not order[0]:
+        return {name: _Standing(tied_with_best=name in tied) for name in tied}, math.nan
+    predictions = [e.accuracy for e in judged]
+    p_best = contest.chances(predictions, 1, config.seed).tolist()
+    found = shortlist.outlook(predictions, config.shortlist_points, config.seed)
+    standings = {}
+    for i, entry in enumerate(judged):
+        name = entry.trajectory.model
+        within, listed = float(found.within[i]), i in found.shortlist
+        standings[name] = _Standing(p_best[i], within, listed, name in tied)
+    return standings, found.expected_regret
+
+
+def _tied(order: Sequence[_Entry]) -> set[str]:
+    """The contenders that cannot be told apart from the first."""
     if not order:
-        return {}
+        return set()
     first = order[0].trajectory
     contenders = [
         e
@@ -280,15 +301,8 @@ def _standings(order: Sequence[_Entry], seed: int) -> dict[str, _Standing]:
         if e.trajectory.status == first.status
         and (first.status == "ok" or e.trajectory.epochs == first.epochs)
     ]
-    names = [e.trajectory.model for e in contenders]
-    if len(contenders) == 1:
-        return {names[0]: _Standing(1.0)}
-    predictions = [e.accuracy for e in contenders]
-    tied = contest.tied_with_first(predictions)
-    p_best = [math.nan] * len(contenders)
-    if all(map(contest.has_distribution, predictions)):
-        p_best = contest.chances(predictions, 1, seed).tolist()
-    return dict(zip(names, map(_Standing, p_best, tied), strict=True))
+    tied = contest.tied_with_first([e.accuracy for e in contenders])
+    return {e.trajectory.model for e, is_tied in zip(contenders, tied, strict=True) if is_tied}
 
 
 def _row(
@@ -319,6 +333,8 @@ def _row(
         message=message,
         p_best=standing.p_best,
         tied_with_best=standing.tied_with_best,
+        p_within=standing.p_within,
+        shortlisted=standing.shortlisted,
         learning_rate=trajectory.records[-1].learning_rate if trajectory.records else None,
         predictions=entry.predictions,
     )

@@ -107,7 +107,7 @@ def test_halving_stops_whom_the_product_stops(runs, monkeypatch: pytest.MonkeyPa
         return {1: {"d": ""}, 2: {"b": ""}}.get(rung, {})
 
     monkeypatch.setattr(replay.halving, "stopped", stopped)
-    way = Way(top=2, epochs=5, halving=True, choice="last")
+    way = Way(top=2, epochs=5, strategy="halving", choice="last")
     found = replay.follow(way, runs, 0, {"linear": "others'"})
     assert [run[:3] for run in asked] == [
         (1, ["a", "b", "c", "d"], [1, 1, 1, 1]),

@@ -111,8 +111,9 @@ def test_failures_flags_and_ties_are_said():
     text = format_ranking(rank_trajectories(pool, "digits"), width=140)
     assert "! model_2: diverged – loss became NaN" in text
     assert "! model_3: a loss or beta_eff of the last epoch is missing or not finite" in text
-    assert "cannot be told apart" in text
-    assert "tied with 1" in text
+    assert "With 90 % certainty, one of " in text
+    assert "ok, shortlist" in text
+    assert "within 1 pt" in text
 
 
 def test_nothing_to_rank():

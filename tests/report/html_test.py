@@ -123,14 +123,14 @@ def test_control_characters_are_written_out():
     assert r"$'--dataset=a\x1bb'" in Page(page).text
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_tie_is_explained_where_there_is_one(tied):
-    ranking = rank_trajectories(make_pool(2), "digits")
-    first, second = (dataclasses.replace(row, tied_with_best=False) for row in ranking.models)
-    second = dataclasses.replace(second, tied_with_best=tied)
-    page = Page(render(dataclasses.replace(ranking, models=(first, second))))
-    assert ("Tied with 1: the chance" in page.text) == tied
-    assert ("ok, tied with 1" in page.text) == tied
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_shortlist_is_explained_where_there_is_one(listed):
+    ranking = rank_trajectories(make_pool(2), "digits", RankConfig(shortlist_points=2.5))
+    rows = tuple(dataclasses.replace(row, shortlisted=listed) for row in ranking.models)
+    page = Page(render(dataclasses.replace(ranking, models=rows)))
+    assert ("Shortlist: with 90 % certainty one of these models is" in page.text) == listed
+    assert ("ok, shortlist" in page.text) == listed
+    assert "P(within 2.5 points): the chance that the model is within 2.5 points of" in page.text
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_columns_and_figures_of_beta_eff_are_those_of_what_was_measured(measured
     headings = sum(attributes.get("scope") == "col" for _, attributes in page.elements)
     assert tags.count("td") > 0
     # The ranking's columns, and those of the methods' table.
-    assert headings == (11 if shown else 10) + 1 + len(PREDICTORS)
+    assert headings == (12 if shown else 11) + 1 + len(PREDICTORS)
 
 
 def test_difficult_pools():

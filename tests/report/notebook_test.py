@@ -24,7 +24,7 @@ def test_a_table_with_caption_and_headings():
     tags = [tag for tag, _ in page.elements]
     assert (tags.count("table"), tags.count("caption"), tags.count("pre")) == (1, 1, 0)
     scopes = [attributes["scope"] for tag, attributes in page.elements if tag == "th"]
-    assert scopes == ["col"] * 9 + ["row"] * 3
+    assert scopes == ["col"] * 10 + ["row"] * 3
     assert tags.count("tr") == 4
     assert f"digits, ranked by {ranking.predictor}{text.answer(ranking)}" in page.text
     best = ranking.best
@@ -42,8 +42,8 @@ def test_without_beta_eff_there_is_no_column_for_it():
         sum(attributes.get("scope") == "col" for _, attributes in page.elements) for page in tables
     ]
     cells = [sum(tag == "td" for tag, _ in page.elements) for page in tables]
-    assert columns == [9, 8]
-    assert cells == [2 * 8, 2 * 7]
+    assert columns == [10, 9]
+    assert cells == [2 * 9, 2 * 8]
     assert ["β_eff" in page.text for page in tables] == [True, False]
 
 

@@ -218,8 +218,8 @@ def test_a_run_that_pauses_without_a_folder_has_a_temporary_one():
     assert not pipeline.needs_folder(bare)
     assert pipeline.open_place(request(bare), {}) == (None, None)
     for changes in (
-        *({"strategy": "halving"}, {"executor": "processes"}, {"epochs_budget": 9}),
-        {"keep_states": 1},
+        *({"strategy": "race"}, {"strategy": "halving"}, {"executor": "processes"}),
+        *({"epochs_budget": 9}, {"keep_states": 1}),
     ):
         assert pipeline.needs_folder(dataclasses.replace(bare, **changes)), changes
     facts = {"config": {}, "models": {"a": None}, "data": {}}
@@ -243,11 +243,12 @@ def states(folder):
 
 
 @pytest.mark.parametrize(
-    ("tie", "left"), [(1.0, ["toy_1"]), (0.0, ["toy_1", "toy_2", "toy_3"])], ids=["none", "all"]
+    ("listed", "left"), [(1, ["toy_1"]), (3, ["toy_1", "toy_2", "toy_3"])], ids=["one", "all"]
 )
-def test_states_of_the_first_and_of_tied_models_are_kept(monkeypatch, tie, left):
+def test_states_of_the_first_and_of_the_shortlist_are_kept(monkeypatch, listed, left):
     fake_training.install(monkeypatch)
-    monkeypatch.setattr("ncap_jax.selection.contest.TIE_PROBABILITY", tie)
+    cover = "ncap_jax.selection.shortlist.smallest_cover"
+    monkeypatch.setattr(cover, lambda good: list(range(listed)))
     ranking = rank(config=dataclasses.replace(LINEAR, keep_states=1), models=3)
     assert [row.name for row in ranking.models] == ["toy_1", "toy_2", "toy_3"]
     assert states(ranking.source.folder) == left

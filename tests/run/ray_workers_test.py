@@ -284,7 +284,7 @@ def actors():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("strategy", ["full", "halving"])
+@pytest.mark.parametrize("strategy", ["full", "race", "halving"])
 def test_two_ray_workers_of_which_one_is_killed_give_what_one_process_gives(
     cluster, tmp_path, monkeypatch, strategy
 ):

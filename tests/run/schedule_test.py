@@ -31,6 +31,7 @@ NAMES = ("a", "b", "c")
 FACTS = {"config": {}, "models": dict.fromkeys(NAMES), "data": {}}
 PLAN = RankConfig(epochs=3)
 HALVING = dataclasses.replace(PLAN, strategy="halving", halving_top=1)
+RACE = dataclasses.replace(PLAN, strategy="race")
 
 
 def record(model: str, epoch: int) -> EpochRecord:
@@ -330,6 +331,29 @@ def test_halving_stops_the_worst_at_each_rung(tmp_path, the_worst_has_no_chance)
     assert outcome.work.tasks == [("a", 1), ("b", 1), ("c", 1), ("a", 2), ("b", 2), ("a", 3)]
 
 
+def test_a_race_ends_with_two_and_stops_by_its_schedule(tmp_path):
+    """Of three, two thirds are two; nobody is stopped after the second epoch."""
+    outcome = run(tmp_path, RACE)
+    assert outcome.ends == {"a": ("ok", 3), "b": ("ok", 3), "c": ("stopped", 1)}
+    assert outcome.trajectories[2].message == (
+        "stopped by the race after 1 of 3 epochs: in place 3 of 3, and 2 continue"
+    )
+    assert outcome.work.tasks == [(name, 1) for name in "abc"] + [
+        (name, epoch) for epoch in (2, 3) for name in "ab"
+    ]
+
+
+@pytest.mark.parametrize(("method", "calls"), [("save", 2), ("append", 7), ("finish", 1)])
+def test_a_race_comes_out_the_same_after_a_kill(tmp_path, monkeypatch, method, calls):
+    expected = run(tmp_path / "whole", RACE)
+    with monkeypatch.context() as patch:
+        stop_after(patch, calls, method)
+        with pytest.raises(Stop):
+            run(tmp_path / "cut", RACE)
+    resumed = run(tmp_path / "cut", RACE)
+    assert repr(resumed.trajectories) == repr(expected.trajectories)
+
+
 @pytest.mark.parametrize(
     ("method", "calls"), [("save", 2), ("append", 4), ("save", 5), ("finish", 1), ("finish", 2)]
 )
@@ -493,7 +517,7 @@ def test_a_worker_that_is_killed_resumes_to_what_this_process_gives(whole, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["full", "halving"])
+@pytest.mark.parametrize("strategy", ["full", "race", "halving"])
 def test_two_processes_of_which_one_is_killed_give_what_one_gives(
     tmp_path, the_worst_has_no_chance, strategy
 ):

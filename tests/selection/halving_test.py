@@ -53,7 +53,6 @@ NAMES = [t.model for t in POOL]
 def test_rungs(epochs, predictor, expected):
     config = dataclasses.replace(CONFIG, epochs=epochs, predictor=predictor)
     assert halving.rungs(config) == expected
-    assert halving.rungs(dataclasses.replace(config, strategy="full")) == ()
 
 
 def test_hopeless_models_are_stopped_and_the_best_is_not():

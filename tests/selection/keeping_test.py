@@ -19,34 +19,34 @@ def ended(name: str, accuracy: float, status: str = "ok") -> Trajectory:
     return Trajectory(name, "linear", records, status)
 
 
-def row(number: int, *, tied: bool, rank: int | None = 0) -> RankedModel:
+def row(number: int, *, listed: bool, rank: int | None = 0) -> RankedModel:
     """The model that stands at a place of the table."""
     return RankedModel(
         f"m{number}",
         "ok",
         number if rank == 0 else rank,
         *(0.5, 0.1, 0.5, 0.5, 2, (), (), 1.0),
-        tied_with_best=tied,
+        shortlisted=listed,
     )
 
 
-def ranking(tied: set[int], keep_states: int = 2, models: int = 9) -> Ranking:
-    """Nine models of which some are tied with the first."""
-    rows = tuple(row(number, tied=number in tied) for number in range(1, models + 1))
+def ranking(listed: set[int], keep_states: int = 2, models: int = 9) -> Ranking:
+    """Nine models of which some are on the shortlist."""
+    rows = tuple(row(number, listed=number in listed) for number in range(1, models + 1))
     return Ranking("data", RankConfig(keep_states=keep_states), rows)
 
 
 @pytest.mark.parametrize(
-    ("tied", "keep_states", "last"),
+    ("listed", "keep_states", "last"),
     [(set(), 2, 2), ({2, 3}, 2, 3), ({2, 3, 4, 5, 6, 7}, 2, 5), (set(), 7, 7), ({2}, 0, 0)],
 )
-def test_the_first_and_the_tied_are_kept_within_bounds(tied, keep_states, last):
+def test_the_first_and_the_shortlist_are_kept_within_bounds(listed, keep_states, last):
     names = tuple(f"m{number}" for number in range(1, last + 1))
-    assert keeping.kept(ranking(tied, keep_states)) == names
+    assert keeping.kept(ranking(listed, keep_states)) == names
 
 
 def test_models_without_a_rank_are_not_kept():
-    failed = dataclasses.replace(ranking(set()), models=(row(1, tied=False, rank=None),))
+    failed = dataclasses.replace(ranking(set()), models=(row(1, listed=False, rank=None),))
     assert keeping.kept(failed) == ()
 
 
@@ -68,3 +68,11 @@ def test_until_the_end_the_leaders_are_kept():
     assert keeping.leaders(pool, RankConfig()) == ("m7", "m6", "m5", "m4", "m3")
     assert keeping.leaders(pool, RankConfig(keep_states=0)) == ()
     assert keeping.leaders([], RankConfig()) == ()
+
+
+def test_without_a_shortlist_equal_models_are_kept():
+    plain = ranking(set())
+    rows = tuple(
+        dataclasses.replace(row, tied_with_best=row.rank in (2, 3)) for row in plain.models
+    )
+    assert keeping.kept(dataclasses.replace(plain, models=rows)) == ("m1", "m2", "m3")

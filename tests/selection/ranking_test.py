@@ -151,7 +151,23 @@ def test_stopped_models_rank_behind_those_that_finished():
     assert set(names[2:4]) == {pool[1].model, pool[2].model}
     assert names[4] == pool[0].model
     assert all(r.rank is not None for r in ranking.models)
-    assert all(np.isnan(r.p_best) for r in ranking.models[2:])
+
+
+def test_what_stopped_models_may_be_worth_counts():
+    """Had only those that ran to the end been compared, the first would be the best for sure."""
+    pool = make_pool(models=5)
+    whole = rank_trajectories(pool, "synthetic")
+    first, left = whole.best.name, [row.name for row in whole.models[:2]]
+    raced = rank_trajectories([t if t.model in left else cut(t, 2) for t in pool], "synthetic")
+    for ranking in (whole, raced):
+        assert ranking.best.name == first
+        np.testing.assert_allclose(sum(r.p_best for r in ranking.models), 1.0)
+        assert 0 < ranking.best.p_best < 1
+        assert ranking.expected_regret > 0
+        assert first in ranking.shortlist
+        for row in ranking.models:
+            assert row.p_best <= row.p_within <= 1
+    assert not any(row.tied_with_best for row in raced.models[2:])
 
 
 def test_all_stopped_still_gives_an_answer():
@@ -159,12 +175,13 @@ def test_all_stopped_still_gives_an_answer():
     pool[3] = cut(pool[3], 1)
     ranking = rank_trajectories(pool, "synthetic")
     assert ranking.best.rank == 1
-    np.testing.assert_allclose(sum(r.p_best for r in ranking.models[:3]), 1.0)
+    np.testing.assert_allclose(sum(r.p_best for r in ranking.models), 1.0)
 
 
 def test_one_model_is_the_best_for_sure():
     ranking = rank_trajectories(make_pool(models=1), "synthetic")
-    assert ranking.best.p_best == 1.0
+    assert (ranking.best.p_best, ranking.best.p_within, ranking.expected_regret) == (1.0, 1.0, 0.0)
+    assert ranking.shortlist == (ranking.best.name,)
 
 
 def test_all_failed_is_a_ranking_without_best():

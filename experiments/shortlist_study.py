@@ -1,0 +1,133 @@
+"""Do expected regret, P(within) and the shortlist keep what they state?
+
+    python -m experiments.shortlist_study
+
+Reads experiments/corpus; takes about a minute. Each set and seed is ranked after n epochs of
+ordinary fine-tuning by the product's default; the constants of growth come from the other sets
+(`experiments.tasks.growth_priors`). The truth is the accuracy at the end of full fine-tuning, mean
+over seeds.
+
+Columns, means over sets of means over seeds:
+
+- covered: pools whose shortlist holds a model within a point of the best (stated: 90 %);
+- size: models on the shortlist;
+- regret stated, lost: what the first model is expected to cost, and what it costs, points;
+- r: correlation of the two over all pools;
+- within stated, true: chance that the first model is within a point, and how often it is;
+- 95 %: models whose lead over the pool lies in its stated interval.
+
+Expected result: experiments/tables/shortlist_study.md; what follows: docs/results/shortlist.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from absl import app
+
+from experiments.tasks import POOLS, Rate, Task, data_of, growth_priors, read_tasks
+from ncap_jax import predictor as predictors
+from ncap_jax.options import Head
+from ncap_jax.predictor import growth
+from ncap_jax.run import facts
+from ncap_jax.selection import contest, shortlist
+from ncap_jax.types import Prediction
+
+HEAD: Head = "linear"
+EPOCHS = (1, 2, 3, 5)
+POINTS = 1.0
+# A pool has the learning rates that the product would take: those known from other sets.
+RATES: Mapping[str, Rate] = {"embedded": "high", "genuine": "known"}
+
+
+class Outcome(NamedTuple):
+    """One pool after n epochs: what was stated, and what came true; regrets in points."""
+
+    covered: float
+    size: float
+    stated: float
+    lost: float
+    within: float
+    was_within: float
+    inside: float
+
+
+def outcome(predictions: Sequence[Prediction], truth: np.ndarray, seed: int) -> Outcome:
+    """Judge one pool's predictions by the truth, (models,)."""
+    order = np.argsort([-p.mean for p in predictions], kind="stable")
+    ranked, ends = [predictions[i] for i in order], 100 * truth[order]
+    found = shortlist.outlook(ranked, POINTS, seed)
+    good = ends >= ends.max() - POINTS
+    means = 100 * np.array([p.mean for p in ranked])
+    spreads = 100 * np.array([p.spread for p in ranked])
+    apart = np.abs((ends - ends.mean()) - (means - means.mean()))
+    return Outcome(
+        float(good[list(found.shortlist)].any()),
+        len(found.shortlist),
+        found.expected_regret,
+        float(ends.max() - ends[0]),
+        float(found.within[0]),
+        float(good[0]),
+        float(np.mean(apart <= 1.96 * spreads)),
+    )
+
+
+def outcomes(task: Task, epochs: int, priors: growth.Priors) -> Iterator[Outcome]:
+    """Of every seed whose predictions state a distribution."""
+    method = predictors.get("default", HEAD)
+    for seed, pool in enumerate(task.pools):
+        answers = predictors.accuracies(method, pool, epochs, priors=priors)
+        if all(map(contest.has_distribution, answers)):
+            yield outcome(answers, task.truth, seed)
+
+
+Found = dict[str, list[Outcome]]
+
+
+def row(found: Sequence[Sequence[Outcome]], name: str) -> str:
+    """One line of the table over some sets."""
+    means = np.mean([np.mean(rows, axis=0) for rows in found], axis=0)
+    every = np.array([one for rows in found for one in rows])
+    stated, lost = every[:, 2], every[:, 3]
+    r = np.corrcoef(stated, lost)[0, 1] if np.ptp(stated) and np.ptp(lost) else float("nan")
+    cells = [
+        f"{100 * means[0]:.0f} %",
+        f"{means[1]:.1f}",
+        *(f"{value:.2f}" for value in (means[2], means[3], r)),
+        *(f"{100 * value:.0f} %" for value in means[4:]),
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def table(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+    """All epochs and pools, then the sets after three epochs."""
+    lines = [
+        "| pool, epochs | covered | size | regret stated | lost | r "
+        "| within stated | true | 95 % |",
+        "|---" * 9 + "|",
+    ]
+    found = {
+        n: {t.name: list(outcomes(t, n, priors[data_of(t.name)])) for t in tasks} for n in EPOCHS
+    }
+    for pool in ("", *POOLS):
+        for n in EPOCHS:
+            inside = [rows for name, rows in found[n].items() if name.endswith(pool) and rows]
+            lines.append(row(inside, f"{pool or 'all'}, {n}"))
+    lines += [row([rows], f"{name}, 3") for name, rows in found[3].items() if rows]
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """Print the table."""
+    del argv
+    tasks = [task for pool in POOLS for task in read_tasks(HEAD, pool, RATES[pool], large=True)]
+    sources = sorted({data_of(task.name) for task in tasks})
+    priors = {name: growth_priors(name, large=True) for name in sources}
+    print(f"{json.dumps(facts.describe(), default=str)}\n\n{table(tasks, priors)}")
+
+
+if __name__ == "__main__":
+    app.run(main)

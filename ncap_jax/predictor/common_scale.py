@@ -1,0 +1,60 @@
+"""Predicted accuracies of models that ended after different numbers of epochs, on one scale.
+
+What a method predicts after e epochs and after n of them differs for the whole pool: its level is
+better known, and leads have shrunk. So a model m that ended after e epochs, before the others did
+after n, is judged as it was then, in the pool as it was then, and moved with those that went on:
+
+    mean_m = p_m(e) + average over j that reached n of  p_j(n) − p_j(e)                       (A1)
+
+with p_j(e) the predicted accuracy of model j after e epochs. Its deviation stays that of e epochs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ncap_jax.predictor import calibration, growth
+from ncap_jax.predictor.base import Predictor, truncate
+from ncap_jax.types import Prediction, Trajectory
+
+
+def accuracies(
+    predictor: Predictor,
+    trajectories: Sequence[Trajectory],
+    priors: growth.Priors = growth.PRIORS,
+) -> list[Prediction]:
+    """Predicted accuracies, comparable with one another.
+
+    Args:
+        predictor: the method.
+        trajectories: of one head, each with an epoch of training at least.
+        priors: what finished runs say of growth, by head.
+
+    Returns:
+        One per trajectory; of those that ended early as (A1) says, of the longest as
+        `ncap_jax.predictor.accuracies` gives them in the whole pool.
+    """
+    found = calibration.accuracies(predictor, trajectories, priors=priors)
+    lengths = sorted({t.epochs for t in trajectories})
+    ends = {t.model: p for t, p in zip(trajectories, found, strict=True) if t.epochs == lengths[-1]}
+    for epochs in lengths[:-1]:
+        pool = [truncate(t, epochs) for t in trajectories if t.epochs >= epochs]
+        answers = calibration.accuracies(predictor, pool, priors=priors)
+        then = {t.model: answer for t, answer in zip(pool, answers, strict=True)}
+        moved = _moved(then, ends)
+        for place, trajectory in enumerate(trajectories):
+            if trajectory.epochs == epochs:
+                mine = then[trajectory.model]
+                found[place] = dataclasses.replace(mine, mean=mine.mean + moved)
+    return found
+
+
+def _moved(then: Mapping[str, Prediction], ends: Mapping[str, Prediction]) -> float:
+    """How far the predictions of those that went on have moved since; 0 where nobody can tell."""
+    moves = [prediction.mean - then[model].mean for model, prediction in ends.items()]
+    finite = [move for move in moves if math.isfinite(move)]
+    return float(np.mean(finite)) if finite else 0.0

@@ -1,0 +1,70 @@
+"""Models that ended at different epochs on one scale."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from ncap_jax import predictor as predictors
+from ncap_jax.predictor import common_scale
+from ncap_jax.predictor.base import truncate
+from ncap_jax.types import EpochRecord, Trajectory
+
+METHOD = predictors.get("default", "linear")
+
+
+def run(name: str, *accuracies: float) -> Trajectory:
+    records = [
+        EpochRecord(epoch, 1 - accuracy, accuracy, 1 - accuracy, accuracy, 1 - accuracy)
+        for epoch, accuracy in enumerate((0.1, *accuracies))
+    ]
+    return Trajectory(name, "linear", tuple(records))
+
+
+POOL = [
+    run("a", 0.40, 0.55, 0.65, 0.70),
+    run("b", 0.42, 0.52, 0.60, 0.66),
+    run("c", 0.30, 0.48, 0.58, 0.63),
+    run("d", 0.20, 0.30, 0.45, 0.55),
+]
+
+
+def test_models_of_equal_length_are_as_the_predictor_says():
+    assert common_scale.accuracies(METHOD, POOL) == predictors.accuracies(METHOD, POOL)
+
+
+def test_who_stopped_early_is_judged_as_then_and_moves_with_the_others():
+    """Equation (A1) by hand, for d after one epoch and c after two."""
+    stopped = [*POOL[:2], truncate(POOL[2], 2), truncate(POOL[3], 1)]
+    found = common_scale.accuracies(METHOD, stopped)
+    end = predictors.accuracies(METHOD, stopped)
+    assert found[:2] == end[:2]
+    for place, epochs, there in ((2, 2, 3), (3, 1, 4)):
+        then = predictors.accuracies(METHOD, [truncate(t, epochs) for t in POOL[:there]])
+        moved = np.mean([end[i].mean - then[i].mean for i in (0, 1)])
+        assert found[place].mean == pytest.approx(then[place].mean + moved)
+        assert found[place].spread == then[place].spread
+
+
+def test_a_level_that_rises_later_lifts_who_stopped():
+    """Compared with its own last accuracy, d stopped after one epoch would look lost."""
+    stopped = [*POOL[:3], truncate(POOL[3], 1)]
+    plain = predictors.accuracies(METHOD, stopped)[3]
+    found = common_scale.accuracies(METHOD, stopped)[3]
+    assert found.mean > plain.mean
+
+
+def test_without_a_finite_answer_nobody_moves():
+    broken = dataclasses.replace(
+        POOL[0],
+        records=tuple(
+            dataclasses.replace(r, validation_accuracy=math.nan) for r in POOL[0].records
+        ),
+    )
+    found = common_scale.accuracies(METHOD, [broken, truncate(POOL[1], 1)])
+    then = predictors.accuracies(METHOD, [truncate(broken, 1), truncate(POOL[1], 1)])
+    assert math.isnan(found[0].mean)
+    assert repr(found[1]) == repr(then[1])
