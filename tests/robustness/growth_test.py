@@ -12,7 +12,8 @@ from ncap_jax import errors
 from ncap_jax.finetune import loop
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.options import RankConfig
-from ncap_jax.run import pipeline, preparing
+from ncap_jax.predictor.validation_score import of_counts, score
+from ncap_jax.run import pipeline, preparing, schedule
 from tests.support import fake_training, killing
 from tests.support.small import deep_spec, small_config
 from tests.support.toy_runs import POOL, Stop, digits, stop_after, timeless
@@ -152,6 +153,23 @@ def test_another_metric_ranks_what_the_folder_holds(fake, tmp_path):
     assert ranked == timeless(rank(None, by_class))
     assert ranked != timeless(rank(tmp_path))
     assert held(tmp_path)["config"]["metric"] == "accuracy"
+
+
+def test_who_stops_early_is_decided_by_the_metric(fake, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(
+        schedule.halving, "stopped", lambda trajectories, *_: looked_at.extend(trajectories) or {}
+    )
+    rank(None, dataclasses.replace(LONG, **HALVING, metric="macro_f1"))
+    records = [record for trajectory in looked_at for record in trajectory.records]
+    assert records
+    assert all(r.validation_accuracy == score(r, "macro_f1") for r in records)
+    assert any(r.validation_accuracy != accuracy_of(r) for r in records)
+
+
+def accuracy_of(record):
+    """The accuracy of the answers that were counted."""
+    return of_counts(record.validation_counts, "accuracy")
 
 
 def test_a_folder_from_before_there_were_metrics(fake, tmp_path):
