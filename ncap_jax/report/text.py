@@ -8,7 +8,11 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from ncap_jax.options import Metric
-from ncap_jax.predictor.validation_score import constant_answer, counted_images
+from ncap_jax.predictor.validation_score import (
+    constant_answer,
+    counted_images,
+    effective_images,
+)
 from ncap_jax.types import RankedModel, Ranking
 
 # Standard error of a difference of accuracies above which the first two models may be confused: two
@@ -253,14 +257,18 @@ def _too_few_images(ranking: Ranking) -> list[str]:
     if not count or len(rows) < 2:
         return []
     first, second = rows[:2]
+    metric, images = ranking.config.metric, counted_images(ranking.trajectories)
+    what, worth = "accuracies", count
+    if metric != "accuracy":
+        what, worth = "scores", effective_images(images, metric) or count
     # Of two independent shares: models that fail on the same images differ by less.
-    variances = [row.last_seen * (1 - row.last_seen) / count for row in (first, second)]
+    variances = [row.last_seen * (1 - row.last_seen) / worth for row in (first, second)]
     error, difference = math.sqrt(sum(variances)), abs(first.last_seen - second.last_seen)
     if error <= COARSE or difference >= error:
         return []
     return [
         f"{count} validation images cannot tell {visible(first.name)} from {visible(second.name)}: "
-        f"their accuracies differ by {points(100 * difference)}, with a standard error of up to "
+        f"their {what} differ by {points(100 * difference)}, with a standard error of up to "
         f"{points(100 * error)}. Give more images, or rank with validation_splits=5"
     ]
 

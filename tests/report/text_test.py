@@ -158,6 +158,16 @@ def test_models_that_are_no_better_than_the_largest_class(share, warned):
     assert not [line for line in text.warnings(unknown) if "largest class" in line]
 
 
+@pytest.mark.parametrize(("metric", "told"), [("accuracy", False), ("balanced_accuracy", True)])
+def test_few_images_of_one_class_cannot_tell_models_apart_by_class(metric, told):
+    pool = [counted(t, (1980, 20)) for t in make_pool(models=8, epochs=12)[:2]]
+    config = RankConfig(head="trainable_probe", metric=metric)
+    ranking = rank_trajectories(pool, "x", config, info=RunInfo(num_validation=2000))
+    lines = [line for line in text.warnings(ranking) if "2000 validation images cannot" in line]
+    assert bool(lines) == told
+    assert not told or ": their scores differ by " in lines[0]
+
+
 @pytest.mark.parametrize("rare", [1.0, 0.0])
 def test_what_the_largest_class_scores_depends_on_the_metric(rare):
     """A model that knows the large class alone is no better by class, whatever its accuracy."""
