@@ -287,8 +287,8 @@ def _move(running: Any, value: jax.Array, momentum: float) -> None:
 
 
 def _pair(sides: Sequence[int]) -> tuple[int, int]:
-    first, *_, last = sides
-    return (first, last)
+    """Both sides, of which one may stand for both."""
+    return (sides[0], sides[-1])
 
 
 _CONVOLUTION = ops_registry.all_aten_ops[torch.ops.aten.convolution].func

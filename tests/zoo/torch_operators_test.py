@@ -63,6 +63,10 @@ CALLS: dict[str, Any] = {
         lambda f, x: f.avg_pool2d(x, (3, 2), 2, 1, ceil_mode=True),
         (drawn(2, 3, 8, 5),),
     ),
+    "average pooling, one side for both": (
+        lambda f, x: f.avg_pool2d(x, [3], [1], [1], count_include_pad=False),
+        (drawn(2, 3, 7, 6),),
+    ),
     "average pooling, with a divisor": (
         lambda f, x: f.avg_pool2d(x, 2, 3, 1, True, False, 5),
         (drawn(3, 9, 8),),
