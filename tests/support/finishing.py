@@ -26,7 +26,7 @@ from tests.support import toy_runs
 from tests.support.small import small_digits
 
 CONFIG = dataclasses.replace(
-    toy_runs.CONFIG, epochs=2, head="linear", learning_rate=0.02, beta_eff="off"
+    toy_runs.CONFIG, epochs=2, head="linear", learning_rate=0.02, beta_eff="off", keep_states=3
 )
 FINISH = FinishConfig(max_epochs=4, patience=3, augment="off", schedule="constant")
 NAMES = ("toy_1", "toy_3")  # in the order of the ranking

@@ -11,7 +11,7 @@ import pytest
 
 from ncap_jax.finetune.checkpoints import Checkpoints
 from ncap_jax.finetune.steps import TrainState
-from ncap_jax.options import FinishConfig
+from ncap_jax.options import FinishConfig, RankConfig
 from ncap_jax.types import EpochRecord
 from ncap_jax.winner import training
 from ncap_jax.winner.training import Course, converge
@@ -29,7 +29,7 @@ def state(number: float) -> TrainState:
 def run(monkeypatch, tmp_path):
     """Trains fake epochs whose accuracies are given; the ranking ended after epoch 2."""
     candidate: Any = SimpleNamespace(train_state=state(0), program=SimpleNamespace(mesh=None))
-    tuning: Any = SimpleNamespace(candidate=candidate)
+    tuning: Any = SimpleNamespace(candidate=candidate, config=RankConfig())
 
     def run(accuracies, seen=RANKED, losses=None, **options):
         def train(course, train_state, records):
