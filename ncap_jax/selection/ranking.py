@@ -5,10 +5,10 @@ models that a budget stopped, those with more epochs first, then by the predicto
 few epochs cannot be compared with one after many. Diverged and failed models, and models for
 which the predictor has no answer, come last, without a rank.
 
-Ties are those of `ncap_jax.selection.contest`, among the contenders: the models that ran to the end
-or, where there are none, those that were stopped after the most epochs. P(best), P(within) and the
-shortlist look at all models with a predicted accuracy and a deviation: what a stopped model may
-still be worth counts (`ncap_jax.predictor.common_scale`).
+P(best), P(within), ties and the shortlist compare the contenders (`ncap_jax.selection.contest`,
+`ncap_jax.selection.shortlist`): the models that ran to the end or, where there are none, those that
+were stopped after the most epochs. Of the other models they are not known: a spread as wide as that
+of an early epoch would make chances of what nobody knows.
 """
 
 from __future__ import annotations
@@ -273,36 +273,33 @@ _UNKNOWN = _Standing()
 
 def _standings(order: Sequence[_Entry], config: RankConfig) -> tuple[dict[str, _Standing], float]:
     """By name, how models stand; and what the choice of the first is expected to cost, points."""
-    tied = _tied(order)
-    judged = [e for e in order if contest.has_distribution(e.accuracy)]
-    if len(order) == 1:
-        return {order[0].trajectory.model: _Standing(1.0, 1.0, True)}, 0.0
-    if len(judged) < 2 or judged[0] is not order[0]:
-        return {name: _Standing(tied_with_best=name in tied) for name in tied}, math.nan
-    predictions = [e.accuracy for e in judged]
+    contenders = _contenders(order)
+    names = [e.trajectory.model for e in contenders]
+    if len(contenders) == 1:
+        return {names[0]: _Standing(1.0, 1.0, True)}, 0.0
+    predictions = [e.accuracy for e in contenders]
+    tied = contest.tied_with_first(predictions)
+    if not contenders or not all(map(contest.has_distribution, predictions)):
+        found = [_Standing(tied_with_best=each) for each in tied]
+        return dict(zip(names, found, strict=True)), math.nan
     p_best = contest.chances(predictions, 1, config.seed).tolist()
-    found = shortlist.outlook(predictions, config.shortlist_points, config.seed)
-    standings = {}
-    for i, entry in enumerate(judged):
-        name = entry.trajectory.model
-        within, listed = float(found.within[i]), i in found.shortlist
-        standings[name] = _Standing(p_best[i], within, listed, name in tied)
-    return standings, found.expected_regret
+    points = shortlist.outlook(predictions, config.shortlist_points, config.seed)
+    listed = [i in points.shortlist for i in range(len(names))]
+    rows = zip(p_best, points.within.tolist(), listed, tied, strict=True)
+    return dict(zip(names, (_Standing(*row) for row in rows), strict=True)), points.expected_regret
 
 
-def _tied(order: Sequence[_Entry]) -> set[str]:
-    """The contenders that cannot be told apart from the first."""
+def _contenders(order: Sequence[_Entry]) -> list[_Entry]:
+    """The models that ran to the end or, without any, those with the most epochs."""
     if not order:
-        return set()
+        return []
     first = order[0].trajectory
-    contenders = [
+    return [
         e
         for e in order
         if e.trajectory.status == first.status
         and (first.status == "ok" or e.trajectory.epochs == first.epochs)
     ]
-    tied = contest.tied_with_first([e.accuracy for e in contenders])
-    return {e.trajectory.model for e, is_tied in zip(contenders, tied, strict=True) if is_tied}
 
 
 def _row(
