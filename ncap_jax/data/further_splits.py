@@ -74,7 +74,7 @@ def check_splits(dataset: Dataset, number: int) -> None:
         name = str(worst) if dataset.class_names is None else dataset.class_names[worst]
         raise errors.ConfigError(
             f"validation_splits={number + 1}, but class {name!r} has {trained[worst]} training and "
-            f"{held[worst]} validation images: no image would validate twice in {most + 1} at most",
+            f"{held[worst]} validation images; each split needs {held[worst]} others to validate",
             f"Use validation_splits={most + 1} or fewer, or a smaller validation_fraction",
         )
 

@@ -17,14 +17,9 @@ from ncap_jax.data.published import is_prepared, list_published
 from ncap_jax.options import DataConfig
 from ncap_jax.types import Dataset
 
-# Sets whose images are those of another, by TFDS's names.
+# Sets whose training images are those of another, by TFDS's names.
 PARTS: Mapping[str, str] = {
-    "cifar10_corrupted": "cifar10",
-    "cifar10_h": "cifar10",
     "downsampled_imagenet": "imagenet2012",
-    "imagenet2012_corrupted": "imagenet2012",
-    "imagenet2012_multilabel": "imagenet2012",
-    "imagenet2012_real": "imagenet2012",
     "imagenet2012_subset": "imagenet2012",
     "imagenet_resized": "imagenet2012",
     "imagenette": "imagenet2012",

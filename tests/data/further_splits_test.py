@@ -67,8 +67,8 @@ def test_no_further_split():
 
 def test_too_few_images_of_a_class():
     cause = (
-        "validation_splits=4, but class 'class 1' has 5 training and 2 validation images: no image "
-        "would validate twice in 3 at most"
+        "validation_splits=4, but class 'class 1' has 5 training and 2 validation images; each "
+        "split needs 2 others to validate"
     )
     with pytest.raises(errors.ConfigError, match=re.escape(cause)) as refusal:
         further_splits(numbered([9, 5], [2, 2]), 3)

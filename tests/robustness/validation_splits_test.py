@@ -92,7 +92,7 @@ def test_what_cannot_be_split_is_refused_before_any_training(tmp_path):
     for name in ("cat", "dog"):
         write_class(tmp_path / name, 5)
     many = dataclasses.replace(CONFIG, validation_splits=6)
-    with pytest.raises(errors.ConfigError, match="no image would validate twice in 5 at most"):
+    with pytest.raises(errors.ConfigError, match="Use validation_splits=5 or fewer"):
         rank(None, many, tmp_path)
     streamed = DataConfig(stream=True)
     with pytest.raises(errors.ConfigError, match="validation_splits=3 with streamed images"):
