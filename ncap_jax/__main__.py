@@ -79,6 +79,9 @@ flags.DEFINE_bool(
     "distributed", False, "Run as one of several processes (jax.distributed); see --mesh."
 )
 flags.DEFINE_bool(
+    "plan", False, "Print what the run would do, and exit without training or writing anything."
+)
+flags.DEFINE_bool(
     "list_models", False, "Print the known models, and which weights are here, and exit."
 )
 for each in (*options.options_of(RankConfig), *options.options_of(DataConfig)):
@@ -108,6 +111,8 @@ def main(argv: list[str]) -> int:
             )
         if FLAGS.list_models:
             return list_models()
+        if FLAGS.plan:
+            return plan()
         return rank() if FLAGS.rerun is None else rerun()
     except errors.NcapError as error:
         refuse(str(error))
@@ -182,13 +187,33 @@ def rank() -> int:
     return finish.run(folder, FinishConfig(top=FLAGS.finish), ranking) or code
 
 
+def plan() -> int:
+    """Print what the flags would do; returns the exit code."""
+    from ncap_jax.report import text
+
+    if FLAGS.rerun is not None:
+        raise errors.ConfigError(
+            "--plan with --rerun, which repeats a run as it was", "Leave one of them out"
+        )
+
+    config, data_config = flagging.record(RankConfig, FLAGS), flagging.record(DataConfig, FLAGS)
+    options.check(config)
+    options.check(data_config)
+    from ncap_jax.run import planning
+
+    request = planning.Request(FLAGS.models, FLAGS.dataset, config, data_config, FLAGS.output_dir)
+    for line in planning.plan(request):
+        print(text.visible(line))
+    return 0
+
+
 def exit_code(ranking: Ranking) -> int:
     """3: no model is ranked; 5: some are, and some failed; 0: none failed."""
     from ncap_jax.report import text
 
     if all(model.rank is None for model in ranking.models):
         return 3
-    return 5 if text.failed(ranking) else 0
+    return 5 if text.some_failed(ranking) else 0
 
 
 def show(ranking: Ranking, folder: pathlib.Path, scalars: pathlib.Path | None) -> None:

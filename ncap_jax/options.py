@@ -33,6 +33,7 @@ STRATEGIES = ("full", "race", "halving")
 EXECUTORS = ("local", "processes", "ray")
 SCHEDULES = ("cosine", "plateau", "constant")
 CLASS_WEIGHTS = ("off", "balanced")
+RECALL_PARTS = ("prior", "features", "diversity")
 SEEDS = 2**32  # what every generator in use takes
 MIN_HIDDEN_LAYERS = 3
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 4096
@@ -107,6 +108,9 @@ MEASURED = Check(
     "Give a whole number of at least 1. To measure no beta_eff, use beta_eff='off'",
 )
 SEED = within(0, SEEDS - 1, "a whole number")
+PARTS_OF_RECALL = Check(
+    lambda parts: set(parts) <= set(RECALL_PARTS), f"Give some of {', '.join(RECALL_PARTS)}"
+)
 HIDDEN_WIDTHS = Check(
     lambda widths: len(widths) >= MIN_HIDDEN_LAYERS and min(widths) >= 1,
     f"Give at least {MIN_HIDDEN_LAYERS} positive widths, such as 256,128,64",
@@ -376,6 +380,30 @@ class Limits:
     epochs_budget: int | None = option(
         None, "Epochs for all models together (default: as many as epochs gives each).", at_least(1)
     )
+    recall: int | None = option(
+        None,
+        "Of a longer list of candidates, this many are fine-tuned, chosen before any training by "
+        "published accuracy, by the features of the untouched models and by family; 0: all "
+        "(default: 12 of more than 24).",
+        at_least(0),
+    )
+    recall_parts: tuple[str, ...] = option(
+        RECALL_PARTS,
+        "What a recall goes by: prior, published accuracy; features, LogME and a linear probe on "
+        "features of the untouched models; diversity, recall_family.",
+        PARTS_OF_RECALL,
+    )
+    recall_family: int = option(
+        3,
+        "A recall chooses at most this many models of one family, as long as there are others.",
+        at_least(1),
+    )
+    recall_seconds: float = option(
+        600.0,
+        "A recall begins with no further model's features after these seconds, and with a "
+        "time_budget after a third of it at most. Features that were scored before take none.",
+        SECONDS,
+    )
     shortlist_points: float = option(
         1.0,
         "The shortlist holds a model within this many points of the best, with 90 %.",
@@ -404,6 +432,12 @@ class Usage:
         "Models that take more milliseconds to label one image are left out before anything is "
         "trained; they are timed on this machine, with random weights (default: none is).",
         MILLISECONDS,
+    )
+    max_input_size: int | None = option(
+        None,
+        "Models whose own input has a longer side in pixels are left out before anything is "
+        "trained (default: none is). With input_size, which all models take, none is.",
+        at_least(1),
     )
     measure_inference: bool = option(
         False,
@@ -451,7 +485,7 @@ class RankConfig(Execution, Usage, Limits, Recipe):
         """
         tuples = {
             name: tuple(fields[name])
-            for name in ("probe_widths", "trial_rates")
+            for name in ("probe_widths", "trial_rates", "recall_parts")
             if fields.get(name) is not None
         }
         return cls(**{**fields, **tuples})

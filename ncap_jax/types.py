@@ -311,6 +311,11 @@ class InferenceCost:
     problem: str = ""
 
 
+# Where a candidate is left out before training: by an option's limit, by the recall's choice, or
+# because it could not be loaded or looked at.
+LeftOutStep = Literal["filter", "recall", "failed"]
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A model that was left out before anything was trained.
@@ -318,10 +323,28 @@ class LeftOut:
     Attributes:
         name: of the model.
         reason: for people, with the option that decided.
+        step: that left it out.
     """
 
     name: str
     reason: str
+    step: LeftOutStep = "filter"
+
+
+@dataclass(frozen=True)
+class FunnelStep:
+    """How many models a step of a run leaves.
+
+    Attributes:
+        step: `candidates`, `filtered`, `recalled`, `raced` (or `trained`, where nobody is stopped
+            early), `finished`.
+        models: that are left after it.
+        seconds: that it took; None: not known.
+    """
+
+    step: str
+    models: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -412,7 +435,9 @@ class Ranking:
         predictor: the method that ranked.
         strength: which beta_eff the rows show (`beta_eff` of `RankedModel`).
         info: facts of the run, for the report.
-        left_out: models that were asked for, but are too large or too slow for the options.
+        left_out: models that were asked for, but are too large or too slow for the options, were
+            not recalled, or could not be looked at.
+        funnel: how many models each step left, from the candidates to those that ran to the end.
         expected_regret: points of accuracy, in percent, by which the best model is expected to be
             better than the first; NaN where no deviations are known.
         source: where `ncap_jax.finish` finds the run; nothing for people.
@@ -426,6 +451,7 @@ class Ranking:
     strength: Strength = "signed"
     info: RunInfo = RunInfo()
     left_out: tuple[LeftOut, ...] = ()
+    funnel: tuple[FunnelStep, ...] = ()
     expected_regret: float = float("nan")
     source: Any = field(default=None, repr=False, compare=False)
 

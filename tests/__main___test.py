@@ -359,6 +359,17 @@ def test_flags_become_values_of_the_right_type():
         assert flagging.record(DataConfig, command.FLAGS) == DataConfig(stream=True)
 
 
+def test_a_plan_trains_and_writes_nothing(tmp_path):
+    said = here("--models=tiny_*", "--recall=4", "--plan", cwd=tmp_path)
+    assert said.code == 0, said.err
+    assert "\nRecall: 4 of 13, by prior, features and diversity.\n" in said.out
+    assert said.out.endswith("\nNothing was trained or written.\n")
+    assert not list(tmp_path.iterdir())
+    assert here("--plan", "--recall=-1", cwd=tmp_path).code == 2
+    refused = here("--plan", "--rerun=run.json", cwd=tmp_path)
+    assert "--plan with --rerun" in refused.err
+
+
 def test_list_models(tmp_path, monkeypatch):
     monkeypatch.setenv("NCAP_OFFLINE", "1")
     monkeypatch.setenv("NCAP_CACHE", str(tmp_path / "cache"))

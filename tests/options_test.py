@@ -45,6 +45,8 @@ def test_the_defaults_that_studies_chose() -> None:
     assert (config.predictor, config.dtype, config.augment) == ("default", "float32", "off")
     assert (config.weights, config.beta_eff) == ("pretrained", "auto")
     assert config.executor == "local"
+    assert (config.recall, config.recall_family) == (None, 3)
+    assert config.recall_parts == ("prior", "features", "diversity")
     assert DataConfig().validation_fraction == 0.2
 
 
@@ -70,7 +72,9 @@ def test_what_a_run_resumes_with() -> None:
 def test_json_brings_a_configuration_back() -> None:
     import json
 
-    config = RankConfig(probe_widths=(8, 9, 10), trial_rates=(1e-4,), epochs=2)
+    config = RankConfig(
+        probe_widths=(8, 9, 10), trial_rates=(1e-4,), recall_parts=("prior",), epochs=2
+    )
     assert RankConfig.from_json(json.loads(json.dumps(dataclasses.asdict(config)))) == config
     with pytest.raises(TypeError, match="no_such_option"):
         RankConfig.from_json({"no_such_option": 1})
@@ -103,6 +107,14 @@ WIDTHS = "Give at least 3 positive widths, such as 256,128,64"
             "Known: auto, every_epoch, off",
         ),
         ({"beta_eff": False}, "beta_eff=False is not text", "The default is 'auto'"),
+        ({"recall": -1}, "recall=-1", "Give a whole number of at least 0"),
+        (
+            {"recall_parts": ("prior", "luck")},
+            "recall_parts=('prior', 'luck')",
+            "Give some of prior, features, diversity",
+        ),
+        ({"recall_seconds": 0.0}, "recall_seconds=0.0", "Give a positive number of seconds"),
+        ({"max_input_size": 0}, "max_input_size=0", "Give a whole number of at least 1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0", "Give a positive number, such as 1e-3"),
         (
             {"learning_rate": float("nan")},

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ncap_jax import output
-from ncap_jax.report import inference, text
+from ncap_jax.report import funnel, inference, text
 from ncap_jax.types import ModelSpec, RankedModel, Ranking
 
 if TYPE_CHECKING:
@@ -59,10 +59,12 @@ def format_ranking(ranking: Ranking, width: int | None = None, *, color: bool | 
         inference.smallest(ranking),
         text.metric_note(ranking),
         text.learning_rates(ranking),
-        inference.left_out(ranking),
+        funnel.left_out(ranking),
     )
     for note in filter(None, notes):
         console.print(_spelled(note))
+    if steps := funnel.rows(ranking):
+        console.print(_funnel(steps))
     for line in text.warnings(ranking):
         console.print(_spelled(f"! {line}"), style="yellow" if color else None)
     return _lines(buffer)
@@ -171,6 +173,19 @@ def _table(ranking: Ranking, columns: Sequence[str]) -> Table:
         status = text.status(row) + (" !" if row.flag else "")
         shown = [rank, text.visible(row.name), *(cells[column] for column in columns), status]
         table.add_row(*map(_spelled, shown))
+    return table
+
+
+def _funnel(steps: Sequence[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(funnel.HEADER[0], overflow="fold")
+    for name in funnel.HEADER[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for cells in steps:
+        table.add_row(*map(_spelled, cells))
     return table
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ncap_jax import predictor as predictors
 from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.ridge import points
-from ncap_jax.report import drawing, figures, inference, pareto, text, winner_page
+from ncap_jax.report import drawing, figures, funnel, inference, pareto, text, winner_page
 from ncap_jax.report.cost import cost, wall_time
 from ncap_jax.report.finished import FinishedRun, newer
 from ncap_jax.types import RankedModel, Ranking, Strength, Trajectory
@@ -97,7 +97,8 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
         cost=cost(ranking),
         wall_time=wall_time(ranking.info.seconds, finished.seconds if finished else None),
         use=_use(ranking),
-        left_out=inference.left_out(ranking),
+        left_out=funnel.left_out(ranking),
+        funnel=_funnel(funnel.with_finish(ranking, finished)),
         within=f"within {text.points(ranking.config.shortlist_points)}",
         fits_rank=ranking.predictor in LINES,
         open_fits=OPEN_FITS,
@@ -106,6 +107,15 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
         contact_sheet=base64.b64encode(ranking.info.contact_sheet_png or b"").decode("ascii"),
         **_figures(ranking),
     )
+
+
+def _funnel(ranking: Ranking) -> dict[str, Any]:
+    """The steps from the candidates on, and all that were left out; empty if nobody was."""
+    steps = funnel.rows(ranking)
+    if not steps:
+        return {}
+    header, left_out = funnel.HEADER, funnel.in_order(ranking)
+    return {"title": funnel.TITLE, "header": header, "rows": steps, "left_out": left_out}
 
 
 def _plain(value: Any) -> str:

@@ -75,14 +75,6 @@ def smallest(ranking: Ranking) -> str:
     return f"Smallest within one point of the first: {name} ({parameters}), predicted {predicted}."
 
 
-def left_out(ranking: Ranking) -> str:
-    """A sentence on the models that were left out before training; empty if none was."""
-    if not ranking.left_out:
-        return ""
-    each = "; ".join(f"{text.visible(m.name)}, {m.reason}" for m in ranking.left_out)
-    return f"Left out before training: {each}."
-
-
 def header(ranking: Ranking) -> list[str]:
     """The columns of `rows`."""
     speeds = [f"latency, {_images(1)}", "images/s, 64 at a time", "memory, 1 and 64"]

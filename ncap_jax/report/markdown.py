@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ncap_jax.report import finished as finishes
-from ncap_jax.report import inference, text
+from ncap_jax.report import funnel, inference, text
 from ncap_jax.report.cost import cost, wall_time
 from ncap_jax.report.finished import FinishedRun
 from ncap_jax.types import RankedModel, Ranking
@@ -19,7 +19,7 @@ def escape(words: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    words = ("model", "status", "part", "licence")
+    words = ("model", "status", "part", "licence", "step")
     align = ["---" if name in words else "---:" for name in header]
     return [
         f"| {' | '.join(header)} |",
@@ -30,6 +30,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish: str = "") -> str:
     """The report as GitHub-flavoured Markdown; for the arguments see `html.render`."""
+    ranking = funnel.with_finish(ranking, finished)
     config = ranking.config
     spent = cost(ranking).sentence()
     if took := wall_time(ranking.info.seconds, finished.seconds if finished else None):
@@ -74,8 +75,11 @@ def _use(ranking: Ranking) -> list[str]:
         if smallest := inference.smallest(ranking):
             lines += [escape(smallest), ""]
         lines += [*_table(inference.header(ranking), cells), "", escape(inference.note(ranking))]
-    if left_out := inference.left_out(ranking):
+    if left_out := funnel.left_out(ranking):
         lines += ["", escape(left_out)]
+    if steps := funnel.rows(ranking):
+        cells = [[*map(escape, row)] for row in steps]
+        lines += ["", f"## {funnel.TITLE}", "", *_table(funnel.HEADER, cells)]
     return lines
 
 

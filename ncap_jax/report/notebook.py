@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ncap_jax.report import finished, inference, text
+from ncap_jax.report import finished, funnel, inference, text
 from ncap_jax.types import RankedModel, Ranking
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ _COLUMNS = (
     *("#", "model", "predicted", "P(best)", "within", "last seen", "epochs", "β_eff"),
     *("time", "status"),
 )
-_WORDS = ("model", "status", "part")  # columns that are read, not compared: aligned to the left
+# Columns that are read, not compared: aligned to the left.
+_WORDS = ("model", "status", "part", "step")
 # Only places and a line that is transparent: the colours are the notebook's, light or dark.
 _CELL = "padding: .3em .6em; white-space: nowrap; text-align: "
 _CAPTION = "text-align: left; caption-side: top; color: inherit; padding: .3em 0"
@@ -35,9 +36,12 @@ def notebook_ranking(ranking: Ranking) -> str:
         inference.smallest(ranking),
         text.metric_note(ranking),
         text.learning_rates(ranking),
-        inference.left_out(ranking),
+        funnel.left_out(ranking),
     )
     lines += [f"<p>{_escaped(note)}</p>" for note in filter(None, notes)]
+    if steps := funnel.rows(ranking):
+        cells = [f"<tr>{''.join(map(_cell, funnel.HEADER, row))}</tr>" for row in steps]
+        lines += _table(_escaped(funnel.TITLE), "", funnel.HEADER, cells)
     if warnings := text.warnings(ranking):
         items = "".join(f"<li>{_escaped(line)}</li>" for line in warnings)
         lines.append(f"<p>Before you trust this:</p><ul>{items}</ul>")

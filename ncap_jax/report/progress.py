@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -42,6 +42,22 @@ class Watchers:
         """Tell every watcher."""
         for watcher in self._watchers:
             watcher.finished(trajectory)
+
+
+def line_printer(file: TextIO | None = None, *, shown: bool = True) -> Callable[[str], None]:
+    """A function that prints a line of what goes on before models are trained.
+
+    Args:
+        file: where; None: standard error.
+        shown: whether anything is printed.
+    """
+    stream = cast(TextIO, SafeStream(sys.stderr if file is None else file))
+
+    def tell(line: str) -> None:
+        if shown:
+            print(text.visible(line), file=stream, flush=True)
+
+    return tell
 
 
 class Progress:

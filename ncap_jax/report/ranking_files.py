@@ -21,6 +21,7 @@ from ncap_jax.files import DAMAGE, number, strict
 from ncap_jax.options import RankConfig
 from ncap_jax.report import inference
 from ncap_jax.types import (
+    FunnelStep,
     InferenceCost,
     InferenceSpeed,
     LeftOut,
@@ -69,6 +70,7 @@ def ranking_to_json(ranking: Ranking) -> str:
         "models": ranking.models,
         "smallest_within_one_point": None if ranking.smallest is None else ranking.smallest.name,
         "left_out": ranking.left_out,
+        "funnel": ranking.funnel,
     }
     return json.dumps(strict(document), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
@@ -144,6 +146,7 @@ def read_ranking(path: str | os.PathLike[str]) -> Ranking:
             predictor=document["predictor"],
             strength=document["strength"],
             left_out=tuple(LeftOut(**each) for each in document.get("left_out", ())),
+            funnel=tuple(FunnelStep(**each) for each in document.get("funnel", ())),
             expected_regret=number(document.get("expected_regret")),
         )
     except OSError as error:

@@ -207,6 +207,11 @@ def within(ranking: Ranking) -> str:
     return f"within {ranking.config.shortlist_points:g} pt"
 
 
+def some_failed(ranking: Ranking) -> bool:
+    """Whether any model failed, in its fine-tuning or before."""
+    return bool(failed(ranking)) or any(each.step == "failed" for each in ranking.left_out)
+
+
 def failed(ranking: Ranking) -> list[RankedModel]:
     """The models that came to no end of their own or of the run's limits."""
     return [row for row in ranking.models if row.status not in ("ok", "stopped")]
@@ -246,6 +251,7 @@ def warnings(ranking: Ranking) -> list[str]:
     for flag, names in flagged.items():
         everyone = len(names) == len(ranking.models) and len(names) > 1
         lines.append(f"{'all models' if everyone else listed(names)}: {flag}")
+    lines += [f"{each.name}: {each.reason}" for each in ranking.left_out if each.step == "failed"]
     lines = [visible(line) for line in lines]
     return lines + _no_better_than_the_largest_class(ranking) + _too_few_images(ranking)
 

@@ -18,11 +18,14 @@ from ncap_jax.options import Execution, Limits, RankConfig, Usage
 from ncap_jax.predictor.validation_size import doubt
 from ncap_jax.run import processes
 from ncap_jax.run.ray_workers import import_ray
-from ncap_jax.selection import ranking
+from ncap_jax.selection import ranking, recall
 from ncap_jax.types import ModelSpec
 from ncap_jax.zoo import licences
 from ncap_jax.zoo.registry import Found
 from ncap_jax.zoo.weights import places, sources
+
+# A warning names at most this many models.
+NAMED = 40
 
 
 def licensed(found: Found, config: RankConfig) -> Found:
@@ -38,7 +41,7 @@ def licensed(found: Found, config: RankConfig) -> Found:
     if config.licence == "any" or config.weights == sources.RANDOM:
         return found
     refused = [spec for spec in found.specs if not _allowed(spec)]
-    words = ", ".join(map(licences.in_words, refused))
+    words = _some(list(map(licences.in_words, refused)))
     rule = "A licence that is unknown, or has terms of its own, counts as not commercial"
     if len(refused) == len(found.specs):
         raise errors.ModelError(
@@ -76,9 +79,9 @@ def obtainable(found: Found, config: RankConfig) -> tuple[ModelSpec, ...]:
         WeightsError: `weights_dir` does not exist; weights of models that were asked for by name,
             or of all models, are missing: all are named.
     """
-    if config.weights_dir is not None and not _on_a_cluster(config):
+    if config.weights_dir is not None and not on_a_cluster(config):
         sources.folders(config.weights_dir)
-    if config.weights == sources.RANDOM or _on_a_cluster(config):
+    if config.weights == sources.RANDOM or on_a_cluster(config):
         return found.specs
     located = {spec.name: places.locate(spec, config.weights_dir) for spec in found.specs}
     missing = {name: place.why for name, place in located.items() if place.kind == "missing"}
@@ -89,10 +92,17 @@ def obtainable(found: Found, config: RankConfig) -> tuple[ModelSpec, ...]:
     if missing:
         warnings.warn(
             f"{len(missing)} of the models that the patterns match are left out, because their "
-            f"weights are not on this machine: {', '.join(missing)}. --list_models says what is",
+            f"weights are not on this machine: {_some(list(missing))}. --list_models says what is",
             stacklevel=2,
         )
     return tuple(spec for spec in found.specs if spec.name not in missing)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names for a message; of a long list the first, and how many more."""
+    if len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:NAMED])} and {len(names) - NAMED:,} more"
 
 
 def _missing_weights(missing: Mapping[str, str], models: int) -> errors.WeightsError:
@@ -107,18 +117,19 @@ def _missing_weights(missing: Mapping[str, str], models: int) -> errors.WeightsE
     )
 
 
-def _on_a_cluster(execution: Execution) -> bool:
+def on_a_cluster(execution: Execution) -> bool:
     """Whether the models are loaded on machines of which this one knows nothing."""
     address = execution.ray_address or os.environ.get("RAY_ADDRESS")
     return execution.executor == "ray" and bool(address)
 
 
-def check_run(config: RankConfig, specs: Sequence[ModelSpec]) -> None:
+def check_run(config: RankConfig, specs: Sequence[ModelSpec], kept: int = 0) -> None:
     """Refuse what cannot be carried out.
 
     Args:
         config: each of its options has been checked by itself (`ncap_jax.options.check`).
         specs: the models.
+        kept: how many of them are fine-tuned; 0: all.
 
     Raises:
         ConfigError: options contradict one another, or a model cannot be sent to a process.
@@ -129,10 +140,40 @@ def check_run(config: RankConfig, specs: Sequence[ModelSpec]) -> None:
             "Use num_probes=1, or head='probe'",
         )
     ranking.check_config(config)
-    ranking.check_epochs_budget(config, len(specs))
+    ranking.check_epochs_budget(config, kept or len(specs))
     check_processes(config)
     mesh.check_mesh(config)
     check_execution(config, specs)
+
+
+def recalled(config: RankConfig, candidates: int) -> int:
+    """How many of the candidates a recall keeps; 0: all are fine-tuned.
+
+    Raises:
+        ConfigError: it was asked for where one process cannot decide for all, or has no weights.
+    """
+    kept = recall.kept(config, candidates)
+    if not kept or not (problem := _no_recall(config)):
+        return kept
+    if config.recall is None:
+        return 0
+    raise errors.ConfigError(*problem)
+
+
+def _no_recall(config: RankConfig) -> tuple[str, str] | None:
+    """Why there can be no recall, and the remedy; None: there can."""
+    if distributed.is_distributed():
+        return (
+            f"recall={config.recall} with several processes, each of which would decide for itself",
+            "Recall in one process, and give the models that it chose",
+        )
+    if on_a_cluster(config) and "features" in config.recall_parts:
+        return (
+            f"recall={config.recall} by features on a Ray cluster: its nodes have the weights, not "
+            "this process",
+            "Leave features out of recall_parts",
+        )
+    return None
 
 
 def warn_of_few_images(num_validation: int) -> None:

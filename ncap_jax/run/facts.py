@@ -51,20 +51,15 @@ def describe() -> dict[str, Any]:
 
 
 def run_facts(job: Job, data_config: DataConfig) -> dict[str, Any]:
-    """The content of `run.json`: what the run is made of, and what it was made with."""
+    """The content of `run.json`: what the run is made of, and what it was made with.
+
+    Without models, as long as it is not decided which they are.
+    """
     config, dataset = job.config, job.dataset
     return {
         "schema": 1,
         "config": dataclasses.asdict(config),
-        "models": {
-            spec.name: {
-                "weights_sha256": sources.digest(spec, config.weights_dir)
-                if config.weights == "pretrained"
-                else None,
-                **_named_otherwise(spec),
-            }
-            for spec in job.specs
-        },
+        "models": {} if job.recall else model_facts(job.specs, config),
         "data": {
             **data.statistics(dataset),
             "sha256": data_digest(dataset),
@@ -72,6 +67,18 @@ def run_facts(job: Job, data_config: DataConfig) -> dict[str, Any]:
             "info": dict(dataset.info),
         },
         **describe(),
+    }
+
+
+def model_facts(specs: Sequence[ModelSpec], config: RankConfig) -> dict[str, dict[str, Any]]:
+    """Name -> what is fixed of a model in its run's folder."""
+    pretrained = config.weights == "pretrained"
+    return {
+        spec.name: {
+            "weights_sha256": sources.digest(spec, config.weights_dir) if pretrained else None,
+            **_named_otherwise(spec),
+        }
+        for spec in specs
     }
 
 

@@ -3,6 +3,7 @@
     run.json                     what the run is made of; other data or another recipe is refused
     trajectories/<model>.jsonl   a line an epoch, appended
     ledger.jsonl                 a line a finished model, appended
+    recall.json, recall/         which models were chosen of a long list, and by what scores
     time.json                    seconds that all calls took together
     checkpoints/<model>/         the state after the last epoch, while the model is under way; of
                                  the first models it stays, for `ncap_jax.run.finishing`
@@ -135,6 +136,11 @@ class RunFolder:
             files.write_atomically(file, json.dumps(self._facts, indent=1) + "\n")
             self._new = True
             return
+        self._warn_of_rounding(self._check())
+
+    def _check(self) -> dict[str, Any]:
+        """The content of run.json, which belongs to the same run."""
+        file = self.path / RUN_FILE
         try:
             existing = json.loads(file.read_text(encoding="utf-8"))
             changed = conflicts(existing, self._facts)
@@ -147,7 +153,7 @@ class RunFolder:
                 f"{self.path} holds another run; different: {'; '.join(changed[:5])}",
                 "Choose another folder, or repeat the same run to resume it",
             )
-        self._warn_of_rounding(existing)
+        return existing
 
     def _warn_of_rounding(self, existing: Mapping[str, Any]) -> None:
         """Say so if the run resumes where arithmetic rounds differently: its models will mix."""
@@ -160,6 +166,18 @@ class RunFolder:
                 "folder",
                 stacklevel=2,
             )
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Say what the run is made of, once its models are known (`ncap_jax.run.recall`).
+
+        Args:
+            facts: content of `run.json`; it replaces that given at first.
+
+        Raises:
+            OutputError: the folder holds these models with other weights.
+        """
+        self._facts = json.loads(files.to_json(dict(facts)))
+        distributed.on_primary(self._check)
 
     def grow(self) -> None:
         """Enter into `run.json` what the folder holds from now on."""

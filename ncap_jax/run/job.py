@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ncap_jax.options import RankConfig
 from ncap_jax.selection.budget import TimeShare
-from ncap_jax.types import Dataset, EpochRecord, LeftOut, ModelSpec
+from ncap_jax.types import Dataset, EpochRecord, FunnelStep, LeftOut, ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +21,9 @@ class Job:
         config: of the run.
         seen: model -> how its weights have seen the images before (`ncap_jax.data.seen`).
         left_out: models that were asked for and do not take part.
+        recall: how many of the models are fine-tuned, which is still to be decided
+            (`ncap_jax.run.recall`); 0: all.
+        funnel: how many models each step has left so far.
     """
 
     specs: tuple[ModelSpec, ...]
@@ -28,6 +31,8 @@ class Job:
     config: RankConfig
     seen: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
+    recall: int = 0
+    funnel: tuple[FunnelStep, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

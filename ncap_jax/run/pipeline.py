@@ -13,18 +13,18 @@ from typing import Any, NamedTuple
 
 from ncap_jax import caching, distributed, report
 from ncap_jax.options import RankConfig
-from ncap_jax.report.progress import Progress, Watchers
+from ncap_jax.report.progress import Progress, Watchers, line_printer
 from ncap_jax.report.tensorboard import TensorBoard
-from ncap_jax.run import admission, facts, finish_record, growth, start, usage, worker
+from ncap_jax.run import admission, facts, finish_record, growth, recall, start, usage, worker
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import Job
-from ncap_jax.run.preparing import prepare
+from ncap_jax.run.preparing import prepare, settle
 from ncap_jax.run.recorded import Recorded
 from ncap_jax.run.request import Request, Source
 from ncap_jax.run.schedule import Scheduler
 from ncap_jax.run.scratch import Scratch
 from ncap_jax.run.stopwatch import Stopwatch
-from ncap_jax.selection import budget
+from ncap_jax.selection import budget, funnel
 from ncap_jax.selection.keeping import kept, most_states
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Ranking, Trajectory, Watcher
@@ -45,6 +45,9 @@ def rank(request: Request) -> Ranking:
         known: Known = {}
         if folder is not None:
             stack.enter_context(folder)
+        if job.recall:
+            job, about = shortened(job, about, request, folder)
+        if folder is not None:
             known = grow(folder, job)
         primary = distributed.is_primary()
         stopwatch = Stopwatch(folder.path if folder and primary else None, call_start)
@@ -59,12 +62,30 @@ def rank(request: Request) -> Ranking:
         info = facts.run_info(job, about, stopwatch.seconds)
         ranking = rank_trajectories(trajectories, job.dataset.name, job.config, info=info)
         ranking = usage.with_costs(ranking, costs, job.left_out)
+        ranking = dataclasses.replace(ranking, funnel=(*job.funnel, funnel.trained(ranking)))
         if request.output_dir is not None and folder is not None and primary:
             report.write(ranking, folder.path, finish_record.found(folder.path))
         if folder is not None:
             folder.keep_states(trajectories, kept(ranking))
     path = None if folder is None else folder.path
     return dataclasses.replace(ranking, source=Source(request, path, place.scratch))
+
+
+def shortened(
+    job: Job, about: dict[str, Any], request: Request, folder: RunFolder | None
+) -> tuple[Job, dict[str, Any]]:
+    """The job with the models that a recall chooses, and the content of its `run.json`.
+
+    Raises:
+        NcapError: see `ncap_jax.run.recall.decide`.
+    """
+    tell = line_printer(shown=request.show_progress)
+    path = None if folder is None else folder.path
+    decision = recall.decide(job, about["data"]["sha256"], path, tell)
+    job, about = settle(job, about, request.data_config, decision)
+    if folder is not None:
+        folder.describe(about)
+    return job, about
 
 
 def progress(

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 import warnings
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ncap_jax import data
 from ncap_jax.data.further_splits import check_splits
 from ncap_jax.finetune import mesh
 from ncap_jax.options import DataConfig, RankConfig
 from ncap_jax.run import admission, facts
-from ncap_jax.run.checks import check_run, licensed, obtainable, warn_of_few_images
+from ncap_jax.run.checks import (
+    check_run,
+    licensed,
+    obtainable,
+    recalled,
+    warn_of_few_images,
+)
 from ncap_jax.run.job import Job
+from ncap_jax.run.recall_files import Decision
 from ncap_jax.run.request import Request
-from ncap_jax.types import Dataset, LeftOut, ModelSpec
+from ncap_jax.types import Dataset, FunnelStep, LeftOut, ModelSpec
 from ncap_jax.zoo import shapes
 from ncap_jax.zoo.registry import Found, search
+
+NOT_ALLOWED = "its licence does not say that it allows commercial use"
+NOT_HERE = "its weights are not on this machine"
 
 
 def prepare(request: Request, only: Collection[str] | None = None) -> tuple[Job, dict[str, Any]]:
     """The job and the content of its `run.json`; what cannot work is refused here.
+
+    Of a long list, which models take part is not decided yet: the job says how many
+    (`Job.recall`), and `settle` makes the rest once it is.
 
     Args:
         request: what was asked for.
@@ -28,24 +43,127 @@ def prepare(request: Request, only: Collection[str] | None = None) -> tuple[Job,
             asked for and are neither too large nor too slow.
     """
     config, data_config = request.config, request.data_config
-    found, small = _small_enough(licensed(search(request.models), config), config, only)
-    specs = obtainable(Found(small.specs, found.by_pattern), config)
-    check_run(config, specs)
-    if only is not None or config.max_parameters is None:  # else they have been
-        specs = shapes.checked(specs, config.input_size)
+    admitted = _admitted(request, only)
+    specs, kept = admitted.specs, admitted.kept
     dataset = data.load_dataset(request.dataset, data_config, seed=config.seed)
     check_splits(dataset, config.validation_splits - 1)
     mesh.check_mesh(config, len(dataset.labels))
-    fast = admission.Admitted(specs)
-    if only is None and config.max_latency_ms is not None:
+    left_out = admitted.left_out
+    if only is None and config.max_latency_ms is not None and not kept:
         fast = admission.by_latency(specs, dataset, config)
-    seen = seen_before(fast.specs, dataset, config, data_config)
-    job = Job(fast.specs, dataset, config, seen, (*small.left_out, *fast.left_out))
-    asked = _asked(found.specs, specs, small.left_out)
-    command = facts.command(asked, request.dataset, config, data_config)
+        specs, left_out = fast.specs, (*left_out, *fast.left_out)
+    seen = {} if kept else seen_before(specs, dataset, config, data_config)
+    steps = _funnel(admitted, len(specs))
+    job = Job(specs, dataset, config, seen, left_out, kept, steps)
+    command = facts.command(admitted.asked, request.dataset, config, data_config)
     about = {**facts.run_facts(job, data_config), "command": command}
     warn_of_few_images(about["data"]["num_validation"] * config.validation_splits)
     return job, about
+
+
+class _Candidates(NamedTuple):
+    """Who may take part, as far as it is known without the data.
+
+    Attributes:
+        number: of the models that were asked for.
+        asked: those that a command must name to come to the same run.
+        specs: those that are left.
+        left_out: those that an option's limit leaves out.
+        kept: how many of `specs` a recall will keep; 0: there is none.
+        seconds: that this took.
+    """
+
+    number: int
+    asked: tuple[ModelSpec, ...]
+    specs: tuple[ModelSpec, ...]
+    left_out: tuple[LeftOut, ...]
+    kept: int
+    seconds: float
+
+
+def _admitted(request: Request, only: Collection[str] | None) -> _Candidates:
+    """The candidates that licence, size and weights admit."""
+    config, began = request.config, time.monotonic()
+    asked = search(request.models)
+    allowed = licensed(asked, config)
+    found, small = _small_enough(allowed, config, only)
+    specs = obtainable(Found(small.specs, found.by_pattern), config)
+    kept = 0 if only is not None else recalled(config, len(specs))
+    fitting = admission.by_memory(specs) if kept else admission.Admitted(specs)
+    if kept:
+        kept = recalled(config, len(fitting.specs))
+    check_run(config, fitting.specs, kept)
+    left_out = (
+        *_gone(asked.specs, allowed.specs, NOT_ALLOWED),
+        *small.left_out,
+        *_gone(small.specs, specs, NOT_HERE),
+        *fitting.left_out,
+    )
+    return _Candidates(
+        len(asked.specs) if only is None else len(found.specs),
+        _asked(found.specs, specs, small.left_out),
+        fitting.specs if kept else _checked(fitting.specs, config, only),
+        left_out,
+        kept,
+        time.monotonic() - began,
+    )
+
+
+def _gone(
+    before: Sequence[ModelSpec], after: Sequence[ModelSpec], reason: str
+) -> tuple[LeftOut, ...]:
+    """The models of `before` that are not in `after`."""
+    names = {spec.name for spec in after}
+    return tuple(LeftOut(spec.name, reason) for spec in before if spec.name not in names)
+
+
+def _checked(
+    specs: Sequence[ModelSpec], config: RankConfig, only: Collection[str] | None
+) -> tuple[ModelSpec, ...]:
+    """The models with their widths and sizes, each of which is built once for that."""
+    fresh = only is not None or config.max_parameters is None  # else most have been checked
+    return tuple(
+        each
+        for spec in specs
+        for each in (
+            shapes.checked((spec,), config.input_size)
+            if fresh or spec.feature_width is None
+            else (spec,)
+        )
+    )
+
+
+def _funnel(admitted: _Candidates, left: int) -> tuple[FunnelStep, ...]:
+    """How many models were asked for, and how many the options' limits left."""
+    return (
+        FunnelStep("candidates", admitted.number),
+        FunnelStep("filtered", left, admitted.seconds),
+    )
+
+
+def settle(
+    job: Job, about: Mapping[str, Any], data_config: DataConfig, decision: Decision
+) -> tuple[Job, dict[str, Any]]:
+    """The job and the content of its `run.json` once a recall has chosen its models.
+
+    Args:
+        job: of which the models are the candidates.
+        about: content of `run.json` so far.
+        data_config: how the data set was read.
+        decision: of the recall.
+    """
+    config, known = job.config, {spec.name: spec for spec in job.specs}
+    chosen = tuple(known[name] for name in decision.chosen)
+    specs = shapes.checked(chosen, config.input_size)
+    job = dataclasses.replace(
+        job,
+        specs=specs,
+        seen=seen_before(specs, job.dataset, config, data_config),
+        left_out=(*job.left_out, *decision.left_out),
+        recall=0,
+        funnel=(*job.funnel, FunnelStep("recalled", len(specs), decision.seconds)),
+    )
+    return job, {**about, "models": facts.model_facts(specs, config)}
 
 
 def seen_before(
@@ -74,10 +192,15 @@ def _small_enough(
     """The models that were asked for, and those of them that are small enough."""
     if only is not None:
         found = Found(tuple(spec for spec in found.specs if spec.name in only), found.by_pattern)
-    if only is not None or config.max_parameters is None:
         return found, admission.Admitted(found.specs)
-    specs = shapes.checked(found.specs, config.input_size)
-    return found, admission.by_parameters(specs, config.max_parameters)
+    specs, left_out = found.specs, tuple[LeftOut, ...]()
+    if config.max_input_size is not None and config.input_size is None:
+        specs, left_out = admission.by_input_size(specs, config.max_input_size)
+    if config.max_parameters is not None:
+        sized = admission.with_sizes(specs, config)
+        small = admission.by_parameters(sized, config.max_parameters)
+        specs, left_out = small.specs, (*left_out, *small.left_out)
+    return found, admission.Admitted(specs, left_out)
 
 
 def _asked(

@@ -27,6 +27,7 @@ from ncap_jax.finetune import trajectory_files
 from ncap_jax.options import FREE_FIELDS, DataConfig, Execution, RankConfig
 from ncap_jax.report.ranking_files import read_ranking
 from ncap_jax.run.fingerprint import FINGERPRINT, RUN_FILE, differences, fixed
+from ncap_jax.selection import recall
 from ncap_jax.types import RankedModel, Ranking, Trajectory
 
 # What may explain another rounding.
@@ -158,8 +159,11 @@ def rerun(
         raise errors.OutputError(
             f"{output_dir} is the folder of the original run", "Choose another output folder"
         )
-    # Who was too slow there is not among the models; who is slow here belongs to the run.
+    # Who was too slow there, or not recalled, is not among the models; who is slow here belongs to
+    # the run, and so do all that are left of a long list.
     config = dataclasses.replace(saved.config, max_latency_ms=None)
+    if recall.kept(config, len(saved.models)):
+        config = dataclasses.replace(config, recall=0)
     config = executed(config, execution or Execution())
     for record in (config, saved.data_config):
         options.check(record)

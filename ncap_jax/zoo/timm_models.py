@@ -101,10 +101,18 @@ def _find(name: str) -> ModelSpec:
     if not timm.is_model(architecture):
         known = timm.list_models()
         raise errors.ModelError(*errors.unknown_name("timm model", architecture, known))
-    known = timm.list_pretrained(f"{architecture}.*")
-    if tag and name not in known:
+    if tag and name not in _pretrained():
+        known = timm.list_pretrained(f"{architecture}.*")
         raise errors.ModelError(*errors.unknown_name("timm model", name, known))
     return spec_of(architecture, timm.models.get_pretrained_cfg(name).to_dict())
+
+
+@functools.cache
+def _pretrained() -> frozenset[str]:
+    """All names with a tag, listed once: a long pattern asks for each of them."""
+    import timm
+
+    return frozenset(timm.list_pretrained())
 
 
 def match(pattern: str) -> list[ModelSpec]:

@@ -37,6 +37,7 @@ QUOTED = {
     "finish": ("finish_study", "finish_live"),
     "from-scratch": ("nas_cells",),
     "halving": ("halving_study",),
+    "recall": ("recall_study",),
     "published-weights": (
         "compare_predictors_genuine",
         "published_study",

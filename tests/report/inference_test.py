@@ -8,7 +8,6 @@ import pytest
 
 from ncap_jax.report import inference
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import LeftOut
 from tests.support.costs import cost, priced
 from tests.support.pool import make_pool
 
@@ -90,12 +89,3 @@ def test_what_is_not_known_is_a_dash_and_says_why():
     cells = inference.rows(found)[0][3:]
     assert cells == ["–", "–", "–", "–", "– / –", "not known"]
     assert f"Not found: {rows[0].name}: ValueError: no." in inference.note(found)
-
-
-def test_models_that_are_left_out_are_listed():
-    ranking = rank_trajectories(make_pool(1), "digits")
-    assert inference.left_out(ranking) == ""
-    out = (LeftOut("big\x1b", "9 parameters, more than max_parameters=8"), LeftOut("slow", "why"))
-    assert inference.left_out(dataclasses.replace(ranking, left_out=out)) == (
-        r"Left out before training: big\x1b, 9 parameters, more than max_parameters=8; slow, why."
-    )

@@ -245,3 +245,10 @@ def test_watchers_are_all_told():
     watchers.epoch("model_0", trajectory.records[0])
     watchers.finished(trajectory)
     assert one.told == two.told == [("model_0", trajectory.records[0]), trajectory]
+
+
+def test_lines_before_the_training_are_visible_and_can_be_switched_off():
+    file = io.StringIO()
+    progress_module.line_printer(file)("a\x1bb")
+    progress_module.line_printer(file, shown=False)("never")
+    assert file.getvalue() == "a\\x1bb\n"

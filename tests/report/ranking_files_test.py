@@ -14,7 +14,7 @@ from ncap_jax import errors, report
 from ncap_jax.options import RankConfig
 from ncap_jax.report import finished, ranking_files
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import LeftOut, Trajectory
+from ncap_jax.types import FunnelStep, LeftOut, Trajectory
 from tests.support.costs import priced
 from tests.support.finished import finished_run
 from tests.support.pool import make_pool
@@ -73,15 +73,17 @@ def test_round_trip(ranking, tmp_path):
 
 def test_what_models_cost_and_who_is_left_out_comes_back(ranking, tmp_path):
     left_out = (LeftOut("big", "9 parameters, more than max_parameters=8"),)
-    whole = dataclasses.replace(priced(ranking, measured=True), left_out=left_out)
+    funnel = (FunnelStep("candidates", 9), FunnelStep("filtered", 8, 0.5))
+    whole = dataclasses.replace(priced(ranking, measured=True), left_out=left_out, funnel=funnel)
     report.write(whole, tmp_path)
     back = report.read_ranking(tmp_path)
+    assert back.funnel == funnel
     assert [row.cost for row in back.models] == [row.cost for row in whole.models]
     assert back.left_out == left_out
     document = json.loads((tmp_path / "ranking.json").read_text())
     assert document["smallest_within_one_point"] == whole.smallest.name
     assert document["left_out"] == [
-        {"name": "big", "reason": "9 parameters, more than max_parameters=8"}
+        {"name": "big", "reason": "9 parameters, more than max_parameters=8", "step": "filter"}
     ]
     first, *_ = csv.DictReader((tmp_path / "ranking.csv").read_text().splitlines())
     assert (first["parameters"], first["flops"]) == ("1000000", "2000000.0")
@@ -92,7 +94,7 @@ def test_what_models_cost_and_who_is_left_out_comes_back(ranking, tmp_path):
 
 def test_a_ranking_of_a_version_that_knew_no_costs_is_read(ranking, tmp_path):
     document = json.loads(ranking_files.ranking_to_json(ranking))
-    for name in ("smallest_within_one_point", "left_out"):
+    for name in ("smallest_within_one_point", "left_out", "funnel"):
         del document[name]
     del document["config"]["metric"]
     for row in document["models"]:

@@ -10,6 +10,7 @@ from ncap_jax import errors
 from ncap_jax.measure import inference
 from ncap_jax.run import admission
 from ncap_jax.types import InferenceSpeed, LeftOut
+from ncap_jax.zoo.catalogue import Facts
 from tests.support.toy_runs import CONFIG, POOL, digits
 
 SIZES = (600, 5_000_000, None)
@@ -34,6 +35,62 @@ def test_if_all_models_are_too_large_the_smallest_is_named():
         "max_parameters=599 leaves out all 2 models: the smallest, toy_1, has 600"
     )
     assert error.value.remedy == "Give at least 600, or other models"
+
+
+def test_what_is_published_settles_most_sizes_without_building(monkeypatch):
+    """Between the two nobody can say how much belongs to the classifier: the network is built."""
+    published = {"toy_1": 3_000_000, "toy_2": 90_000_000, "toy_3": 9_000_000}
+    monkeypatch.setattr(
+        admission.catalogue, "facts", lambda spec: Facts(parameters=published[spec.name])
+    )
+    built: list[str] = []
+
+    def checked(specs, size):
+        built.extend(spec.name for spec in specs)
+        return tuple(dataclasses.replace(spec, parameters=8_000_000) for spec in specs)
+
+    monkeypatch.setattr(admission.shapes, "checked", checked)
+    config = dataclasses.replace(CONFIG, max_parameters=5_000_000)
+    sized = admission.with_sizes(POOL, config)
+    assert [spec.parameters for spec in sized] == [None, 90_000_000, 8_000_000]
+    assert built == ["toy_3"]
+    assert admission.by_parameters(sized, 5_000_000).specs == (POOL[0],)
+
+
+def test_models_with_larger_inputs_are_left_out():
+    wide = dataclasses.replace(POOL[1], input_size=224)
+    found = admission.by_input_size([POOL[0], wide], 160)
+    assert found.specs == (POOL[0],)
+    assert found.left_out == (LeftOut("toy_2", "224 pixels, more than max_input_size=160"),)
+    with pytest.raises(errors.ConfigError) as error:
+        admission.by_input_size([POOL[0], wide], 7)
+    assert error.value.cause == (
+        "max_input_size=7 leaves out all 2 models: the smallest input has 8 pixels"
+    )
+    assert error.value.remedy == "Give at least 8, or an input_size for all models"
+
+
+def test_what_the_device_cannot_hold_is_left_out():
+    found = admission.by_memory(SPECS, memory=79_999_999)
+    assert found.specs == (SPECS[0], SPECS[2])
+    assert found.left_out[0].reason == (
+        "5,000,000 parameters, which take 0.1 GB in training, more than the 0.1 GB of the device"
+    )
+    assert admission.by_memory(SPECS, memory=80_000_000) == admission.Admitted(SPECS)
+    with pytest.raises(errors.ConfigError, match="none of 1 models can be trained on"):
+        admission.by_memory(SPECS[1:2], memory=1)
+    assert admission.device_memory() > 1 << 28
+
+
+def test_of_many_left_out_the_first_are_told_those_that_failed_before_all():
+    many = [LeftOut(f"m{i}", "why", "filter") for i in range(20)]
+    said = admission.notes([*many, LeftOut("torn", "no file", "failed")])
+    assert len(said) == admission.NOTES
+    assert said[0] == "Left out: torn, no file."
+    assert said[-1] == "Left out: 14 more, all of them in ranking.json."
+    places = [LeftOut(f"m{i}", "place", "recall") for i in range(10)]
+    assert admission.notes(places) == ["Not recalled: m0, m1, m2, m3, m4, m5, m6, m7 and 2 more."]
+    assert admission.notes(places[:1]) == ["Not recalled: m0."]
 
 
 LIMITED = dataclasses.replace(CONFIG, max_latency_ms=2.0)
@@ -65,6 +122,7 @@ def test_if_all_models_are_too_slow_the_fastest_is_named(latencies):
         "max_latency_ms=2 leaves out all 2 models: the fastest, toy_1, took 3"
     )
     assert error.value.remedy == ("Give more, an input_size below the models' own, or other models")
+    assert len(admission.too_slow(SPECS[:2], digits(), LIMITED)) == 2
 
 
 def test_a_real_model_is_timed_before_it_is_trained():

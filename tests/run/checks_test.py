@@ -233,6 +233,30 @@ def test_several_processes_leave_nobody_out(offline, monkeypatch):
     assert error.value.cause.startswith("the weights of 1 of 2 models are missing:")
 
 
+def test_a_warning_of_a_long_list_names_the_first():
+    assert checks._some([f"m{i}" for i in range(40)]).endswith(", m39")
+    assert checks._some([f"m{i}" for i in range(1500)]).endswith(", m39 and 1,460 more")
+
+
+def test_a_recall_is_decided_where_it_can_be(monkeypatch):
+    on_a_cluster = RankConfig(executor="ray", ray_address="auto")
+    assert checks.recalled(RankConfig(), 40) == 12
+    assert checks.recalled(on_a_cluster, 40) == 0  # nobody asked for it
+    by_prior = dataclasses.replace(on_a_cluster, recall=5, recall_parts=("prior",))
+    assert checks.recalled(by_prior, 40) == 5
+    with pytest.raises(errors.ConfigError) as error:
+        checks.recalled(dataclasses.replace(on_a_cluster, recall=5), 40)
+    assert error.value.cause == (
+        "recall=5 by features on a Ray cluster: its nodes have the weights, not this process"
+    )
+    assert error.value.remedy == "Leave features out of recall_parts"
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    assert checks.recalled(RankConfig(), 40) == 0
+    with pytest.raises(errors.ConfigError, match="recall=5 with several processes"):
+        checks.recalled(RankConfig(recall=5), 40)
+    assert checks.recalled(RankConfig(recall=5), 5) == 0  # there is nothing to decide
+
+
 def test_random_weights_are_never_missing(offline):
     assert obtained("squeezenet", weights="random") == ["squeezenet"]
 

@@ -433,3 +433,20 @@ def test_a_full_disk_stops_both(both, tmp_path, monkeypatch):
         outcomes = both(attempt)
         assert [type(error) for error in outcomes] == [errors.OutputError] * 2
         assert {str(error) for error in outcomes} == {"the disk is full. Free space."}
+
+
+def test_models_that_are_chosen_later_are_described_then(tmp_path):
+    """With the weights that the folder knows them by, if it knows them."""
+    before = {**FACTS, "models": {}}
+    with RunFolder(tmp_path, before) as folder:
+        assert json.loads((tmp_path / "run.json").read_text())["models"] == {}
+        folder.describe(FACTS)
+        folder.grow()
+        assert folder.recorded() == {}
+    assert json.loads((tmp_path / "run.json").read_text())["models"] == FACTS["models"]
+    other = {**FACTS, "models": {"a": {"weights_sha256": "x"}}}
+    with (
+        RunFolder(tmp_path, before) as folder,
+        pytest.raises(errors.OutputError, match=r"models\.a\.weights_sha256 was null"),
+    ):
+        folder.describe(other)

@@ -9,9 +9,11 @@ import pytest
 from ncap_jax import data, errors
 from ncap_jax.measure import inference
 from ncap_jax.options import DataConfig, RankConfig
-from ncap_jax.run.preparing import prepare
+from ncap_jax.run.preparing import prepare, settle
+from ncap_jax.run.recall_files import Decision
 from ncap_jax.run.request import Request
-from ncap_jax.types import InferenceSpeed
+from ncap_jax.types import FunnelStep, InferenceSpeed, LeftOut
+from ncap_jax.zoo import MODELS
 from tests.support.toy_runs import CONFIG, POOL, digits
 
 
@@ -52,6 +54,51 @@ def test_models_that_are_too_slow_take_no_part(monkeypatch):
     assert [each.name for each in job.left_out] == ["toy_1", "toy_2"]
     assert job.left_out[1].reason == "9 ms for one image, more than max_latency_ms=5"
     assert prepare(request, {"toy_2"})[0].names == ("toy_2",)
+
+
+def test_of_a_long_list_the_models_are_chosen_later():
+    """The command names all that were asked for; what is fixed of models is not looked up."""
+    config = dataclasses.replace(CONFIG, recall=2)
+    job, about = prepare(Request(POOL, digits(), config, DataConfig()))
+    assert (job.recall, job.names, about["models"]) == (2, ("toy_1", "toy_2", "toy_3"), {})
+    assert [(step.step, step.models) for step in job.funnel] == [("candidates", 3), ("filtered", 3)]
+    out = (LeftOut("toy_2", "why", "recall"),)
+    decision = Decision(("toy_3", "toy_1"), out, 1.5)
+    settled, about = settle(job, about, DataConfig(), decision)
+    assert settled.names == ("toy_3", "toy_1") == tuple(about["models"])
+    assert settled.specs[0].parameters == 600
+    assert (settled.recall, settled.left_out) == (0, out)
+    assert settled.funnel[-1] == FunnelStep("recalled", 2, 1.5)
+    # A finish takes those that were ranked.
+    job, about = prepare(Request(POOL, digits(), config, DataConfig()), {"toy_1", "toy_2"})
+    assert (job.recall, tuple(about["models"])) == (0, ("toy_1", "toy_2"))
+
+
+def test_the_epochs_budget_is_for_those_that_are_recalled():
+    config = dataclasses.replace(CONFIG, recall=2, epochs_budget=2)
+    assert prepare(Request(POOL, digits(), config, DataConfig()))[0].recall == 2
+    with pytest.raises(errors.ConfigError, match="epochs_budget=2 does not suffice for 3 models"):
+        prepare(Request(POOL, digits(), dataclasses.replace(config, recall=0), DataConfig()))
+
+
+def test_whoever_is_left_out_is_named_with_the_reason(monkeypatch):
+    monkeypatch.setenv("NCAP_OFFLINE", "1")
+    monkeypatch.delenv("NCAP_WEIGHTS_DIR", raising=False)
+    closed = dataclasses.replace(MODELS["tiny_plain"], name="closed", licence="", weights="x")
+    config = RankConfig(licence="commercial", max_input_size=224)
+    models = [closed, "tiny_plain", "squeeze*", "inceptionv3", "alexnet*"]
+    with pytest.warns(UserWarning, match="left out"):
+        job, _ = prepare(Request(models, digits(), config, DataConfig()))
+    assert job.names == ("tiny_plain",)
+    assert {each.name: each.reason for each in job.left_out} == {
+        "closed": "its licence does not say that it allows commercial use",
+        "squeezenet": "its licence does not say that it allows commercial use",
+        "inceptionv3": "299 pixels, more than max_input_size=224",
+        "alexnet": "its weights are not on this machine",
+    }
+    assert [(step.step, step.models) for step in job.funnel] == [("candidates", 5), ("filtered", 1)]
+    sized = dataclasses.replace(config, input_size=32, licence="any")
+    assert "tiny_plain" in prepare(Request(["tiny_plain"], digits(), sized, DataConfig()))[0].names
 
 
 def test_the_command_names_those_that_are_left_out():

@@ -79,6 +79,7 @@ def test_a_rerun_takes_the_models_of_the_run_however_slow_they_are_here(run, tmp
     copy = shutil.copytree(run, tmp_path / "mine")
     about = facts(copy)
     about["config"]["max_latency_ms"] = 1e-9  # which nobody keeps to
+    about["config"]["recall"] = 1  # of a longer list
     (copy / "run.json").write_text(json.dumps(about))
     assert rerun.rerun(copy, tmp_path / "again", show_progress=False).identical
 

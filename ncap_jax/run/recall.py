@@ -1,0 +1,276 @@
+"""The recall stage: of a long list of candidates a few are fine-tuned.
+
+Nothing is loaded for the filters and the prior. Features need each model once: of the training
+images a few are shown to the untouched model, the most promising model by its prior first, until
+the time is over; of the models that are left the features say nothing. What they are computed by is
+the program that evaluates the model in its fine-tuning. A model that cannot be loaded or looked at
+is left out with its reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ncap_jax import caching, errors
+from ncap_jax.data.feed import Feed
+from ncap_jax.data.feeding import make_feed
+from ncap_jax.finetune import evaluation, mesh
+from ncap_jax.options import RankConfig
+from ncap_jax.predictor.feature_scores import feature_scores
+from ncap_jax.predictor.static_prior import static_prior
+from ncap_jax.run import admission
+from ncap_jax.run.job import Job
+from ncap_jax.run.recall_files import (
+    Decision,
+    ScoreCache,
+    Scores,
+    read_decision,
+    write_decision,
+)
+from ncap_jax.selection.recall import Candidate, Choice, choose, merits
+from ncap_jax.types import LeftOut, ModelSpec
+from ncap_jax.zoo import catalogue, registry
+from ncap_jax.zoo.weights import sources
+
+# Training images that are looked at: eight of every class, within these bounds.
+PER_CLASS, FEWEST, MOST = 8, 256, 1024
+# Part of a time budget that a recall may take.
+PART = 1 / 3
+# Compiled programs add up over a long list; they are freed after as many models.
+MODELS_KEPT = 16
+# What scores depend on beside what their key names; another number makes all cached ones stale.
+VERSION = 1
+Tell = Callable[[str], None]
+
+
+def decide(job: Job, digest: str, run: pathlib.Path | None, tell: Tell) -> Decision:
+    """Choose the `job.recall` models that are fine-tuned.
+
+    Args:
+        job: its models are the candidates.
+        digest: SHA-256 of the data.
+        run: path of the run's folder, where the decision is kept and found again; None: nowhere.
+        tell: is told what happens, in sentences.
+
+    Raises:
+        ModelError: no candidate could be looked at.
+        ConfigError: no candidate is fast enough.
+        ChangedDataError: an image is not what it was.
+        OutputError: the folder cannot be written.
+    """
+    key = decision_key(job, digest)
+    if run is not None and (known := read_decision(run, key)) is not None:
+        tell(f"Recall: {len(known.chosen)} models were chosen in an earlier call.")
+        return known
+    began = time.monotonic()
+    tell(f"Recall: of {len(job.specs)} candidates {job.recall} will be fine-tuned.")
+    candidates = before_loading(job.specs, job.config)
+    if "features" in job.config.recall_parts:
+        candidates = _Look(job, digest, run, tell)(candidates, began + seconds_for(job.config))
+    choice = fast_enough(job, candidates)
+    seconds = time.monotonic() - began
+    decision = Decision(choice.chosen, choice.left_out, seconds, tuple(candidates))
+    if run is not None:
+        write_decision(run, key, decision)
+    return decision
+
+
+def decision_key(job: Job, digest: str) -> dict[str, Any]:
+    """What a decision follows from; an equal key stands for an equal decision."""
+    config = job.config
+    names = ("recall_parts", "recall_family", "recall_seconds", "max_latency_ms")
+    return {
+        "candidates": job.names,
+        "recall": job.recall,
+        **{name: getattr(config, name) for name in names},
+        **_setting(job, digest),
+    }
+
+
+def _setting(job: Job, digest: str) -> dict[str, Any]:
+    """What the scores of all models depend on."""
+    config = job.config
+    names = ("seed", "dtype", "input_size", "weights")
+    return {
+        "version": VERSION,
+        "data": digest,
+        "images": images_of(job.dataset.num_classes),
+        **{name: getattr(config, name) for name in names},
+    }
+
+
+def images_of(classes: int) -> int:
+    """How many training images are looked at, where there are as many."""
+    return min(max(FEWEST, PER_CLASS * classes), MOST)
+
+
+def seconds_for(config: RankConfig) -> float:
+    """After how many seconds no further model's features are begun with."""
+    budget = math.inf if config.time_budget is None else PART * config.time_budget
+    return min(config.recall_seconds, budget)
+
+
+def before_loading(specs: Sequence[ModelSpec], config: RankConfig) -> list[Candidate]:
+    """The candidates, in order, with what is known without loading anything."""
+    scratch = config.weights == sources.RANDOM
+    priors = [math.nan] * len(specs) if scratch else static_prior(specs)
+    return [
+        Candidate(spec.name, catalogue.facts(spec).family, prior)
+        for spec, prior in zip(specs, priors, strict=True)
+    ]
+
+
+def as_cached(
+    job: Job, digest: str, run: pathlib.Path | None, candidates: Sequence[Candidate]
+) -> list[Candidate]:
+    """The candidates with the scores that earlier calls have kept; nothing is loaded.
+
+    Args: see `decide`.
+    """
+    return _Look(job, digest, run, lambda line: None)(candidates, end=-math.inf)
+
+
+def fast_enough(job: Job, candidates: Sequence[Candidate]) -> Choice:
+    """The choice, none of it slower than `max_latency_ms`: whoever is, makes room for the next.
+
+    Raises:
+        ModelError: every candidate has failed.
+        ConfigError: no candidate is fast enough.
+    """
+    config, specs = job.config, {spec.name: spec for spec in job.specs}
+    timed, slow = set[str](), list[LeftOut]()
+    while True:
+        choice = choose(candidates, job.recall, config)
+        new = [specs[name] for name in choice.chosen if name not in timed]
+        if not choice.chosen:
+            raise _none_left(config, candidates, slow)
+        if config.max_latency_ms is None or not new:
+            return Choice(choice.chosen, (*choice.left_out, *slow))
+        timed |= {spec.name for spec in new}
+        slow += (found := admission.too_slow(new, job.dataset, config))
+        names = {each.name for each in found}
+        candidates = [each for each in candidates if each.name not in names]
+
+
+def _none_left(
+    config: RankConfig, candidates: Sequence[Candidate], slow: Sequence[LeftOut]
+) -> errors.NcapError:
+    """Why nobody is chosen."""
+    if slow:
+        return errors.ConfigError(
+            f"max_latency_ms={config.max_latency_ms:g} leaves out all {len(slow)} models that "
+            f"could be loaded; the last, {slow[-1].name}: {slow[-1].reason}",
+            "Give more, an input_size below the models' own, or other models",
+        )
+    first = candidates[0]
+    return errors.ModelError(
+        f"none of the {len(candidates)} candidates could be looked at; {first.name}: "
+        f"{first.failure}",
+        "Put that right, or leave features out of recall_parts",
+    )
+
+
+class _Look:
+    """Shows the training images to one untouched model after the other.
+
+    Args: see `decide`.
+    """
+
+    def __init__(self, job: Job, digest: str, run: pathlib.Path | None, tell: Tell):
+        self._job, self._tell = job, tell
+        images = images_of(job.dataset.num_classes)
+        self._config = dataclasses.replace(job.config, measure_size=images)
+        self._cache = ScoreCache(run, _setting(job, digest))
+        self._feed: Feed | None = None
+        self._loaded = 0
+
+    def __call__(self, candidates: Sequence[Candidate], end: float) -> list[Candidate]:
+        """The candidates, in order, with their scores or failures.
+
+        Args:
+            candidates: as known before anything is loaded.
+            end: by `time.monotonic`, when no further model is begun with.
+        """
+        found = list(candidates)
+        specs = {spec.name: spec for spec in self._job.specs}
+        order = np.argsort(merits(candidates, ("prior",)), kind="stable").tolist()
+        for done, place in enumerate(order, start=1):
+            each = found[place]
+            try:
+                scores = self._scores(specs[each.name], end)
+            except (errors.OutputError, errors.ChangedDataError):
+                raise
+            except Exception as error:  # one candidate must not cost the others their run
+                found[place] = dataclasses.replace(each, failure=in_words(error))
+            else:
+                if scores is not None:
+                    found[place] = dataclasses.replace(
+                        each, scores=scores.values, seconds=scores.seconds
+                    )
+            self._say(found[place], f"[{done}/{len(order)} candidates]")
+        self._say_who_is_not_known(found)
+        return found
+
+    def _scores(self, spec: ModelSpec, end: float) -> Scores | None:
+        """Of one model, from the cache if it has them; None: the time is over."""
+        model = _identity(spec)
+        if (known := self._cache.get(model, self._digest(spec))) is not None:
+            return known
+        if time.monotonic() >= end:
+            return None
+        began = time.monotonic()
+        features, labels = self._features(spec)
+        if flaw := evaluation.feature_flaw(features):
+            raise errors.ModelError(f"its features are {flaw}", "Check its weights and input")
+        scores = Scores(feature_scores(features, labels), time.monotonic() - began)
+        # Asked again: a file that was downloaded has a digest only now.
+        self._cache.put(model, self._digest(spec), scores)
+        return scores
+
+    def _features(self, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:
+        if self._feed is None:
+            self._feed = mesh.on_mesh(make_feed(self._job.dataset), self._config.mesh)
+        self._loaded += 1
+        if self._loaded % MODELS_KEPT == 0:
+            caching.forget_compiled_programs()
+        return evaluation.untouched_features(spec, self._feed, self._config)
+
+    def _digest(self, spec: ModelSpec) -> str | None:
+        """SHA-256 of the weights; None: they have none, and are known in this run alone."""
+        if self._config.weights == sources.RANDOM or spec.build_pretrained is not None:
+            return None
+        return sources.digest(spec, self._config.weights_dir)
+
+    def _say(self, each: Candidate, progress: str) -> None:
+        if each.failure:
+            self._tell(f"{each.name}: failed: {each.failure} {progress}")
+        elif each.scores:
+            scores = ", ".join(f"{name} {value:.4g}" for name, value in each.scores.items())
+            self._tell(f"{each.name}: {scores} ({each.seconds:.1f} s) {progress}")
+
+    def _say_who_is_not_known(self, found: Sequence[Candidate]) -> None:
+        if count := sum(not each.scores and not each.failure for each in found):
+            self._tell(
+                f"Recall: no time was left for the features of {count} of {len(found)} candidates; "
+                "they count as in the middle."
+            )
+
+
+def _identity(spec: ModelSpec) -> str:
+    """By what the scores of a model are found, beside its weights."""
+    name = registry.reference(spec) or spec.name
+    return f"{name}, {spec.preprocessing}, {spec.input_size} pixels"
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong with a candidate, for people."""
+    if isinstance(error, errors.NcapError):
+        return error.cause[:500]
+    return f"{type(error).__name__}: {error}"[:500]

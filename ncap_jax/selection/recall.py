@@ -1,0 +1,131 @@
+"""From a long list to a short pool: which candidates are fine-tuned.
+
+Of N candidates, value v_p (p: the prior, LogME, the linear probe; higher is better) is known of
+n_p. Each known value becomes the share of others that are above it, ties counted half:
+
+    r_p(c) = (#{o : v_p(o) > v_p(c)} + ½ #{o ≠ c : v_p(o) = v_p(c)}) / (n_p − 1)             (P1)
+    r_p(c) = ½                                     where v_p(c) is not known, or alone       (P2)
+    merit(c) = mean of r_p(c) over p                                                         (P3)
+
+and the lowest merits are chosen. With `diversity`, at most m of one family are chosen as long as
+others are left; then the best of those that were passed over fill the pool.
+
+Ranks, because the values have no common scale; equal weights, because with a dozen sets nothing
+finer can be told from luck: experiments/recall_study.py, docs/results/recall.md.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ncap_jax.options import Limits
+from ncap_jax.types import LeftOut
+
+# Without --recall: of more candidates than AUTOMATIC_ABOVE, KEPT are fine-tuned.
+AUTOMATIC_ABOVE, KEPT = 24, 12
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is known of a candidate before training.
+
+    Attributes:
+        name: of the model.
+        family: relatives have the same; empty: it has none.
+        prior: the higher the better; NaN: not known.
+        scores: of the untouched model's features, the higher the better; empty: not known.
+        failure: why it cannot be fine-tuned; empty: nothing speaks against it.
+        seconds: that the scores took.
+    """
+
+    name: str
+    family: str = ""
+    prior: float = math.nan
+    scores: Mapping[str, float] = field(default_factory=dict)
+    failure: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who is fine-tuned, the most promising first, and who is not, with the reason."""
+
+    chosen: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def kept(limits: Limits, candidates: int) -> int:
+    """How many candidates a recall keeps; 0: all, without a recall."""
+    if limits.recall is None:
+        return KEPT if candidates > AUTOMATIC_ABOVE else 0
+    return limits.recall if 0 < limits.recall < candidates else 0
+
+
+def choose(candidates: Sequence[Candidate], keep: int, limits: Limits) -> Choice:
+    """Choose the pool.
+
+    Args:
+        candidates: those with a `failure` are never chosen.
+        keep: size of the pool.
+        limits: `recall_parts` and `recall_family`.
+    """
+    sound = [each for each in candidates if not each.failure]
+    values = merits(sound, limits.recall_parts)
+    order = [sound[i] for i in np.argsort(values, kind="stable")]
+    most = limits.recall_family if "diversity" in limits.recall_parts else len(order)
+    chosen = _diverse(order, keep, most)
+    last = max((order.index(each) for each in chosen), default=0)
+    left_out = [
+        LeftOut(each.name, f"it failed before training: {each.failure}", "failed")
+        for each in candidates
+        if each.failure
+    ]
+    for place, each in enumerate(order, start=1):
+        if each in chosen:
+            continue
+        why = f"place {place} of {len(order)} in the recall, which keeps {keep}"
+        if place <= last:
+            why += f", at most {most} of one family ({each.family})"
+        left_out.append(LeftOut(each.name, why, "recall"))
+    return Choice(tuple(each.name for each in chosen), tuple(left_out))
+
+
+def merits(candidates: Sequence[Candidate], parts: Sequence[str]) -> np.ndarray:
+    """Equation (P3), (candidates,): the lower the better; equal where nothing is known."""
+    columns = []
+    if "prior" in parts:
+        columns.append(shares_above([each.prior for each in candidates]))
+    if "features" in parts:
+        for name in sorted({name for each in candidates for name in each.scores}):
+            values = [each.scores.get(name, math.nan) for each in candidates]
+            columns.append(shares_above(values))
+    return np.mean(columns, axis=0) if columns else np.zeros(len(candidates))
+
+
+def shares_above(values: Sequence[float]) -> np.ndarray:
+    """Equations (P1) and (P2); NaN is a value that is not known."""
+    found = np.asarray(values, dtype=np.float64)
+    known = found[~np.isnan(found)]
+    if known.size < 2:
+        return np.full(found.shape, 0.5)
+    above = (known[None, :] > found[:, None]).sum(axis=1)
+    equal = (known[None, :] == found[:, None]).sum(axis=1) - 1  # each equals itself
+    return np.where(np.isnan(found), 0.5, (above + 0.5 * equal) / (known.size - 1))  # (P1), (P2)
+
+
+def _diverse(order: Sequence[Candidate], keep: int, most: int) -> list[Candidate]:
+    """The first `keep`, without those of which `most` relatives come first, as far as that goes."""
+    counts: collections.Counter[str] = collections.Counter()
+    chosen: list[Candidate] = []
+    passed: list[Candidate] = []
+    for each in order:
+        counts[each.family] += 1
+        full = each.family and counts[each.family] > most
+        (passed if full else chosen).append(each)
+    pool = [*chosen[:keep], *passed[: max(0, keep - len(chosen))]]
+    return sorted(pool, key=order.index)

@@ -1,0 +1,226 @@
+"""The recall stage: who is looked at, who is chosen, and what a kill leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import ncap_jax as ncap
+from ncap_jax import errors
+from ncap_jax.report.ranking_files import ranking_to_json
+from ncap_jax.run import admission, pipeline, recall
+from ncap_jax.run.job import Job
+from ncap_jax.types import LeftOut
+from tests.support import fake_training
+from tests.support.toy_runs import CONFIG, NAMES, POOL, Stop, digits, rank, timeless
+
+# Training is fake, and so are the features: toy_2 is the best, toy_1 the last.
+RECALL = dataclasses.replace(CONFIG, head="linear", recall=2, epochs=1, keep_states=0)
+VALUES = {"toy_1": 0.1, "toy_2": 0.9, "toy_3": 0.5}
+
+
+class Features:
+    """In place of those of real networks; `broken` raise, and `seen` are the models shown."""
+
+    def __init__(self):
+        self.seen: list[str] = []
+        self.broken: dict[str, BaseException] = {}
+
+    def __call__(self, spec, feed, config):
+        self.seen.append(spec.name)
+        if spec.name in self.broken:
+            raise self.broken[spec.name]
+        return np.array([[VALUES[spec.name]], [2.0]]), np.array([0, 1])
+
+
+@pytest.fixture
+def features(monkeypatch):
+    fake_training.install(monkeypatch)
+    monkeypatch.setattr(pipeline.report, "write", lambda ranking, folder, finished: None)
+    found = Features()
+    monkeypatch.setattr(recall.evaluation, "untouched_features", found)
+    monkeypatch.setattr(recall, "feature_scores", lambda x, labels: {"logme": float(x[0, 0])})
+    return found
+
+
+def names(ranking):
+    """Of the models that were fine-tuned, in any order."""
+    return sorted(row.name for row in ranking.models)
+
+
+def test_the_best_by_their_features_are_fine_tuned(features, tmp_path):
+    ranking = rank(tmp_path, RECALL, models=3)
+    assert names(ranking) == ["toy_2", "toy_3"]
+    assert features.seen == list(NAMES)
+    (left_out,) = ranking.left_out
+    assert left_out == LeftOut("toy_1", "place 3 of 3 in the recall, which keeps 2", step="recall")
+    steps = [(step.step, step.models) for step in ranking.funnel]
+    assert steps == [("candidates", 3), ("filtered", 3), ("recalled", 2), ("trained", 2)]
+    assert list(json.loads((tmp_path / "run.json").read_text())["models"]) == ["toy_2", "toy_3"]
+    written = json.loads(ranking_to_json(ranking))
+    assert written["left_out"][0]["step"] == "recall"
+    assert [step["step"] for step in written["funnel"]] == [step for step, _ in steps]
+
+
+def test_a_part_that_is_switched_off_loads_nothing(features):
+    off = dataclasses.replace(RECALL, recall_parts=("prior", "diversity"))
+    assert names(rank(config=off, models=3)) == ["toy_1", "toy_2"]  # nothing is known of them
+    assert features.seen == []
+    assert names(rank(config=dataclasses.replace(RECALL, recall=0), models=3)) == list(NAMES)
+
+
+def test_a_run_killed_after_the_recall_decides_nothing_anew(features, tmp_path, monkeypatch):
+    whole = timeless(rank(tmp_path / "whole", RECALL, models=3))
+    features.seen.clear()
+    with monkeypatch.context() as patch:
+
+        def stop(*arguments):
+            raise Stop
+
+        patch.setattr(pipeline, "grow", stop)
+        with pytest.raises(Stop):
+            rank(tmp_path / "run", RECALL, models=3)
+    assert len(features.seen) == 3
+    decided = (tmp_path / "run" / "recall.json").read_bytes()
+    # Whatever would be found now, the decision stands.
+    features.broken["toy_2"] = RuntimeError("the file is gone")
+    assert timeless(rank(tmp_path / "run", RECALL, models=3)) == whole
+    assert len(features.seen) == 3
+    assert (tmp_path / "run" / "recall.json").read_bytes() == decided
+
+
+def test_a_run_killed_within_the_recall_looks_at_the_rest_alone(features, tmp_path):
+    whole = timeless(rank(tmp_path / "whole", RECALL, models=3))
+    features.broken["toy_3"] = Stop()
+    with pytest.raises(Stop):
+        rank(tmp_path / "run", RECALL, models=3)
+    features.broken.clear()
+    features.seen.clear()
+    assert timeless(rank(tmp_path / "run", RECALL, models=3)) == whole
+    assert features.seen == ["toy_3"]
+
+
+def test_another_recall_in_the_folder_is_decided_from_the_same_scores(features, tmp_path):
+    rank(tmp_path, RECALL, models=3)
+    features.seen.clear()
+    one = rank(tmp_path, dataclasses.replace(RECALL, recall=1), models=3)
+    assert names(one) == ["toy_2"]
+    assert features.seen == []
+    more = rank(tmp_path, dataclasses.replace(RECALL, recall=None), models=3)
+    assert names(more) == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errors.WeightsError("the file is torn", "Fetch it again"), "the file is torn"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "RuntimeError: RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_a_model_that_fails_is_listed_and_the_run_goes_on(features, error, words):
+    features.broken["toy_2"] = error
+    ranking = rank(config=RECALL, models=3)
+    assert names(ranking) == ["toy_1", "toy_3"]
+    (failed,) = ranking.left_out
+    assert (failed.name, failed.step) == ("toy_2", "failed")
+    assert failed.reason.startswith(f"it failed before training: {words}")
+    assert ncap.format_ranking(ranking).count("toy_2") == 2  # left out, and warned of
+
+
+def test_if_all_fail_the_first_is_named(features):
+    features.broken = dict.fromkeys(NAMES, RuntimeError("no such operator"))
+    with pytest.raises(errors.ModelError) as refusal:
+        rank(config=RECALL, models=3)
+    assert refusal.value.cause == (
+        "none of the 3 candidates could be looked at; toy_1: RuntimeError: no such operator"
+    )
+
+
+def test_an_image_that_has_changed_ends_the_run(features):
+    features.broken["toy_2"] = errors.ChangedDataError("0.png has changed", "Restore it")
+    with pytest.raises(errors.ChangedDataError):
+        rank(config=RECALL, models=3)
+
+
+def job(**changes):
+    """Of all toys."""
+    config = dataclasses.replace(RECALL, **changes)
+    return Job(tuple(POOL), digits(), config, recall=2)
+
+
+def test_features_that_tell_nothing_are_a_failure(monkeypatch):
+    monkeypatch.setattr(
+        recall.evaluation,
+        "untouched_features",
+        lambda spec, feed, config: (np.ones((4, 3)), np.array([0, 0, 1, 1])),
+    )
+    with pytest.raises(errors.ModelError, match="its features are constant"):
+        recall.decide(job(), "data", None, lambda line: None)
+
+
+def test_when_time_is_over_the_rest_counts_as_in_the_middle(features, monkeypatch):
+    clock = iter([0.0, 0.0, 0.0, 5.0, 99.0, 99.0, 99.0])  # of the first model's look: five seconds
+    monkeypatch.setattr(recall.time, "monotonic", lambda: next(clock))
+    said: list[str] = []
+    found = recall.decide(job(recall_seconds=3.0), "data", None, said.append)
+    assert features.seen == ["toy_1"]
+    assert found.chosen == ("toy_1", "toy_2")  # of one known value nothing follows
+    assert found.candidates[0].seconds == 5.0
+    assert said[-1] == (
+        "Recall: no time was left for the features of 2 of 3 candidates; they count as in the "
+        "middle."
+    )
+
+
+def test_a_time_budget_bounds_the_recall_too():
+    assert recall.seconds_for(RECALL) == 600
+    assert recall.seconds_for(dataclasses.replace(RECALL, time_budget=90.0)) == pytest.approx(30)
+
+
+@pytest.mark.parametrize(("classes", "images"), [(2, 256), (85, 680), (525, 1024)])
+def test_how_many_images_are_looked_at(classes, images):
+    assert recall.images_of(classes) == images
+
+
+def test_who_is_too_slow_makes_room_for_the_next(features, monkeypatch):
+    timed: list[str] = []
+
+    def too_slow(specs, dataset, config):
+        timed.extend(spec.name for spec in specs)
+        return tuple(LeftOut(s.name, "9 ms", "filter") for s in specs if s.name == "toy_2")
+
+    monkeypatch.setattr(admission, "too_slow", too_slow)
+    found = recall.decide(job(max_latency_ms=5.0), "data", None, lambda line: None)
+    assert found.chosen == ("toy_3", "toy_1")
+    assert timed == ["toy_2", "toy_3", "toy_1"]
+    assert found.left_out == (LeftOut("toy_2", "9 ms", "filter"),)
+    monkeypatch.setattr(
+        admission,
+        "too_slow",
+        lambda specs, dataset, config: tuple(LeftOut(s.name, "9 ms") for s in specs),
+    )
+    with pytest.raises(errors.ConfigError, match="leaves out all 3 models that could be loaded"):
+        recall.decide(job(max_latency_ms=5.0), "data", None, lambda line: None)
+
+
+def test_real_features_of_real_networks(tmp_path, monkeypatch):
+    """A row for every image of the subset, in the order of the labels."""
+    shapes = []
+
+    def scores(features, labels):
+        shapes.append((features.shape, labels.shape, np.unique(labels).size))
+        return {"logme": float(features.std()), "linear_probe": float(features.mean())}
+
+    monkeypatch.setattr(recall, "feature_scores", scores)
+    said: list[str] = []
+    whole = job(recall_parts=("features",))
+    found = recall.decide(dataclasses.replace(whole, recall=1), "data", tmp_path, said.append)
+    assert len(found.chosen) == 1
+    assert shapes == [((96, 12), (96,), 10)] * 3
+    assert len({each.scores["logme"] for each in found.candidates}) == 3
+    assert len(list((tmp_path / "recall").iterdir())) == 3
+    assert said[1].startswith("toy_1: logme ")
+    assert said[1].endswith("[1/3 candidates]")
