@@ -40,6 +40,9 @@ _SHARED = flags.DEFINE_string("shared", None, "Folder that holds birds/birds6, t
 _TORCH = flags.DEFINE_string(
     "torch_python", None, "Python that has torch and timm (default: none)."
 )
+_BESIDE = flags.DEFINE_integer(
+    "beside", None, "Models prepared beside the one that trains (default: as a run decides)."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; the table is printed.")
 
 
@@ -59,7 +62,7 @@ def work_folder(output: pathlib.Path | None) -> Iterator[pathlib.Path]:
 def settings_of(part: str) -> Settings:
     """What the flags say of a part."""
     models = tuple(_MODELS.value or PARTS[part])
-    return Settings(part, models, _EPOCHS.value, _SHARED.value, _TORCH.value)
+    return Settings(part, models, _EPOCHS.value, _SHARED.value, _TORCH.value, _BESIDE.value)
 
 
 def main(argv: list[str]) -> None:

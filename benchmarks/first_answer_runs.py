@@ -29,7 +29,7 @@ from benchmarks import accelerator_beside, first_answer_torch
 from benchmarks.first_answer_recorder import Recorder
 from benchmarks.first_answer_stages import OURS, RIVAL, TURNS
 from ncap_jax import files
-from ncap_jax.run import facts
+from ncap_jax.run import ahead, facts
 from ncap_jax.types import Dataset, ModelSpec, Ranking
 
 PARTS = {"embedded": ("tiny_*",), "zoo": tuple(first_answer_torch.NAMES)}
@@ -47,6 +47,7 @@ class Settings:
         epochs: of fine-tuning.
         shared: folder of the real images; None: digits.
         torch_python: the rival's interpreter; None: no rival.
+        beside: how many models are prepared beside the one that trains; None: as a run decides.
     """
 
     part: str
@@ -54,6 +55,7 @@ class Settings:
     epochs: int
     shared: str | None = None
     torch_python: str | None = None
+    beside: int | None = None
 
     def about(self) -> dict[str, Any]:
         """What decides the results."""
@@ -61,7 +63,8 @@ class Settings:
         if self.part == "zoo":
             what = "birds6" if self.shared else "digits"
             data = f"{what}, {TRAIN} + {VALIDATION} images of {SIDE} x {SIDE} pixels"
-        return {"models": list(self.models), "epochs": self.epochs, "data": data}
+        beside = {} if self.beside is None else {"beside": self.beside}
+        return {"models": list(self.models), "epochs": self.epochs, "data": data, **beside}
 
     @property
     def rival(self) -> str | None:
@@ -84,6 +87,7 @@ def measure(
     if "warm" not in found and not (cache / "xla").is_dir():
         found.pop("cold", None)  # without its compiled programs a second run would be cold
     request = {"models": settings.models, "epochs": settings.epochs, "batch": BATCH}
+    request["beside"] = settings.beside
     if settings.part == "zoo":
         make_data(data, settings.shared)
         request["data"] = str(data)
@@ -142,6 +146,8 @@ def one_run(request: dict[str, Any]) -> dict[str, Any]:
         config = dataclasses.replace(config, **request["config"])
     elif "data" in request:
         config = dataclasses.replace(config, weights="random", trial_rates=(), input_size=SIDE)
+    if request.get("beside") is not None:
+        ahead.threads = lambda: request["beside"]
     return ours(request["models"], request.get("data", "digits"), config, request["started"])
 
 

@@ -207,6 +207,20 @@ def test_without_its_programs_a_cold_run_is_made_again(monkeypatch, tmp_path):
     assert list(found) == ["cold", "warm"]
 
 
+@pytest.mark.parametrize("beside", [None, 0, 2])
+def test_how_many_models_are_prepared_beside_the_training(monkeypatch, beside):
+    usual = runs.ahead.threads
+    monkeypatch.setattr(runs.ahead, "threads", usual)
+    seen = []
+    monkeypatch.setattr(runs, "ours", lambda *_: seen.append(runs.ahead.threads()))
+    settings = runs.Settings("embedded", ("tiny_*",), epochs=1, beside=beside)
+    assert settings.about().get("beside") == beside
+    runs.one_run(
+        {"models": ["tiny_plain"], "epochs": 1, "batch": 4, "started": 0.0, "beside": beside}
+    )
+    assert seen == [usual() if beside is None else beside]
+
+
 def test_both_sides_get_the_same_images(tmp_path):
     file = tmp_path / "zoo.npz"
     runs.make_data(file, shared=None)
