@@ -1,4 +1,7 @@
-"""timm's models in runs that are killed, in processes and on Ray give what one process gives."""
+"""timm's models in runs of every kind give what an undisturbed run in one process gives.
+
+Killed and resumed, halved, in processes of which one is killed, on Ray, on a mesh.
+"""
 
 from __future__ import annotations
 
@@ -10,45 +13,18 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
 
+import numpy as np
 import pytest
 
 import ncap_jax as ncap
 from ncap_jax.finetune import trajectory_files
 from tests.support import killing
 from tests.support.command_line import environment, in_process
+from tests.support.timm_runs import CONFIG, SGD, THREE, numbers, rank, records, without_times
 from tests.support.torch_nets import needs_timm
 
 pytestmark = [needs_timm, pytest.mark.slow, pytest.mark.timeout(3600)]
-
-# timm's own small networks for tests: one with batch norm, one transformer, one ConvNeXt.
-THREE = ("timm:test_resnet", "timm:test_vit", "timm:test_convnext")
-CONFIG = ncap.RankConfig(
-    epochs=2, input_size=32, weights="random", learning_rate=1e-3, trial_rates=()
-)
-FEW = ncap.DataConfig(max_train=64, max_validation=64)
-
-
-def rank(
-    folder: pathlib.Path | None, config: ncap.RankConfig = CONFIG, models: Any = THREE
-) -> ncap.Ranking:
-    return ncap.rank_models(
-        list(models), "digits", config, folder, data_config=FEW, show_progress=False
-    )
-
-
-def numbers(ranking: ncap.Ranking) -> list[Any]:
-    """All that a ranking holds but times."""
-    rows: list[Any] = [
-        (t.model, [without_times(trajectory_files.to_json(r)) for r in t.records])
-        for t in ranking.trajectories
-    ]
-    return rows + [(row.name, row.rank, row.status) for row in ranking.models]
-
-
-def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if not key.endswith("seconds")}
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +33,85 @@ def whole() -> ncap.Ranking:
     return rank(None)
 
 
+@pytest.fixture(scope="module")
+def halved() -> ncap.Ranking:
+    """Likewise, but the model of the highest loss is stopped after the first epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        killing.the_worst_has_no_chance(patch)
+        return rank(None, dataclasses.replace(CONFIG, strategy="halving"))
+
+
+def test_halving_stops_one_and_changes_no_number_of_the_others(
+    whole: ncap.Ranking, halved: ncap.Ranking
+) -> None:
+    full, found = records(whole), records(halved)
+    worst = max(full, key=lambda model: full[model][1]["validation_loss"])
+    assert {model: len(epochs) for model, epochs in found.items()} == {
+        model: 2 if model == worst else 3 for model in full
+    }
+    assert all(full[model][: len(epochs)] == epochs for model, epochs in found.items())
+    assert {row.name: row.status for row in halved.models}[worst] == "stopped"
+
+
+@pytest.mark.parametrize("strategy", ["full", "halving"])
 def test_two_processes_of_which_one_is_killed_give_what_one_process_gives(
-    whole: ncap.Ranking,
+    strategy: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: pathlib.Path,
 ) -> None:
+    killing.the_worst_has_no_chance(monkeypatch)
     killed: list[int] = []
     killer = threading.Thread(
         target=killing.kill_a_worker, args=(tmp_path, "test_vit.r160_in1k", 2, killed)
     )
     killer.start()
-    found = rank(tmp_path, dataclasses.replace(CONFIG, executor="processes", workers=2))
+    config = dataclasses.replace(CONFIG, executor="processes", workers=2, strategy=strategy)
+    found = rank(tmp_path, config)
     killer.join()
     assert killed == [2]
-    assert numbers(found) == numbers(whole)
+    expected = request.getfixturevalue("whole" if strategy == "full" else "halved")
+    assert numbers(found) == numbers(expected)
 
 
 def test_ray_gives_what_one_process_gives(whole: ncap.Ranking, tmp_path: pathlib.Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     config = dataclasses.replace(CONFIG, executor="ray", workers=1)
     assert numbers(rank(tmp_path, config)) == numbers(whole)
+
+
+ON_A_MESH = """
+import dataclasses, json, pathlib, sys
+import jax
+from tests.support import timm_runs
+
+config = dataclasses.replace(timm_runs.SGD, mesh="data:8")
+found = timm_runs.records(timm_runs.rank(pathlib.Path(sys.argv[1]), config))
+print(json.dumps({"devices": len(jax.devices()), "records": found}))
+"""
+
+
+def test_a_mesh_of_eight_devices_gives_what_one_gives(tmp_path: pathlib.Path) -> None:
+    """But for sums in another order."""
+    result = subprocess.run(
+        [sys.executable, "-c", ON_A_MESH, str(tmp_path / "run")],
+        env={**environment(), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["devices"] == 8
+    one = records(rank(None, SGD))
+    assert found["records"].keys() == one.keys()
+    for model, epochs in one.items():
+        for name in ("train_loss", "validation_loss"):
+            losses, expected = (
+                [epoch[name] for epoch in each] for each in (found["records"][model], epochs)
+            )
+            assert abs(losses[-1] / losses[0] - 1) > 1e-3, "it was trained"
+            np.testing.assert_allclose(losses, expected, rtol=1e-4, err_msg=f"{model}: {name}")
 
 
 def test_a_run_that_is_killed_resumes_to_the_same(tmp_path: pathlib.Path) -> None:
