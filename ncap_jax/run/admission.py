@@ -48,11 +48,7 @@ def by_parameters(specs: Sequence[ModelSpec], most: int) -> Admitted:
         ConfigError: no model is left.
     """
     numbers = {spec.name: spec.parameters for spec in specs if spec.parameters is not None}
-    reasons = {
-        name: f"{number:,} parameters, more than max_parameters={most}"
-        for name, number in numbers.items()
-        if number > most
-    }
+    reasons = {name: _too_large(number, most) for name, number in numbers.items() if number > most}
     if len(reasons) == len(specs):
         smallest = min(numbers, key=lambda name: numbers[name])
         raise errors.ConfigError(
@@ -63,30 +59,70 @@ def by_parameters(specs: Sequence[ModelSpec], most: int) -> Admitted:
     return _without(specs, reasons)
 
 
-def with_sizes(specs: Sequence[ModelSpec], config: RankConfig) -> tuple[ModelSpec, ...]:
-    """The models, with their numbers of parameters where `max_parameters` asks for them.
+def by_published_size(specs: Sequence[ModelSpec], most: int) -> Admitted:
+    """The models that are not certainly too large, by what is published; nothing is built.
 
-    What is published settles it for most models that are much smaller or larger; the others are
-    built, of shapes alone (`ncap_jax.zoo.shapes.checked`).
+    Args:
+        specs: the models.
+        most: parameters.
+
+    Raises:
+        ConfigError: no model is left.
+    """
+
+    def sized(spec: ModelSpec) -> ModelSpec:
+        published = catalogue.facts(spec).parameters
+        if spec.parameters is not None or published is None:
+            return spec
+        large = published - ROUNDED - CLASSIFIER > most
+        return dataclasses.replace(spec, parameters=published) if large else spec
+
+    left = by_parameters(list(map(sized, specs)), most)
+    names = {each.name for each in left.left_out}
+    return Admitted(tuple(spec for spec in specs if spec.name not in names), left.left_out)
+
+
+def by_size(specs: Sequence[ModelSpec], config: RankConfig) -> Admitted:
+    """The models with at most `max_parameters`, which are counted in networks of shapes alone.
+
+    Those that are certainly small enough, by what is published, are not built.
 
     Args:
         specs: the models.
         config: `max_parameters` is set.
 
     Raises:
+        ConfigError: no model is left.
         ModelError: see `ncap_jax.zoo.shapes.checked`.
     """
-    assert config.max_parameters is not None
-    found = []
+    most = config.max_parameters
+    assert most is not None
+    found: list[ModelSpec] = []
     for spec in specs:
         published = catalogue.facts(spec).parameters if spec.parameters is None else None
-        if published is not None and published + ROUNDED <= config.max_parameters:
-            found.append(spec)  # it is small enough, however small
-        elif published is not None and published - ROUNDED - CLASSIFIER > config.max_parameters:
-            found.append(dataclasses.replace(spec, parameters=published))
-        else:
-            found += shapes.checked((spec,), config.input_size)
+        small = published is not None and published + ROUNDED <= most
+        found += (spec,) if small else shapes.checked((spec,), config.input_size)
+    return by_parameters(found, most)
+
+
+def unfit(specs: Sequence[ModelSpec], config: RankConfig) -> tuple[LeftOut, ...]:
+    """Those that cannot be built, cannot take the images, or have more than `max_parameters`."""
+    found = []
+    for spec in specs:
+        try:
+            (checked,) = shapes.checked((spec,), config.input_size)
+        except Exception as error:  # of somebody else's code
+            why = error.cause if isinstance(error, errors.NcapError) else str(error)
+            found.append(LeftOut(spec.name, f"it failed before training: {why}"[:500], "failed"))
+            continue
+        most, number = config.max_parameters, checked.parameters
+        if most is not None and number is not None and number > most:
+            found.append(LeftOut(spec.name, _too_large(number, most)))
     return tuple(found)
+
+
+def _too_large(number: int, most: int) -> str:
+    return f"{number:,} parameters, more than max_parameters={most}"
 
 
 def by_input_size(specs: Sequence[ModelSpec], most: int) -> Admitted:

@@ -28,7 +28,7 @@ from ncap_jax.zoo import shapes
 from ncap_jax.zoo.registry import Found, search
 
 NOT_ALLOWED = "its licence does not say that it allows commercial use"
-NOT_HERE = "its weights are not on this machine"
+NOT_HERE = "its weights are not within reach"
 
 
 def prepare(request: Request, only: Collection[str] | None = None) -> tuple[Job, dict[str, Any]]:
@@ -88,10 +88,14 @@ def _admitted(request: Request, only: Collection[str] | None) -> _Candidates:
     allowed = licensed(asked, config)
     found, small = _small_enough(allowed, config, only)
     specs = obtainable(Found(small.specs, found.by_pattern), config)
-    kept = 0 if only is not None else recalled(config, len(specs))
+    long = only is None and recalled(config, len(small.specs)) > 0
+    kept = recalled(config, len(specs)) if long else 0
     fitting = admission.by_memory(specs) if kept else admission.Admitted(specs)
     if kept:
         kept = recalled(config, len(fitting.specs))
+    if long and not kept and config.max_parameters is not None:  # without their weights, a few
+        sized = admission.by_size(fitting.specs, config)
+        fitting = admission.Admitted(sized.specs, (*fitting.left_out, *sized.left_out))
     check_run(config, fitting.specs, kept)
     left_out = (
         *_gone(asked.specs, allowed.specs, NOT_ALLOWED),
@@ -197,8 +201,11 @@ def _small_enough(
     if config.max_input_size is not None and config.input_size is None:
         specs, left_out = admission.by_input_size(specs, config.max_input_size)
     if config.max_parameters is not None:
-        sized = admission.with_sizes(specs, config)
-        small = admission.by_parameters(sized, config.max_parameters)
+        small = admission.by_published_size(specs, config.max_parameters)
+        if not recalled(config, len(small.specs)):
+            # A long list is not built for it: only those that a recall would choose are.
+            counted = admission.by_size(small.specs, config)
+            small = admission.Admitted(counted.specs, (*small.left_out, *counted.left_out))
         specs, left_out = small.specs, (*left_out, *small.left_out)
     return found, admission.Admitted(specs, left_out)
 

@@ -61,7 +61,7 @@ def decide(job: Job, digest: str, run: pathlib.Path | None, tell: Tell) -> Decis
 
     Raises:
         ModelError: no candidate could be looked at.
-        ConfigError: no candidate is fast enough.
+        ConfigError: no candidate is small and fast enough.
         ChangedDataError: an image is not what it was.
         OutputError: the folder cannot be written.
     """
@@ -74,7 +74,7 @@ def decide(job: Job, digest: str, run: pathlib.Path | None, tell: Tell) -> Decis
     candidates = before_loading(job.specs, job.config)
     if "features" in job.config.recall_parts:
         candidates = _Look(job, digest, run, tell)(candidates, began + seconds_for(job.config))
-    choice = fast_enough(job, candidates)
+    choice = fitting(job, candidates)
     seconds = time.monotonic() - began
     decision = Decision(choice.chosen, choice.left_out, seconds, tuple(candidates))
     if run is not None:
@@ -85,7 +85,8 @@ def decide(job: Job, digest: str, run: pathlib.Path | None, tell: Tell) -> Decis
 def decision_key(job: Job, digest: str) -> dict[str, Any]:
     """What a decision follows from; an equal key stands for an equal decision."""
     config = job.config
-    names = ("recall_parts", "recall_family", "recall_seconds", "max_latency_ms")
+    limits = ("max_latency_ms", "max_parameters")
+    names = ("recall_parts", "recall_family", "recall_seconds", *limits)
     return {
         "candidates": job.names,
         "recall": job.recall,
@@ -137,43 +138,45 @@ def as_cached(
     return _Look(job, digest, run, lambda line: None)(candidates, end=-math.inf)
 
 
-def fast_enough(job: Job, candidates: Sequence[Candidate]) -> Choice:
-    """The choice, none of it slower than `max_latency_ms`: whoever is, makes room for the next.
+def fitting(job: Job, candidates: Sequence[Candidate]) -> Choice:
+    """The choice, all of it as small and fast as the options ask: others make room for the next.
+
+    Only those that would be chosen are built for it, and timed.
 
     Raises:
-        ModelError: every candidate has failed.
-        ConfigError: no candidate is fast enough.
+        ModelError: no candidate could be looked at.
+        ConfigError: no candidate is small and fast enough.
     """
     config, specs = job.config, {spec.name: spec for spec in job.specs}
-    timed, slow = set[str](), list[LeftOut]()
+    known, gone = set[str](), list[LeftOut]()
     while True:
         choice = choose(candidates, job.recall, config)
-        new = [specs[name] for name in choice.chosen if name not in timed]
+        new = [specs[name] for name in choice.chosen if name not in known]
         if not choice.chosen:
-            raise _none_left(config, candidates, slow)
-        if config.max_latency_ms is None or not new:
-            return Choice(choice.chosen, (*choice.left_out, *slow))
-        timed |= {spec.name for spec in new}
-        slow += (found := admission.too_slow(new, job.dataset, config))
+            raise _none_left((*choice.left_out, *gone))
+        if not new:
+            return Choice(choice.chosen, (*choice.left_out, *gone))
+        known |= {spec.name for spec in new}
+        found = admission.unfit(new, config)
+        names = {each.name for each in found}
+        if config.max_latency_ms is not None:
+            timed = [spec for spec in new if spec.name not in names]
+            found += admission.too_slow(timed, job.dataset, config)
+        gone += found
         names = {each.name for each in found}
         candidates = [each for each in candidates if each.name not in names]
 
 
-def _none_left(
-    config: RankConfig, candidates: Sequence[Candidate], slow: Sequence[LeftOut]
-) -> errors.NcapError:
+def _none_left(left_out: Sequence[LeftOut]) -> errors.NcapError:
     """Why nobody is chosen."""
-    if slow:
-        return errors.ConfigError(
-            f"max_latency_ms={config.max_latency_ms:g} leaves out all {len(slow)} models that "
-            f"could be loaded; the last, {slow[-1].name}: {slow[-1].reason}",
-            "Give more, an input_size below the models' own, or other models",
-        )
-    first = candidates[0]
-    return errors.ModelError(
-        f"none of the {len(candidates)} candidates could be looked at; {first.name}: "
-        f"{first.failure}",
-        "Put that right, or leave features out of recall_parts",
+    limits = [each for each in left_out if each.step == "filter"]
+    kind = errors.ConfigError if limits else errors.ModelError
+    first = (limits or left_out)[0]
+    return kind(
+        f"none of the {len(left_out)} candidates can be fine-tuned; {first.name}: {first.reason}",
+        "Raise the limit that leaves them out, or give other models"
+        if limits
+        else "Put that right, or leave features out of recall_parts",
     )
 
 

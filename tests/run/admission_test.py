@@ -37,11 +37,12 @@ def test_if_all_models_are_too_large_the_smallest_is_named():
     assert error.value.remedy == "Give at least 600, or other models"
 
 
-def test_what_is_published_settles_most_sizes_without_building(monkeypatch):
-    """Between the two nobody can say how much belongs to the classifier: the network is built."""
-    published = {"toy_1": 3_000_000, "toy_2": 90_000_000, "toy_3": 9_000_000}
+@pytest.fixture
+def published(monkeypatch):
+    """Published sizes in place of those of networks, which have 8,000,000 parameters if built."""
+    sizes = {"toy_1": 3_000_000, "toy_2": 90_000_000, "toy_3": 9_000_000}
     monkeypatch.setattr(
-        admission.catalogue, "facts", lambda spec: Facts(parameters=published[spec.name])
+        admission.catalogue, "facts", lambda spec: Facts(parameters=sizes[spec.name])
     )
     built: list[str] = []
 
@@ -50,11 +51,40 @@ def test_what_is_published_settles_most_sizes_without_building(monkeypatch):
         return tuple(dataclasses.replace(spec, parameters=8_000_000) for spec in specs)
 
     monkeypatch.setattr(admission.shapes, "checked", checked)
+    return built
+
+
+def test_what_is_published_settles_who_is_certainly_too_large(published):
+    found = admission.by_published_size(POOL, 5_000_000)
+    assert found.specs == (POOL[0], POOL[2])  # as they were
+    reason = "90,000,000 parameters, more than max_parameters=5000000"
+    assert found.left_out == (LeftOut("toy_2", reason),)
+    assert published == []
+    with pytest.raises(errors.ConfigError, match="leaves out all 1 models"):
+        admission.by_published_size(POOL[1:2], 5_000_000)
+
+
+def test_networks_are_built_where_the_classifier_could_decide(published):
     config = dataclasses.replace(CONFIG, max_parameters=5_000_000)
-    sized = admission.with_sizes(POOL, config)
-    assert [spec.parameters for spec in sized] == [None, 90_000_000, 8_000_000]
-    assert built == ["toy_3"]
-    assert admission.by_parameters(sized, 5_000_000).specs == (POOL[0],)
+    found = admission.by_size([POOL[0], POOL[2]], config)
+    assert found.specs == (POOL[0],)
+    assert [each.name for each in found.left_out] == ["toy_3"]
+    assert published == ["toy_3"]
+
+
+def test_whoever_cannot_be_built_or_is_too_large_is_unfit(published, monkeypatch):
+    config = dataclasses.replace(CONFIG, max_parameters=5_000_000)
+    reason = "8,000,000 parameters, more than max_parameters=5000000"
+    assert admission.unfit(POOL[:1], config) == (LeftOut("toy_1", reason),)
+    assert admission.unfit(POOL[:1], CONFIG) == ()
+
+    def broken(specs, size):
+        raise errors.ModelError("toy_1 cannot take images of 1 pixels", "Give more")
+
+    monkeypatch.setattr(admission.shapes, "checked", broken)
+    (found,) = admission.unfit(POOL[:1], CONFIG)
+    assert found.step == "failed"
+    assert found.reason == "it failed before training: toy_1 cannot take images of 1 pixels"
 
 
 def test_models_with_larger_inputs_are_left_out():

@@ -94,7 +94,7 @@ def test_whoever_is_left_out_is_named_with_the_reason(monkeypatch):
         "closed": "its licence does not say that it allows commercial use",
         "squeezenet": "its licence does not say that it allows commercial use",
         "inceptionv3": "299 pixels, more than max_input_size=224",
-        "alexnet": "its weights are not on this machine",
+        "alexnet": "its weights are not within reach",
     }
     assert [(step.step, step.models) for step in job.funnel] == [("candidates", 5), ("filtered", 1)]
     sized = dataclasses.replace(config, input_size=32, licence="any")

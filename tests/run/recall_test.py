@@ -135,7 +135,8 @@ def test_if_all_fail_the_first_is_named(features):
     with pytest.raises(errors.ModelError) as refusal:
         rank(config=RECALL, models=3)
     assert refusal.value.cause == (
-        "none of the 3 candidates could be looked at; toy_1: RuntimeError: no such operator"
+        "none of the 3 candidates can be fine-tuned; toy_1: it failed before training: "
+        "RuntimeError: no such operator"
     )
 
 
@@ -185,6 +186,22 @@ def test_how_many_images_are_looked_at(classes, images):
     assert recall.images_of(classes) == images
 
 
+def test_who_is_too_large_or_cannot_be_built_makes_room_for_the_next(features, monkeypatch):
+    """Only those that would be chosen are built."""
+    built: list[str] = []
+
+    def unfit(specs, config):
+        built.extend(spec.name for spec in specs)
+        return tuple(LeftOut(s.name, "too large") for s in specs if s.name == "toy_3")
+
+    monkeypatch.setattr(admission, "unfit", unfit)
+    found = recall.decide(dataclasses.replace(job(), recall=1), "data", None, lambda line: None)
+    assert (found.chosen, built) == (("toy_2",), ["toy_2"])
+    found = recall.decide(job(), "data", None, lambda line: None)
+    assert found.chosen == ("toy_2", "toy_1")
+    assert built[1:] == ["toy_2", "toy_3", "toy_1"]
+
+
 def test_who_is_too_slow_makes_room_for_the_next(features, monkeypatch):
     timed: list[str] = []
 
@@ -202,7 +219,7 @@ def test_who_is_too_slow_makes_room_for_the_next(features, monkeypatch):
         "too_slow",
         lambda specs, dataset, config: tuple(LeftOut(s.name, "9 ms") for s in specs),
     )
-    with pytest.raises(errors.ConfigError, match="leaves out all 3 models that could be loaded"):
+    with pytest.raises(errors.ConfigError, match="can be fine-tuned; toy_2: 9 ms"):
         recall.decide(job(max_latency_ms=5.0), "data", None, lambda line: None)
 
 
