@@ -1,14 +1,15 @@
 """Which of timm's architectures run, and do they give PyTorch's numbers?
 
-    python -m experiments.timm_sweep            # about an hour on two cores; resumes
+    python -m experiments.timm_sweep            # about two hours on two cores; resumes
     python -m experiments.timm_sweep --show     # the tables of what is there, in a second
 
-Two architectures of every family (a file of timm's) and more where it holds several kinds, and
-those of the named lists; the quickest of each family first. Weights are random, and no parameter
-stays a constant. `experiments.torch_parity` compares output, output in training mode, running
-statistics and gradient in float32, and in float64 where float32 differs. One line a model is
-appended to experiments/tables/timm_sweep.jsonl as it ends; processes of a few models each keep
-memory bounded. Needs the extra `timm`.
+Four architectures of every family (a file of timm's), of several kinds where it holds several, and
+those of the named lists; those of the fewest layers first, for XLA's compiling takes most of the
+time and grows with their number. Weights are random, and no parameter stays a constant.
+`experiments.torch_parity` compares output, output in training mode, running statistics and gradient
+in float32, and in float64 where float32 differs. One line a model is appended to
+experiments/tables/timm_sweep.jsonl as it ends; processes of a few models each keep memory bounded.
+Needs the extra `timm`.
 
 Expected result: experiments/tables/timm_sweep.md; what follows: docs/results/timm.md.
 """
@@ -18,7 +19,6 @@ from __future__ import annotations
 import gc
 import itertools
 import json
-import math
 import os
 import pathlib
 import re
@@ -40,23 +40,22 @@ RESULTS = pathlib.Path(__file__).parent / "tables" / "timm_sweep.jsonl"
 # Relative. Sums in another order, amplified by norms over few pixels; where that is more in
 # float32, float64 tells rounding from a mistake.
 SINGLE, DOUBLE = 1e-4, 1e-8
-LATENCY = "benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x-dynamo.csv"
 MOST = 100.0  # million parameters
-KINDS, LEAST = 3, 2  # of a family: kinds at most, architectures at least
+KINDS, LEAST = 3, 4  # of a family: kinds at most, architectures at least
 # Sides of images to try: norms over a single pixel say nothing.
 SIDES = (64, 96, 128, 160, 192, 224, 240, 256)
 BATCH = 4
 IN_A_PROCESS = 10
-SECONDS = 900  # for one model
+SECONDS = 900  # of wall time, for one model
 
 Line = dict[str, Any]
 
 
 def plan(catalogue: pathlib.Path) -> list[Line]:
-    """Architectures with family and millions of parameters, the quickest of each family first.
+    """Architectures with family and millions of parameters, those of the fewest layers first.
 
     Args:
-        catalogue: folder with the tables that timm publishes, for sizes and latencies.
+        catalogue: folder with the tables that timm publishes, for sizes.
     """
     import timm
     from timm.models import _registry
@@ -74,12 +73,17 @@ def plan(catalogue: pathlib.Path) -> list[Line]:
     named = {name.removeprefix("timm:").split(".")[0] for part in lists().values() for name in part}
     listed = [[line for line in f if line["architecture"] in named] for f in families.values()]
     lines = {line["architecture"]: line for line in itertools.chain(*chosen, *listed)}
-    latency: dict[str, float] = {}
-    for row in model_lists.table(catalogue / LATENCY):
-        latency.setdefault(row["model"].split(".")[0], float(row["infer_step_time"]))
-    ordered = sorted(lines.values(), key=lambda line: latency.get(line["architecture"], math.inf))
-    first = {line["family"]: line for line in reversed(ordered)}
-    return sorted(ordered, key=lambda line: first[line["family"]] is not line)
+    return sorted(lines.values(), key=lambda line: layers(line["architecture"]))
+
+
+def layers(architecture: str) -> int:
+    """The number of modules in a network, containers included."""
+    import torch
+
+    from ncap_jax.zoo import timm_networks
+
+    with torch.device("meta"):  # no memory, no drawing
+        return len(list(timm_networks.create(architecture).modules()))
 
 
 def chosen_of(family: Sequence[Line]) -> list[Line]:
@@ -191,27 +195,41 @@ def append(path: pathlib.Path, line: Line) -> None:
         file.write(("\n" if cut else "") + json.dumps(line) + "\n")
 
 
-def sweep(lines: Sequence[Line], path: pathlib.Path) -> None:
-    """Measure what is not there yet, a few models a process; one that ends a process fails."""
+def sweep(lines: Sequence[Line], path: pathlib.Path, seconds: float = SECONDS) -> None:
+    """Measure what is not there yet, a few models a process; one that ends a process fails.
+
+    Args:
+        lines: of the plan.
+        path: of the results.
+        seconds: after which a model that gives no result is given up.
+    """
     while missing := not_in(lines, path):
         some = missing[:IN_A_PROCESS]
-        command = [sys.executable, "-m", "experiments.timm_sweep", f"--results={path}"]
-        # Threads of PyTorch's that wait for one another burn more time than they save.
-        settings = {"JAX_ENABLE_COMPILATION_CACHE": "false", "OMP_NUM_THREADS": "1"}
-        ended: int | str
-        try:
-            ended = subprocess.run(
-                [*command, f"--lines={json.dumps(some)}"],
-                env={**os.environ, **settings},
-                timeout=SECONDS * len(some),
-                check=False,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            ended = f"none after {SECONDS * len(some)} s"
-        left = not_in(some, path)
-        if left:
-            reason = f"its process ended with code {ended}"
-            append(path, {**left[0], "status": "fails", "reason": reason})
+        ended = run_apart(some, path, seconds)
+        if left := not_in(some, path):
+            append(path, {**left[0], "status": "fails", "reason": ended})
+
+
+def run_apart(lines: Sequence[Line], path: pathlib.Path, seconds: float) -> str:
+    """Measure in a process of its own; how it ended."""
+    command = [sys.executable, "-m", "experiments.timm_sweep", f"--results={path}"]
+    # Threads of PyTorch's that wait for one another burn more time than they save.
+    settings = {"JAX_ENABLE_COMPILATION_CACHE": "false", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, f"--lines={json.dumps(lines)}"], env={**os.environ, **settings}
+    )
+    last = time.time()
+    try:
+        while process.poll() is None:
+            if path.exists():
+                last = max(last, path.stat().st_mtime)
+            if time.time() - last > seconds:
+                return f"gave no result in {seconds:g} s"
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.wait()
+    return f"its process ended with code {process.returncode}"
 
 
 def not_in(lines: Sequence[Line], path: pathlib.Path) -> list[Line]:
@@ -294,7 +312,7 @@ def main(argv: list[str]) -> None:
         run_here(json.loads(FLAGS.lines), path)
         return
     if not FLAGS.show:
-        sweep(plan(pathlib.Path(FLAGS.catalogue)), path)
+        sweep(plan(pathlib.Path(FLAGS.catalogue)), path, FLAGS.seconds)
     show(read(path))
 
 
@@ -302,5 +320,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("results", str(RESULTS), "File that lines are appended to.")
     flags.DEFINE_string("lines", "", "Measure these lines of the plan, JSON, in this process.")
     flags.DEFINE_string("catalogue", "../shared/data/catalogue", "Folder with timm's tables.")
+    flags.DEFINE_float("seconds", SECONDS, "After which a model without a result is given up.")
     flags.DEFINE_bool("show", False, "Measure nothing.")
     app.run(main)
