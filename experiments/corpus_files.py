@@ -15,14 +15,18 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ncap_jax.options import Head
-from ncap_jax.types import STRENGTHS, EpochRecord, Trajectory
+from ncap_jax.types import STRENGTHS, ClassCounts, EpochRecord, Trajectory
 
 FOLDER = pathlib.Path(__file__).parent / "corpus"
 MANIFEST = "manifest.json"
+# More validate nowhere in the corpus.
+MOST_IMAGES = 10_000
 # Kind of run -> head. `_low`: at the lower learning rate; of the probes in some pools only.
 HEADS: Mapping[str, Head] = {
     "probe": "probe",
@@ -54,7 +58,7 @@ def compact(lines: Sequence[Mapping[str, Any]]) -> dict[str, list]:
     return columns
 
 
-def trajectory(model: str, kind: str, columns: Mapping[str, list], epochs: int) -> Trajectory:
+def trajectory(model: str, kind: str, columns: Mapping[str, Any], epochs: int) -> Trajectory:
     """The first `epochs` epochs of a run as the predictors see them.
 
     Raises:
@@ -101,14 +105,32 @@ def files(large: bool = False) -> list[pathlib.Path]:
 
 
 def read(path: pathlib.Path) -> list[dict]:
-    """The lines of one corpus file, by model and seed; none where there is no file."""
+    """The lines of one corpus file, by model and seed; none where there is no file.
+
+    Every run has `images` beside its columns: how many validate, None where that cannot be told.
+    """
     if not path.is_file():
         return []
     lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    runs = [run for line in lines for run in line["runs"].values()]
+    images = validation_images([a for run in runs for a in run["validation_accuracy"]])
+    for run in runs:
+        run["images"] = images
     return sorted(lines, key=lambda line: (line["model"], line["seed"]))
 
 
-def _record(columns: Mapping[str, list], i: int) -> EpochRecord:
+def validation_images(accuracies: Iterable[float | None]) -> int | None:
+    """The smallest number of images, up to `MOST_IMAGES`, of which all accuracies are shares."""
+    known = np.unique([a for a in accuracies if a is not None])
+    for images in range(1, MOST_IMAGES + 1):
+        right = known * images
+        # Six digits of an accuracy: half a millionth of it is lost.
+        if np.all(np.abs(right - np.round(right)) < 1e-6 * images):
+            return images
+    return None
+
+
+def _record(columns: Mapping[str, Any], i: int) -> EpochRecord:
     strengths = [s for s in STRENGTHS if f"beta_eff_{s}" in columns]
     losses = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
     return EpochRecord(
@@ -119,8 +141,16 @@ def _record(columns: Mapping[str, list], i: int) -> EpochRecord:
         beta_eff_status={s: (columns[f"status_{s}"][i],) for s in strengths},
         seconds=columns["cpu"][i] - (columns["cpu"][i - 1] if i else 0.0),
         features="",  # a corpus does not say
-        validation_counts=None,
+        validation_counts=_counts(columns["validation_accuracy"][i], columns.get("images")),
     )
+
+
+def _counts(accuracy: float | None, images: int | None) -> ClassCounts | None:
+    """All images as one class: a corpus does not say which they are."""
+    if accuracy is None or images is None:
+        return None
+    right = ((round(accuracy * images),),)
+    return ClassCounts((images,), right, right)
 
 
 def short(value: float | None) -> float | int | None:

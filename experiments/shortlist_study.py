@@ -14,7 +14,7 @@ Columns, means over sets of means over seeds:
 - regret stated, lost: what the first model is expected to cost, and what it costs, points;
 - r: correlation of the two over all pools;
 - within stated, true: chance that the first model is within a point, and how often it is;
-- 95 %: models whose lead over the pool lies in its stated interval.
+- 95 %: models whose lead over the pool lies in its stated interval, by Student's t (G2).
 
 Expected result: experiments/tables/shortlist_study.md; what follows: docs/results/shortlist.md.
 """
@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import app
+from scipy.stats import t as student
 
 from experiments.tasks import POOLS, Rate, Task, data_of, growth_priors, read_tasks
 from ncap_jax import predictor as predictors
@@ -39,6 +40,8 @@ from ncap_jax.types import Prediction
 HEAD: Head = "linear"
 EPOCHS = (1, 2, 3, 5)
 POINTS = 1.0
+# Of the standardised error that (G2) supposes, both sides of 95 %.
+QUANTILE = float(student.ppf(0.975, growth.FREEDOM))
 # A pool has the learning rates that the product would take: those known from other sets.
 RATES: Mapping[str, Rate] = {"embedded": "high", "genuine": "known"}
 
@@ -71,7 +74,7 @@ def outcome(predictions: Sequence[Prediction], truth: np.ndarray, seed: int) -> 
         float(ends.max() - ends[0]),
         float(found.within[0]),
         float(good[0]),
-        float(np.mean(apart <= 1.96 * spreads)),
+        float(np.mean(apart <= QUANTILE * spreads)),
     )
 
 

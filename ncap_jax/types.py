@@ -231,6 +231,12 @@ class Trajectory:
         """Number of epochs trained (epoch 0 does not count)."""
         return max(len(self.records) - 1, 0)
 
+    @property
+    def validation_images(self) -> tuple[int, ...]:
+        """The number of validation images of each class; empty where no record has counts."""
+        counts = (record.validation_counts for record in self.records)
+        return next((found.images for found in counts if found is not None), ())
+
     def series(self, name: str) -> np.ndarray:
         """One field of all records as float64 (epochs + 1,); None becomes NaN."""
         values = (getattr(record, name) for record in self.records)
@@ -257,8 +263,8 @@ class Prediction:
         std: standard deviation of the prediction in the unit of `mean`; NaN if the method
             has none.
         flag: empty, or why the number should not be trusted.
-        own_std: the part of `std` that is not common to all models of the pool, which decides
-            who is better; NaN: all of it.
+        own_std: the scale of what is not common to all models of the pool, which decides who is
+            better; NaN: `std`.
     """
 
     mean: float
@@ -268,7 +274,7 @@ class Prediction:
 
     @property
     def spread(self) -> float:
-        """The standard deviation that decides who is better; what all share decides nothing."""
+        """The scale that decides who is better; what all models share decides nothing."""
         return self.std if math.isnan(self.own_std) else self.own_std
 
 

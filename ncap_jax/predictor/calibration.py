@@ -14,16 +14,19 @@ own records:
    scores, so it cannot change the ranking.
 2. Growth. Accuracy still rises after the last epoch: every model gains what its pool is expected
    to gain, and its lead over the pool's mean shrinks, equations (G1) and (G2) of
-   `ncap_jax.predictor.growth`; both keep the order too.
-3. Uncertainty. About which model is better: σ, shrunk like the leads, and the error of (G2). About
-   the accuracy: the error of the gain too, which all models share, so that it decides nothing
-   between them:
+   `ncap_jax.predictor.growth`; both keep the order too. How far a lead is trusted depends on the
+   number of validation images, (G3).
+3. Uncertainty. About which model is better: the scale of (G2), where σ takes the place of the luck
+   with the validation images if it is more, because it contains it. About the accuracy: the error
+   of the gain too, which all models share, so that it decides nothing between them:
 
-       own² = (σ exp(-k gain))² + Var(e),   std² = own² + (spread · gain)²                    (C2)
+       own² = max(σ², v) exp(-2 k gain) + own'² + q² S² u²,   std² = 2 own² + (spread · gain)²  (C2)
 
-   with the constants of the same prior. Mean and standard deviation of the accuracy are those of
-   the logit-normal, by Gauss-Hermite quadrature; `own` is carried to the accuracy scale by the
-   derivative of that mean.
+   with the constants of the same prior, own' being its own. The 2 makes a standard deviation of the
+   scale of Student's t. Which of two models is better is told from the scale, as of a normal: with
+   the wider tails of the t, shortlists grow and hold a good model no more often. Mean and standard
+   deviation of the accuracy are those of the logit-normal, by Gauss-Hermite quadrature; `own` is
+   carried to the accuracy scale by the derivative of that mean.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ from ncap_jax.types import Prediction, Trajectory
 
 # Below this many records the noise of the relation is a guess.
 FEW_RECORDS = 8
+# Standard deviation over scale of Student's t of `growth.FREEDOM` degrees of freedom.
+_HEAVY = float(np.sqrt(growth.FREEDOM / (growth.FREEDOM - 2)))
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
 
 
@@ -119,7 +124,7 @@ class Outlook(NamedTuple):
     Attributes:
         gain: of every model.
         left: the share of a model's lead over the pool that is left at the end.
-        own: standard deviation of a model's own error.
+        own: scale of a model's own error.
         std: standard deviation of its whole error.
     """
 
@@ -130,15 +135,33 @@ class Outlook(NamedTuple):
 
 
 def _outlook(
-    pool: Sequence[Trajectory], prior: growth.Prior, noise: float, apart: float
+    pool: Sequence[Trajectory], prior: growth.Prior, seen: _Seen, images: int | None
 ) -> Outlook:
-    """What is to be expected of a pool; `noise` is σ of (C1), `apart` s of (G2)."""
+    """What is to be expected of a pool; `images`: m of (G3)."""
     gain = growth.gain(pool, prior) or 0.0
-    left = float(np.exp(-prior.shrink * gain))  # of a lead (G2)
     curve = growth.mean_curve(pool)
     rise = float(curve[-1] - curve[0]) if curve.size else 0.0
-    own = float(np.hypot(left * noise, growth.scatter(prior, gain, rise, apart)))
-    return Outlook(gain, left, own, float(np.hypot(own, prior.spread * gain)))  # (C2)
+    luck = growth.image_noise(_last_accuracies(pool), images)
+    apart = growth.without_luck(seen.variance, luck)
+    left = float(np.exp(-prior.shrink * gain))  # of a lead (G2)
+    doubt = left * np.sqrt(max(seen.noise**2, luck))
+    own = float(np.hypot(doubt, growth.scatter(prior, gain, rise, apart)))
+    return Outlook(gain, left, own, float(np.hypot(_HEAVY * own, prior.spread * gain)))  # (C2)
+
+
+class _Seen(NamedTuple):
+    """The pool on the scale of (C1): mean and s² of the models' logits, and σ."""
+
+    middle: float
+    variance: float
+    noise: float
+
+
+def _last_accuracies(pool: Sequence[Trajectory]) -> np.ndarray:
+    """(models,) that are finite; a half where there are none."""
+    last = np.array([trained_series(t, "validation_accuracy")[-1:] for t in pool if t.epochs])
+    finite = last[np.isfinite(last)]
+    return finite if finite.size else np.array([0.5])
 
 
 def accuracies(
@@ -148,6 +171,7 @@ def accuracies(
     *,
     scores: Sequence[Prediction] | None = None,
     priors: growth.Priors = growth.PRIORS,
+    images: int | None = None,
 ) -> list[Prediction]:
     """Predicted accuracies at convergence, by any method.
 
@@ -159,6 +183,8 @@ def accuracies(
         scores: what `predictor` says of these trajectories after these epochs, where that is known
             already; None: it is asked.
         priors: what finished runs say of growth, by head.
+        images: how many the validation part is worth; None: as many as the records count, and where
+            they count none, enough that luck plays no part.
 
     Returns:
         One per trajectory. Calibrated predictions are flagged where records or epochs are few.
@@ -169,7 +195,8 @@ def accuracies(
     scores = predictor(pool) if scores is None else list(scores)
     if not predictor.scores_only or not pool:
         return scores
-    return _calibrated(predictor, pool, scores, priors[pool[0].head])
+    images = images or growth.validation_images(pool)
+    return _calibrated(predictor, pool, scores, priors[pool[0].head], images)
 
 
 def _calibrated(
@@ -177,23 +204,25 @@ def _calibrated(
     pool: Sequence[Trajectory],
     scores: Sequence[Prediction],
     prior: growth.Prior,
+    images: int | None,
 ) -> list[Prediction]:
     """The three steps of calibration."""
     relation = fit_relation(*_score_history(predictor, pool))
     if relation is None:
         return [_last_seen(t, score) for t, score in zip(pool, scores, strict=True)]
     links = [predictor.link(s.mean) if np.isfinite(s.mean) else np.nan for s in scores]
-    seen = relation.level + relation.slope * np.array(links)  # (C1)
-    finite = seen[np.isfinite(seen)]
-    middle, apart = (finite.mean(), finite.std()) if finite.size else (0.0, 0.0)
-    outlook = _outlook(pool, prior, relation.noise, float(apart))
+    logits = relation.level + relation.slope * np.array(links)  # (C1)
+    finite = logits[np.isfinite(logits)]
+    spread = (float(finite.mean()), float(finite.var())) if finite.size else (0.0, 0.0)
+    seen = _Seen(*spread, relation.noise)
+    outlook = _outlook(pool, prior, seen, images)
     flags = _doubts(pool, relation)
     answers = []
-    for score, z in zip(scores, seen, strict=True):
+    for score, z in zip(scores, logits, strict=True):
         if not np.isfinite(z):
             answers.append(no_prediction(score.flag))
             continue
-        end = float(middle + outlook.left * (z - middle) + outlook.gain)  # (G2)
+        end = float(seen.middle + outlook.left * (z - seen.middle) + outlook.gain)  # (G2)
         accuracy = logit_normal(end, outlook.std)
         flag = "; ".join(filter(None, (score.flag, *flags)))
         own = outlook.own * accuracy.slope

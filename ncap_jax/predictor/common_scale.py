@@ -26,6 +26,7 @@ def accuracies(
     predictor: Predictor,
     trajectories: Sequence[Trajectory],
     priors: growth.Priors = growth.PRIORS,
+    images: int | None = None,
 ) -> list[Prediction]:
     """Predicted accuracies, comparable with one another.
 
@@ -33,17 +34,18 @@ def accuracies(
         predictor: the method.
         trajectories: of one head, each with an epoch of training at least.
         priors: what finished runs say of growth, by head.
+        images: how many the validation part is worth; None: as many as the records count.
 
     Returns:
         One per trajectory; of those that ended early as (A1) says, of the longest as
         `ncap_jax.predictor.accuracies` gives them in the whole pool.
     """
-    found = calibration.accuracies(predictor, trajectories, priors=priors)
+    found = calibration.accuracies(predictor, trajectories, priors=priors, images=images)
     lengths = sorted({t.epochs for t in trajectories})
     ends = {t.model: p for t, p in zip(trajectories, found, strict=True) if t.epochs == lengths[-1]}
     for epochs in lengths[:-1]:
         pool = [truncate(t, epochs) for t in trajectories if t.epochs >= epochs]
-        answers = calibration.accuracies(predictor, pool, priors=priors)
+        answers = calibration.accuracies(predictor, pool, priors=priors, images=images)
         then = {t.model: answer for t, answer in zip(pool, answers, strict=True)}
         moved = _moved(then, ends)
         for place, trajectory in enumerate(trajectories):

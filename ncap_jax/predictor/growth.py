@@ -13,19 +13,30 @@ While a pool gains, its models draw together: the others catch up with the early
 the distances of the models' logits from the pool's mean after n epochs, y those at the end, s the
 standard deviation of x over the models, and u the share of the climb that is still ahead. Then
 
-    y = x exp(-k gain) + e,   e ~ N(0, own² + q² s² u)                                     (G2)
+    y = x exp(-k gain) + e,   scale of e: √(own² + q² S² u² + v exp(-2 k gain))            (G2)
     u = (gain + ½) / (gain + rise + ½),   rise = max(0, z̄_n - z̄_0)
 
 Early leads, however large, decide little while the climb has hardly begun, and more and more
 towards its end; the ½ keeps a pool that has not started to rise from counting as finished. `own` is
 what no early epoch tells: how far apart two runs of one model end.
 
+Part of every lead is luck: which m images validate. It gives the logit of an accuracy p_i the
+variance v (binomial, first order). Of s² it leaves S² to the models:
+
+    v = mean over i of 1 / (m p_i (1 - p_i)),   S² = max(s² - v, s² / 2)                   (G3)
+
+with p_i by Laplace's rule, (m p + 1) / (m + 2), and held like the logits. Many images: v = 0 and
+S = s. The half keeps a pool that differs by no more than luck from counting as equal for certain. A
+lead is not drawn in by the share of luck in it: with that, finished runs of sets left out were less
+likely, because a pool that has hardly begun to rise differs far more at its end.
+
 `fit` takes the constants from pools of finished runs, for each head its own: what is predicted is
 the end of *ordinary fine-tuning*, which a frozen probe only approaches from below. c is the median
 of gain / b, `spread` the relative error of (G1). k, own and q maximise the likelihood under (G2)
 with Student's t of 4 degrees of freedom for e, because a few models end far from where all signs
-point and must not blur the others. How well the constants hold on a set to which they were not
-fitted: `experiments/compare_predictors.py`, docs/results/early-signals.md.
+point and must not blur the others; its standard deviation is √2 times its scale. How well the
+constants hold on a set to which they were not fitted: `experiments/compare_predictors.py`,
+docs/results/early-signals.md.
 """
 
 from __future__ import annotations
@@ -60,7 +71,7 @@ class Prior(NamedTuple):
     Attributes:
         growth: c.
         spread: standard deviation of the true gain around (G1), as a share of it.
-        own: standard deviation, in logits, of where a model ends when its lead is known.
+        own: scale, in logits, of where a model ends when its lead is known.
         shrink: k.
         scatter: q.
     """
@@ -76,13 +87,14 @@ Priors = Mapping[Head, Prior]
 
 
 class Leads(NamedTuple):
-    """What (G1) and (G2) see of a pool: b, rise, mean gain, distances x and y, (models,)."""
+    """What (G1) to (G3) see of a pool: b, rise, mean gain, distances x and y, (models,), and v."""
 
     slope: float
     rise: float
     gained: float
     before: np.ndarray
     after: np.ndarray
+    noise: float
 
 
 def clipped_logit(accuracy: np.ndarray) -> np.ndarray:
@@ -116,9 +128,32 @@ def share_ahead(gain: float, rise: float) -> float:
     return (gain + _BEGUN) / (gain + max(0.0, rise) + _BEGUN)
 
 
+def validation_images(pool: Sequence[Trajectory]) -> int | None:
+    """How many images validate, as the records count them; None where they do not."""
+    return next((sum(t.validation_images) for t in pool if t.validation_images), None)
+
+
+def image_noise(accuracies: np.ndarray, images: int | None) -> float:
+    """The variance v of (G3), in logits squared.
+
+    Args:
+        accuracies: (models,) of the validation part, in [0, 1]; at least one.
+        images: m; None or 0: not known, which counts as many.
+    """
+    if not images:
+        return 0.0
+    share = np.clip((images * accuracies + 1) / (images + 2), EDGE, 1.0 - EDGE)
+    return float(np.mean(1 / (images * share * (1 - share))))
+
+
+def without_luck(variance: float, noise: float) -> float:
+    """S of (G3), in logits, from s² and v."""
+    return float(np.sqrt(max(variance - noise, variance / 2)))
+
+
 def scatter(prior: Prior, gain: float, rise: float, apart: float) -> float:
-    """Standard deviation of e of (G2), in logits; `apart` is s."""
-    return float(np.hypot(prior.own, prior.scatter * apart * np.sqrt(share_ahead(gain, rise))))
+    """Scale of e of (G2) without its last term, in logits; `apart` is S."""
+    return float(np.hypot(prior.own, prior.scatter * apart * share_ahead(gain, rise)))
 
 
 def fit(
@@ -137,9 +172,11 @@ def fit(
     leads: dict[Head, list[Leads]] = {}
     for pool, final in zip(pools, finals, strict=True):
         end = clipped_logit(np.asarray(final, dtype=np.float64))
-        curves = np.array([clipped_logit(t.series("validation_accuracy")) for t in pool])
+        seen = np.array([t.series("validation_accuracy") for t in pool])
+        images = validation_images(pool)
         leads.setdefault(pool[0].head, []).extend(
-            _leads(curves[:, : n + 1], end) for n in FITTED_EPOCHS
+            _leads(clipped_logit(seen[:, : n + 1]), end, image_noise(seen[:, n], images))
+            for n in FITTED_EPOCHS
         )
     if not leads:
         raise errors.ConfigError(
@@ -148,8 +185,8 @@ def fit(
     return {head: _fit_head(head, found) for head, found in leads.items()}
 
 
-def _leads(curves: np.ndarray, end: np.ndarray) -> Leads:
-    """(models, n + 1) and (models,) logits."""
+def _leads(curves: np.ndarray, end: np.ndarray, noise: float) -> Leads:
+    """(models, n + 1) and (models,) logits, and v."""
     middle = curves.mean(axis=0)
     return Leads(
         slope=log_slope(middle),
@@ -157,6 +194,7 @@ def _leads(curves: np.ndarray, end: np.ndarray) -> Leads:
         gained=float(end.mean() - middle[-1]),
         before=curves[:, -1] - middle[-1],
         after=end - end.mean(),
+        noise=noise,
     )
 
 
@@ -182,14 +220,17 @@ def _fit_leads(leads: Sequence[Leads], growth: float) -> tuple[float, float, flo
     before, after = (np.concatenate(part) for part in zip(*((e.before, e.after) for e in leads)))
     gain = growth * np.maximum(0.0, [e.slope for e in leads])
     ahead = np.array([share_ahead(g, e.rise) for g, e in zip(gain.tolist(), leads)])
-    apart = np.array([e.before.var() for e in leads]) * ahead
+    luck = np.array([e.noise for e in leads])
+    signals = [without_luck(float(e.before.var()), e.noise) for e in leads]
+    apart = (np.array(signals) * ahead) ** 2
 
     def negative_log_likelihood(logs: np.ndarray) -> float:
         own, shrink, scatter = np.exp(logs)
-        variance = own**2 + scatter**2 * apart + _LEAST**2
-        end = before * np.repeat(np.exp(-shrink * gain), sizes)
-        left = (after - end) ** 2 / np.repeat(variance, sizes)
-        tails = np.add.reduceat(np.log1p(left / FREEDOM), starts_at) / sizes
+        left = np.exp(-shrink * gain)
+        variance = own**2 + scatter**2 * apart + left**2 * luck + _LEAST**2
+        end = before * np.repeat(left, sizes)
+        off = (after - end) ** 2 / np.repeat(variance, sizes)
+        tails = np.add.reduceat(np.log1p(off / FREEDOM), starts_at) / sizes
         return float(np.sum(np.log(variance) + (FREEDOM + 1) * tails))
 
     starts = (np.log([0.2, 0.5, 1.0]), np.log([0.1, 0.2, 0.5]))
@@ -203,7 +244,7 @@ def _fit_leads(leads: Sequence[Leads], growth: float) -> tuple[float, float, flo
 
 # Fitted to experiments/corpus by `python -m experiments.compare_predictors`, which prints them.
 PRIORS: Priors = {
-    "probe": Prior(1.80, spread=0.39, own=0.07, shrink=0.57, scatter=0.73),
-    "trainable_probe": Prior(0.80, spread=0.61, own=0.09, shrink=0.64, scatter=0.90),
-    "linear": Prior(0.71, spread=0.54, own=0.05, shrink=0.69, scatter=0.67),
+    "probe": Prior(1.80, spread=0.39, own=0.04, shrink=0.56, scatter=0.95),
+    "trainable_probe": Prior(0.80, spread=0.61, own=0.11, shrink=0.57, scatter=1.07),
+    "linear": Prior(0.71, spread=0.54, own=0.05, shrink=0.67, scatter=0.90),
 }

@@ -107,11 +107,7 @@ def _scored(trajectory: Trajectory, metric: Metric) -> Trajectory:
 
 def counted_images(trajectories: Sequence[Trajectory]) -> tuple[int, ...]:
     """The number of validation images of each class; empty where no record has counts."""
-    for trajectory in trajectories:
-        for record in trajectory.records:
-            if record.validation_counts is not None:
-                return record.validation_counts.images
-    return ()
+    return next((t.validation_images for t in trajectories if t.validation_images), ())
 
 
 def effective_images(images: Sequence[int], metric: Metric) -> int:

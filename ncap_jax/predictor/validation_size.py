@@ -4,10 +4,10 @@ An accuracy of k of m images says of the accuracy p on all images, every p as li
 
     mean = (k + 1) / (m + 2),   variance = mean (1 − mean) / (m + 3)                       (V1)
 
-(Laplace's rule of succession; the beta posterior). The growth law was fitted where m was in the
-hundreds and more, so it knows nothing of this. Below `FEW` images a predicted accuracy is drawn in
-by (V1) with k = m · prediction, and the variance added. All models are drawn in alike, which keeps
-their order. From `FEW` on the predictions stay as they are.
+(Laplace's rule of succession; the beta posterior). The growth law counts the luck with the images
+in its spread, (G3), but was fitted where they were hundreds. Below `FEW` images a predicted
+accuracy is drawn in by (V1) with k = m · prediction, and the variance added. All models are drawn
+in alike, which keeps their order. From `FEW` on the predictions stay as they are.
 """
 
 from __future__ import annotations

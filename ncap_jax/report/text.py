@@ -18,6 +18,8 @@ from ncap_jax.types import RankedModel, Ranking
 # Standard error of a difference of accuracies above which the first two models may be confused: two
 # points, twice what the shortlist allows.
 COARSE = 0.02
+# So many splits are advised where one has too few images.
+SPLITS = 5
 # A sentence names at most this many models.
 _NAMED = 4
 _METRICS: Mapping[Metric, str] = {
@@ -270,12 +272,13 @@ def _too_few_images(ranking: Ranking) -> list[str]:
     # Of two independent shares: models that fail on the same images differ by less.
     variances = [row.last_seen * (1 - row.last_seen) / worth for row in (first, second)]
     error, difference = math.sqrt(sum(variances)), abs(first.last_seen - second.last_seen)
+    splits = max(SPLITS, 2 * ranking.config.validation_splits)
     if error <= COARSE or difference >= error:
         return []
     return [
         f"{count} validation images cannot tell {visible(first.name)} from {visible(second.name)}: "
         f"their {what} differ by {points(100 * difference)}, with a standard error of up to "
-        f"{points(100 * error)}. Give more images, or rank with validation_splits=5"
+        f"{points(100 * error)}. Give more images, or rank with validation_splits={splits}"
     ]
 
 

@@ -21,6 +21,7 @@ from ncap_jax import predictor as predictors
 from ncap_jax.options import RankConfig
 from ncap_jax.predictor import growth
 from ncap_jax.predictor.base import truncate
+from ncap_jax.predictor.validation_score import counted_images, effective_images
 from ncap_jax.selection import contest
 from ncap_jax.types import Trajectory
 
@@ -53,7 +54,8 @@ def chances(
     """
     chosen = predictors.get(config.predictor, config.head)
     pool = [truncate(t, rung) for t in trajectories if t.epochs >= 1]
-    answers = predictors.accuracies(chosen, pool, priors=priors)
+    images = effective_images(counted_images(pool), config.metric) or None
+    answers = predictors.accuracies(chosen, pool, priors=priors, images=images)
     known = {
         t.model: prediction
         for t, prediction in zip(pool, answers, strict=True)

@@ -218,9 +218,8 @@ def _entries(
         chosen.check_epochs(max(finished))
     answers = {name: method(rankable) for name, method in predictors.PREDICTORS.items()}
     scores = answers[chosen.name]
-    accuracies = [
-        drawn_in(accuracy, *validation) for accuracy in common_scale.accuracies(chosen, rankable)
-    ]
+    predicted = common_scale.accuracies(chosen, rankable, images=validation.worth)
+    accuracies = [drawn_in(p, *validation) for p in predicted]
     found = {
         t.model: _Entry(t, scores[i], accuracies[i], {name: p[i] for name, p in answers.items()})
         for i, t in enumerate(rankable)

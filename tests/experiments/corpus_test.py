@@ -51,6 +51,25 @@ def test_columns_come_back_as_the_same_trajectory():
     assert [r.seconds for r in found.records] == [2.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("images", [7, 500, 1297])
+def test_how_many_images_validate_is_read_off_the_accuracies(images: int):
+    shares = [corpus_files.short(right / images) for right in (1, images // 2, images - 1)]
+    assert corpus_files.validation_images([*shares, None]) == images
+    assert corpus_files.validation_images([np.pi / 4, np.e / 4, 0.123457]) is None
+
+
+def test_the_number_of_images_comes_with_the_runs():
+    """Of the corpus itself; a trajectory counts them as one class."""
+    path = corpus_files.folder() / "birds525_genuine.jsonl"
+    line = corpus_files.read(path)[0]
+    assert {run["images"] for run in line["runs"].values()} == {85}
+    last = corpus_files.trajectory("m", "linear", line["runs"]["linear"], 3).records[-1]
+    assert last.validation_counts is not None
+    assert last.validation_counts.images == (85,)
+    right = last.validation_counts.correct[0][0]
+    assert right / 85 == pytest.approx(last.validation_accuracy, abs=1e-6)
+
+
 def test_epochs_that_were_not_recorded_are_refused():
     (whole,) = make_pool(1, epochs=12)
     columns = make_line(whole, 0, 0.9)["runs"]["linear"]

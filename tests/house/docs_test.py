@@ -25,9 +25,8 @@ SCRIPT = re.compile(
     r"(?:\\\n|[^`\n]|\n(?=[^`\n]+`))*",
     re.MULTILINE,
 )
-# Flags of other programs, and of benchmarks by themselves, that the documents mention.
+# Flags of other programs that the documents mention.
 FOREIGN = {
-    "beside",
     *("file_format", "to", "help", "build", "editable", "quiet", "update", "write"),
     "xla_cpu_experimental_ynn_fusion_type",
 }

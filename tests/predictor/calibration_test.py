@@ -12,7 +12,7 @@ from scipy.stats import norm
 from ncap_jax.predictor import PREDICTORS, growth
 from ncap_jax.predictor.calibration import accuracies, fit_relation, logit_normal
 from ncap_jax.predictor.growth import EDGE
-from ncap_jax.types import EpochRecord, Trajectory
+from ncap_jax.types import ClassCounts, EpochRecord, Trajectory
 from tests.support.pool import make_pool, with_last
 
 LOSS = PREDICTORS["last_validation_loss"]
@@ -186,3 +186,31 @@ def test_leads_shrink_with_what_is_still_to_be_gained_and_keep_their_order():
     left = np.exp(-0.5 * growth.gain(pool, known))
     # The mean of a logit-normal is not quite the expit of its middle: 3 % here.
     np.testing.assert_allclose(np.ptp(logit(drawn)) / np.ptp(logit(free)), left, rtol=0.05)
+
+
+def test_the_fewer_images_the_less_sure():
+    """(G3) widens the spread, and leaves order and distances as they are."""
+    pool = make_pool(epochs=3)
+    plain = accuracies(LOSS, pool)
+    found = [accuracies(LOSS, pool, images=images) for images in (10**9, 100, 10)]
+    np.testing.assert_allclose(
+        [(a.mean, a.own_std) for a in found[0]], [(a.mean, a.own_std) for a in plain], rtol=1e-6
+    )
+    order = [np.argsort([a.mean for a in answers]).tolist() for answers in found]
+    assert order[0] == order[1] == order[2]
+    sure = [sum(a.own_std for a in answers) / len(pool) for answers in found]
+    assert sure[0] < sure[1] < sure[2]
+
+
+def test_the_images_that_the_records_count_are_taken():
+    counts = ClassCounts((30, 10), ((20, 5),), ((20, 20),))
+    pool = [
+        dataclasses.replace(
+            t, records=tuple(dataclasses.replace(r, validation_counts=counts) for r in t.records)
+        )
+        for t in make_pool(epochs=3)
+    ]
+    assert repr(accuracies(LOSS, pool)) == repr(accuracies(LOSS, make_pool(epochs=3), images=40))
+    assert repr(accuracies(LOSS, pool, images=7)) == repr(
+        accuracies(LOSS, make_pool(epochs=3), images=7)
+    )

@@ -10,14 +10,18 @@ from experiments.tasks import growth_priors
 from ncap_jax import errors
 from ncap_jax.options import HEADS, Head
 from ncap_jax.predictor import growth
-from ncap_jax.types import EpochRecord, Trajectory
+from ncap_jax.types import ClassCounts, EpochRecord, Trajectory
 
 PRIOR = growth.Prior(0.5, spread=0.7, own=0.2, shrink=0.0, scatter=0.0)
 
 
-def run(z, head: Head = "linear") -> Trajectory:
-    """A run with these logits of accuracy."""
-    records = (EpochRecord(k, 1.0, a, 1.0, a) for k, a in enumerate(expit(z).tolist()))
+def run(z, head: Head = "linear", images: int | None = None) -> Trajectory:
+    """A run with these logits of accuracy, on so many validation images if the number is known."""
+    counts = None if images is None else ClassCounts((images,), ((0,),), ((0,),))
+    records = (
+        EpochRecord(k, 1.0, a, 1.0, a, validation_counts=counts)
+        for k, a in enumerate(expit(z).tolist())
+    )
     return Trajectory("a", head, tuple(records))
 
 
@@ -111,6 +115,58 @@ def test_fit_finds_the_scatter_that_was_added(monkeypatch):
     # 4,000 models: a standard deviation is known to about 1 %, each of two in one sum to 5 %; the
     # mean that is taken off forty of them makes both 1.3 % smaller.
     assert found[2:] == pytest.approx((0.2, 0.4, 0.8), rel=0.1)
+
+
+def test_the_luck_of_the_images_is_told_from_the_scatter(monkeypatch):
+    """As above, of 60 validation images: without their number the luck counts as scatter."""
+    monkeypatch.setattr(growth, "FITTED_EPOCHS", (5,))
+    law = growth.Prior(2.0, 0.0, own=0.1, shrink=0.4, scatter=0.5)
+    rng, images = np.random.default_rng(2), 60
+    pools, finals = [], []
+    for _ in range(60):
+        slope, apart = rng.uniform(0.1, 0.6), rng.uniform(0.3, 0.8)
+        z = -1.0 + slope * np.log1p(np.arange(6))
+        leads = rng.normal(size=40)
+        leads = apart * (leads - leads.mean()) / leads.std()
+        gain = 2.0 * slope
+        spread = growth.scatter(law, gain, z[-1] - z[0], apart)
+        noise = spread * rng.standard_t(growth.FREEDOM, size=40)
+        finals.append(expit(z[-1] + gain + leads * np.exp(-0.4 * gain) + noise).tolist())
+        seen = rng.binomial(images, expit(z + leads[:, None])) / images
+        pools.append([run(growth.clipped_logit(row), images=images) for row in seen])
+    found = growth.fit(pools, finals)["linear"]
+    plain = growth.fit([[run(logit_of(t)) for t in pool] for pool in pools], finals)["linear"]
+    assert found.scatter == pytest.approx(law.scatter, rel=0.2)
+    assert plain.scatter > 1.05 * found.scatter
+    assert plain.own > 1.2 * found.own
+
+
+def logit_of(trajectory: Trajectory) -> np.ndarray:
+    """Its curve, without the number of images."""
+    return growth.clipped_logit(trajectory.series("validation_accuracy"))
+
+
+@pytest.mark.parametrize(("share", "images"), [(0.3, 1000), (0.9, 2000), (0.5, 300)])
+def test_the_noise_of_the_images_is_that_of_the_binomial(share: float, images: int):
+    drawn = np.random.default_rng(0).binomial(images, share, size=200_000) / images
+    # 200,000 draws know a variance to 0.3 %; the first order misses terms of 1 / (m p (1 - p)).
+    assert growth.image_noise(np.array([share]), images) == pytest.approx(
+        np.var(logit(drawn)), rel=0.03
+    )
+
+
+def test_the_noise_of_the_images_of_a_pool_is_the_mean_and_always_finite():
+    one, other = (growth.image_noise(np.array([a]), 40) for a in (0.0, 0.5))
+    assert growth.image_noise(np.array([0.0, 0.5]), 40) == pytest.approx((one + other) / 2)
+    assert np.isfinite(one)
+    assert growth.image_noise(np.array([0.5]), None) == 0.0
+
+
+def test_what_of_a_spread_is_no_luck():
+    assert growth.without_luck(0.25, 0.0) == 0.5  # many images
+    assert growth.without_luck(0.5, 0.1) ** 2 == pytest.approx(0.4)
+    # Models that differ by less than luck alone makes them: half of it is still no luck.
+    assert growth.without_luck(0.05, 0.1) ** 2 == pytest.approx(0.025)
 
 
 def test_what_is_ahead():

@@ -242,6 +242,15 @@ def test_few_images_cannot_tell_the_first_from_the_second(accuracies, images, wo
     )
 
 
+@pytest.mark.parametrize(("splits", "advised"), [(1, 5), (2, 5), (5, 10)])
+def test_more_splits_are_advised_than_there_were(splits, advised):
+    config = RankConfig(validation_splits=splits, head="trainable_probe")
+    ranking = rank_trajectories(make_pool(models=2), "x", config, info={"num_validation": 100})
+    rows = tuple(dataclasses.replace(row, last_seen=0.5) for row in ranking.models)
+    lines = text.warnings(dataclasses.replace(ranking, models=rows))
+    assert [line.endswith(f" rank with validation_splits={advised}") for line in lines] == [True]
+
+
 def test_a_flag_that_all_share_is_said_once():
     ranking = rank_trajectories(make_pool(models=3, epochs=1), "x")
     (line,) = text.warnings(ranking)

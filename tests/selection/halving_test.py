@@ -12,11 +12,12 @@ import pytest
 from scipy.stats import norm
 
 from ncap_jax import errors, options
+from ncap_jax import predictor as predictors
 from ncap_jax.options import Limits, RankConfig
 from ncap_jax.predictor import PREDICTORS, growth
 from ncap_jax.predictor.base import Predictor, truncate
 from ncap_jax.selection import halving
-from ncap_jax.types import EpochRecord, Prediction, Trajectory
+from ncap_jax.types import ClassCounts, EpochRecord, Prediction, Trajectory
 
 CONFIG = RankConfig(epochs=5, strategy="halving", halving_top=1, halving_threshold=0.05)
 
@@ -171,3 +172,30 @@ def test_chances_follow_the_constants_that_are_given():
     assert np.ptp(list(equal.values())) < 0.02
     assert np.ptp(list(halving.chances(POOL, NAMES, CONFIG, 2).values())) > 0.3
     assert halving.stopped(POOL, NAMES, CONFIG, 2, level) == {}
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("accuracy", 1709), ("balanced_accuracy", 35)])
+def test_chances_know_how_many_images_validate(monkeypatch, metric, expected):
+    """As many as the records count, or as they are worth where classes count alike."""
+    seen = []
+
+    def accuracies(*arguments, images, **others):
+        seen.append(images)
+        return predictors.calibration.accuracies(*arguments, **others)
+
+    monkeypatch.setattr(predictors, "accuracies", accuracies)
+    config = dataclasses.replace(CONFIG, metric=metric)
+    halving.chances(counted((1700, 9)), NAMES, config, 2)
+    halving.chances(POOL, NAMES, config, 2)
+    assert seen == [expected, None]
+
+
+def counted(images: tuple[int, int]) -> list[Trajectory]:
+    """The pool, on so many validation images of two classes."""
+    counts = ClassCounts(images, (images,), (images,))
+    return [
+        dataclasses.replace(
+            t, records=tuple(dataclasses.replace(r, validation_counts=counts) for r in t.records)
+        )
+        for t in POOL
+    ]

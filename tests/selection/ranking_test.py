@@ -336,7 +336,7 @@ def test_one_validation_image_decides_nothing(predictor):
         assert row.last_seen == 1.0  # what was seen is told as it was
     assert [row.tied_with_best for row in ranking.models] == [False, True, True]
     np.testing.assert_allclose([row.p_best for row in ranking.models], 1 / 3, atol=0.02)
-    many = rank_trajectories(pool, "synthetic", config, info={"num_validation": 50})
+    many = rank_trajectories(pool, "synthetic", config, info={"num_validation": 5000})
     assert [row.name for row in many.models] == [row.name for row in ranking.models]
     assert all(row.predicted_accuracy > 0.99 for row in many.models)
 
