@@ -15,7 +15,7 @@ from ncap_jax import report
 from ncap_jax.options import RankConfig
 from ncap_jax.report import format_ranking, html, markdown, notebook, text
 from ncap_jax.selection.ranking import rank_trajectories
-from ncap_jax.types import RunInfo, Trajectory
+from ncap_jax.types import LeftOut, RunInfo, Trajectory
 from tests.support.pool import counted, make_pool
 
 
@@ -337,3 +337,14 @@ def test_the_headline_says_that_the_winner_is_no_better_than_the_largest_class(a
     )
     assert answer.endswith(sentence) == (above < 0.1)
     assert ("largest class" in answer) == (above < 0.1)
+
+
+def test_a_candidate_that_failed_before_training_counts_as_a_failure():
+    """The command then exits with 5, and a line says why."""
+    ranking = rank_trajectories(make_pool(2), "digits")
+    recalled = dataclasses.replace(ranking, left_out=(LeftOut("b", "place 3", "recall"),))
+    assert not text.some_failed(recalled)
+    torn = dataclasses.replace(ranking, left_out=(LeftOut("torn", "no file", "failed"),))
+    assert text.some_failed(torn)
+    assert "torn: no file" in text.warnings(torn)
+    assert not any("b: place" in line for line in text.warnings(recalled))
