@@ -94,8 +94,8 @@ def published(task: Task, pool: Sequence[Task]) -> np.ndarray:
 
 
 def score(name: str) -> Signal:
-    """A transferability score, or the number of parameters."""
-    return lambda task, pool: task.scores[name]
+    """A transferability score, or the number of parameters; a set may lack a score."""
+    return lambda task, pool: task.scores.get(name, every_seed([np.nan] * len(models(task)), task))
 
 
 def accuracy(epochs: int) -> Signal:
@@ -229,7 +229,9 @@ def line(name: str, found: Sequence[Judged], listed: Sequence[Judged]) -> str:
     )
     out = [" to ".join(f"{tau:.2f}" for tau in left_out(found, by)) for by in (str, family)]
     lost = [one.mean(regret) for one in found]
-    saved = [one.mean(regret) - mine for one, mine in zip(listed, lost, strict=True)]
+    names = [one.task.name for one in found]
+    rival = [one.mean(regret) for one in listed if one.task.name in names]
+    saved = [theirs - mine for theirs, mine in zip(rival, lost, strict=True)]
     gain, error = by_source(found, saved)
     than = "" if name == LIST else f"{gain:.2f} ± {error:.2f}"
     cells = [interval(taus), f"{weighted:.2f}", f"{r:.2f}", *out]
@@ -242,6 +244,9 @@ def judge_all(tasks: Sequence[Task], pool: str) -> dict[str, list[Judged]]:
     found = {
         name: [Judged(task, signal(task, tasks), judging(task)) for task in tasks]
         for name, signal in SIGNALS.items()
+    }
+    found = {
+        name: [one for one in rows if np.isfinite(one.scores).any()] for name, rows in found.items()
     }
     if pool == "embedded":
         del found["ImageNet accuracy"]  # they have not seen it

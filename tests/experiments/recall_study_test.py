@@ -9,14 +9,13 @@ import pytest
 
 from experiments import finish_study
 from experiments import recall_study as study
-from experiments.shortlist_study import RATES
-from experiments.tasks import POOLS, read_tasks
+from experiments.tasks import POOLS
 from tests.support.tables import committed, rows, without_intervals
 
 
 @pytest.fixture(scope="module")
 def pools():
-    return {pool: read_tasks("linear", pool, RATES[pool], large=True) for pool in POOLS}
+    return {pool: study.scored(pool) for pool in POOLS}
 
 
 def test_rows_are_those_of_the_table(pools, monkeypatch):
