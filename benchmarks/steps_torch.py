@@ -29,7 +29,7 @@ def measure(model: str, side: int, repeats: int) -> dict[str, Any]:
     import timm
     import torch
 
-    network = timm.create_model(NAMES[model], num_classes=CLASSES)
+    network = timm.create_model(NAMES.get(model, model), num_classes=CLASSES)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     images, labels = torch.randn(BATCH, 3, side, side), torch.arange(BATCH) % CLASSES
     others = torch.randn(EVALUATED, 3, side, side)

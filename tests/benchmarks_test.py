@@ -10,11 +10,12 @@ import time
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks import compile_effort, steps, steps_torch, timing, zoo_profile, zoo_rivals
+from benchmarks import bridge, compile_effort, steps, steps_torch, timing, zoo_profile, zoo_rivals
 from ncap_jax.ops import effort
 from ncap_jax.zoo import MODELS
 from tests.support import package_use
 from tests.support.small import deep_spec, small_config, small_spec
+from tests.support.tables import rows
 
 FOLDER = pathlib.Path(runner.__file__).parent
 
@@ -26,8 +27,8 @@ def test_benchmarks_fit_the_package(path):
 
 
 def test_every_committed_result_belongs_to_a_benchmark():
-    # `zoo_start` is a section of zoo in a file of its own.
-    known = {*runner.names(), "zoo_start", "accelerator"}
+    # A section of zoo, and a pair of runs of first_answer, in files of their own.
+    known = {*runner.names(), "zoo_start", "first_answer_beside", "accelerator"}
     assert {path.stem.rpartition("_")[0] for path in FOLDER.glob("results/*.json")} <= known
 
 
@@ -159,3 +160,17 @@ def test_a_step_and_an_evaluation_are_timed():
 def test_of_several_runs_the_fastest_counts():
     pauses = iter([0.05, 0.01])
     assert 10 <= steps_torch.best_of(lambda: time.sleep(next(pauses)), 2)["wall_ms"] < 50
+
+
+def test_the_middle_of_several_processes_counts():
+    rounds = [{"step": {"cpu_ms": x}, "effort": "full", "peak_mb": x} for x in (3.0, 1.0, 7.0)]
+    assert bridge.middle(rounds) == {"step": {"cpu_ms": 3.0}, "effort": "full", "peak_mb": 3.0}
+
+
+def test_the_bridges_page_holds_the_tables_of_its_result():
+    result = json.loads((FOLDER / "results" / "bridge_cpu.json").read_text(encoding="utf-8"))
+    assert result["networks"].keys() <= bridge.FAMILIES.keys()
+    assert all({"bridge", "PyTorch"} <= ways.keys() for ways in result["networks"].values())
+    page = FOLDER.parent / "docs" / "results" / "timm-steps.md"
+    printed = f"{bridge.table(result['networks'])}\n\n{bridge.ratio_table(result['networks'])}"
+    assert set(rows(printed)) <= set(rows(page.read_text(encoding="utf-8")))
