@@ -25,9 +25,10 @@ from absl import app, flags
 
 from benchmarks import steps, timing
 from benchmarks.first_answer_torch import peak_mb
-from benchmarks.steps_torch import BATCH, EVALUATED
+from benchmarks.steps_torch import BATCH, CLASSES, EVALUATED
 from benchmarks.steps_torch import measure as measure_torch
 from ncap_jax.run import facts
+from ncap_jax.zoo import timm_networks
 
 FLAGS = flags.FLAGS
 # timm's name -> the zoo's network of the same layers. The zoo's ResNet strides in another
@@ -56,7 +57,8 @@ def define_flags() -> None:
 def measure(way: str, model: str, side: int, repeats: int) -> dict[str, Any]:
     """One network one way, with the peak of this process's memory in MB."""
     if way == "PyTorch":
-        found = measure_torch(model, side, repeats)
+        network = timm_networks.create(model, num_classes=CLASSES)  # takes images of any side
+        found = measure_torch(model, side, repeats, network)
     else:
         found = steps.measure(model if way == "native" else f"timm:{model}", side, repeats)
     return {**found, "peak_mb": peak_mb()}

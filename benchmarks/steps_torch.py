@@ -24,12 +24,13 @@ def best_of(run: Callable[[], Any], repeats: int) -> dict[str, float]:
     return {"wall_ms": 1000 * min(walls), "cpu_ms": 1000 * min(cpus)}
 
 
-def measure(model: str, side: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds of a step and of an evaluation."""
+def measure(model: str, side: int, repeats: int, network: Any = None) -> dict[str, Any]:
+    """Milliseconds of a step and of an evaluation, of a network or of timm's of that name."""
     import timm
     import torch
 
-    network = timm.create_model(NAMES.get(model, model), num_classes=CLASSES)
+    if network is None:
+        network = timm.create_model(NAMES[model], num_classes=CLASSES)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     images, labels = torch.randn(BATCH, 3, side, side), torch.arange(BATCH) % CLASSES
     others = torch.randn(EVALUATED, 3, side, side)
