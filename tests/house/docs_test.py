@@ -37,7 +37,10 @@ QUOTED = {
     "finish": ("finish_study", "finish_live"),
     "from-scratch": ("nas_cells",),
     "halving": ("halving_study",),
+    "race": ("race_study",),
     "recall": ("recall_study",),
+    "rivals": ("rivals_study",),
+    "shortlist": ("shortlist_study", "few_images_live"),
     "published-weights": (
         "compare_predictors_genuine",
         "published_study",
