@@ -329,8 +329,10 @@ def test_every_option_has_a_flag_of_its_type_and_default():
     for record in (RankConfig, DataConfig):
         for option in options.options_of(record):
             flag = command.FLAGS[option.name]
-            default = list(map(str, option.default)) if option.default == (256, 128, 64) else None
-            assert flag.default == (default or option.default), option.name
+            default = option.default
+            if isinstance(default, tuple) and default:  # absl keeps a list of words
+                default = list(map(str, default))
+            assert flag.default == default, option.name
             assert flag.help == option.text
     with command_line.flagsaver.flagsaver():
         command.FLAGS(["ncap_jax"])

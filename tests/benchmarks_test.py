@@ -35,7 +35,7 @@ def test_every_committed_result_belongs_to_a_benchmark():
 def test_unknown_benchmarks_are_refused(capsys):
     assert runner.main(["dta"]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("unknown: dta. Known: batch_norm, beta_eff, compile_effort, ")
+    assert message.startswith("unknown: dta. Known: batch_norm, beta_eff, bridge, compile_effort, ")
 
 
 def test_the_fastest_call_counts_and_the_first_does_not():
