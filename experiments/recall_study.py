@@ -40,7 +40,7 @@ from absl import app
 from experiments import corpus_files
 from experiments.finish_study import interval
 from experiments.shortlist_study import RATES
-from experiments.tasks import POOLS, Task, data_of, pool_files, read_tasks
+from experiments.tasks import POOLS, Task, data_of, pool_files, read_tasks, without
 from ncap_jax.options import Limits
 from ncap_jax.predictor.static_prior import static_prior
 from ncap_jax.run import facts
@@ -184,18 +184,6 @@ def table(pools: Mapping[str, Sequence[Task]]) -> str:
     return "\n".join(lines)
 
 
-def without_family(task: Task, family: str) -> Task:
-    """The task without the models of one family."""
-    kept = [i for i, run in enumerate(task.pools[0]) if family_of(run.model) != family]
-    return task._replace(
-        pools=[[pool[i] for i in kept] for pool in task.pools],
-        truths=task.truths[:, kept],
-        costs=task.costs[:, kept],
-        scores={name: values[:, kept] for name, values in task.scores.items()},
-        probe_ends=task.probe_ends[kept],
-    )
-
-
 def family_of(model: str) -> str:
     """As the product knows it."""
     return catalogue.facts(MODELS[model]).family
@@ -208,7 +196,7 @@ def families_table(pools: Mapping[str, Sequence[Task]], keep: int) -> str:
         found: dict[str, list[float]] = {}
         for tasks in pools.values():
             for family in sorted({family_of(run.model) for run in tasks[0].pools[0]}):
-                reduced = [without_family(task, family) for task in tasks]
+                reduced = [without(task, family, family_of) for task in tasks]
                 found.setdefault(family, []).extend(
                     float(each.mean()) for each in losses(way, reduced, keep)
                 )

@@ -267,9 +267,9 @@ def family(model: str) -> str:
     return "_".join(model.split("_")[:2])
 
 
-def without(task: Task, relatives: str) -> Task:
+def without(task: Task, relatives: str, family_of: Callable[[str], str] = family) -> Task:
     """The task with one family of models taken out of its pool."""
-    kept = [i for i, t in enumerate(task.pools[0]) if family(t.model) != relatives]
+    kept = [i for i, t in enumerate(task.pools[0]) if family_of(t.model) != relatives]
     return task._replace(
         pools=[[pool[i] for i in kept] for pool in task.pools],
         truths=task.truths[:, kept],

@@ -384,7 +384,7 @@ class Limits:
         None,
         "Of a longer list of candidates, this many are fine-tuned, chosen before any training by "
         "published accuracy, by the features of the untouched models and by family; 0: all "
-        "(default: 12 of more than 24).",
+        "(default: 12 of more than 24, unless time_budget is below recall_seconds).",
         at_least(0),
     )
     recall_parts: tuple[str, ...] = option(

@@ -23,8 +23,8 @@ own records:
        own² = max(σ², v) exp(-2 k gain) + own'² + q² S² u²,   std² = 2 own² + (spread · gain)²  (C2)
 
    with the constants of the same prior, own' being its own. The 2 makes a standard deviation of the
-   scale of Student's t. Which of two models is better is told from the scale, as of a normal: what
-   that states of shortlists and regrets was held against finished runs (docs/results/shortlist.md).
+   scale of Student's t. Which of two models is better is told from the scale, as of a normal:
+   docs/results/shortlist.md compares the shortlists and regrets that follow with finished runs.
    Mean and standard deviation of the accuracy are those of the logit-normal, by Gauss-Hermite
    quadrature; `own` is carried to the accuracy scale by the derivative of that mean.
 """

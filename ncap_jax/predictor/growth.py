@@ -27,8 +27,8 @@ variance v (binomial, first order). Of s² it leaves S² to the models:
 
 with p_i by Laplace's rule, (m p + 1) / (m + 2), and held like the logits. Many images: v = 0 and
 S = s. The half keeps a pool that differs by no more than luck from counting as equal for certain. A
-lead is not drawn in by the share of luck in it: with that, finished runs of sets left out were less
-likely, because a pool that has hardly begun to rise differs far more at its end.
+lead is not drawn in by the share of luck in it: the order would stay, and a pool that has hardly
+begun to rise differs far more at its end than its leads say.
 
 `fit` takes the constants from pools of finished runs, for each head its own: what is predicted is
 the end of *ordinary fine-tuning*, which a frozen probe only approaches from below. c is the median

@@ -60,9 +60,14 @@ class Choice:
 
 
 def kept(limits: Limits, candidates: int) -> int:
-    """How many candidates a recall keeps; 0: all, without a recall."""
+    """How many candidates a recall keeps; 0: all, without a recall.
+
+    With less time than a recall by itself may take there is none unless it is asked for: models are
+    then trained one after another while the time lasts, the best prior first.
+    """
     if limits.recall is None:
-        return KEPT if candidates > AUTOMATIC_ABOVE else 0
+        short = limits.time_budget is not None and limits.time_budget < limits.recall_seconds
+        return KEPT if candidates > AUTOMATIC_ABOVE and not short else 0
     return limits.recall if 0 < limits.recall < candidates else 0
 
 

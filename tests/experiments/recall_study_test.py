@@ -53,7 +53,7 @@ def test_a_way_loses_what_the_best_of_its_choice_lacks(pools):
 
 def test_a_family_left_out_takes_all_its_models_along(pools):
     task = pools["embedded"][0]
-    reduced = study.without_family(task, "tiny_resnet")
+    reduced = study.without(task, "tiny_resnet", study.family_of)
     gone = {run.model for run in task.pools[0]} - {run.model for run in reduced.pools[0]}
     assert gone == {"tiny_resnet", "tiny_resnet_deep", "tiny_resnet_random"}
     assert len(reduced.truth) == len(task.truth) - 3 == len(reduced.scores["logme"][0])

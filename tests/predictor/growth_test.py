@@ -101,8 +101,7 @@ def test_fit_finds_the_scatter_that_was_added(monkeypatch):
     for _ in range(100):
         slope, apart = rng.uniform(0.1, 1.0), rng.uniform(0.05, 0.8)
         z = -3.0 + slope * np.log1p(np.arange(6))
-        leads = rng.normal(size=40)
-        leads = apart * (leads - leads.mean()) / leads.std()
+        leads = apart * standard(rng.normal(size=40))
         gain = 2.0 * slope
         noise = rng.standard_t(growth.FREEDOM, size=40) * growth.scatter(
             law, gain, z[-1] - z[0], apart
@@ -126,8 +125,7 @@ def test_the_luck_of_the_images_is_told_from_the_scatter(monkeypatch):
     for _ in range(60):
         slope, apart = rng.uniform(0.1, 0.6), rng.uniform(0.3, 0.8)
         z = -1.0 + slope * np.log1p(np.arange(6))
-        leads = rng.normal(size=40)
-        leads = apart * (leads - leads.mean()) / leads.std()
+        leads = apart * standard(rng.normal(size=40))
         gain = 2.0 * slope
         spread = growth.scatter(law, gain, z[-1] - z[0], apart)
         noise = spread * rng.standard_t(growth.FREEDOM, size=40)
@@ -139,6 +137,11 @@ def test_the_luck_of_the_images_is_told_from_the_scatter(monkeypatch):
     assert found.scatter == pytest.approx(law.scatter, rel=0.2)
     assert plain.scatter > 1.05 * found.scatter
     assert plain.own > 1.2 * found.own
+
+
+def standard(values: np.ndarray) -> np.ndarray:
+    """With mean 0 and standard deviation 1."""
+    return (values - values.mean()) / values.std()
 
 
 def logit_of(trajectory: Trajectory) -> np.ndarray:

@@ -180,7 +180,7 @@ FIT = ["m00", "m01", "m02"]
 
 def test_where_not_all_models_fit_they_are_trained_one_after_another(capsys):
     """Of 38 models with a start of 10 seconds an even share is 1.5: nobody would be ranked."""
-    outcome = timed_runs.rank(timed_runs.models(38), time_budget=60.0, recall=0, show_progress=True)
+    outcome = timed_runs.rank(timed_runs.models(38), time_budget=60.0, show_progress=True)
     ends = outcome.epochs
     assert ends == {**dict.fromkeys(FIT, ("ok", 5)), "m03": ("stopped", 2)}
     assert len(outcome.messages) == 34

@@ -103,3 +103,11 @@ def test_a_long_list_is_chosen_from_in_a_moment():
     found = choose(many, 12, ALL)
     assert len(found.chosen) == 12
     assert len(found.left_out) == 1488
+
+
+@pytest.mark.parametrize(
+    ("wanted", "budget", "kept"), [(None, 599, 0), (None, 600, 12), (5, 60, 5)]
+)
+def test_a_short_time_is_for_training(wanted, budget, kept):
+    limits = Limits(recall=wanted, time_budget=budget, recall_seconds=600)
+    assert recall.kept(limits, 100) == kept
