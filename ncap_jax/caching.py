@@ -102,14 +102,27 @@ def describe_programs(kept: pathlib.Path | None) -> str:
     if kept is None:
         return "Compiled programs: the cache is switched off, so all are compiled in this run."
     taken = f"Compiled programs: taken from {kept} where it has them."
-    if re.match(r"\w{2,}:/", str(kept)):  # a bucket, which is not listed for this
-        return taken
-    try:
-        count = sum(name.endswith("-cache") for name in os.listdir(kept))
-    except FileNotFoundError:
-        count = 0
-    except OSError:
+    count = count_programs(kept)
+    if count is None:
         return taken
     if not count:
         return f"Compiled programs: {kept} has none yet, so all are compiled in this run, and kept."
     return f"{taken[:-1]} ({count:,} in all)."
+
+
+def count_programs(kept: pathlib.Path | None) -> int | None:
+    """How many compiled programs a folder has; None: not known.
+
+    Args:
+        kept: the folder, as `keep_compiled_programs` returns it.
+    """
+    if kept is None:
+        return 0
+    if re.match(r"\w{2,}:/", str(kept)):  # a bucket, which is not listed for this
+        return None
+    try:
+        return sum(name.endswith("-cache") for name in os.listdir(kept))
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None

@@ -68,15 +68,20 @@ class _Model(NamedTuple):
     state: Any
 
 
-def cost(spec: ModelSpec, setting: Setting, *, measured: bool = False) -> InferenceCost:
+def cost(
+    spec: ModelSpec, setting: Setting, *, counted: bool = True, measured: bool = False
+) -> InferenceCost:
     """What is known of a model's use; whatever breaks on the way becomes its `problem`.
 
     Args:
         spec: the model.
         setting: what it is used on.
+        counted: count its operations, for which a network may have to be traced.
         measured: time it as well, at the batch sizes in `BATCHES`.
     """
     found = InferenceCost(spec.parameters, licence=spec.licence)
+    if not counted:
+        return found
     try:
         found = dataclasses.replace(found, flops=flops_per_image(spec, setting))
         for batch in BATCHES if measured else ():

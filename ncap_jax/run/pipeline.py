@@ -36,9 +36,11 @@ def rank(request: Request) -> Ranking:
     """Do the main job; see `ncap_jax.rank_models` for arguments, result and errors."""
     call_start = time.monotonic()
     board = None if request.tensorboard is None else TensorBoard(request.tensorboard)
-    programs = caching.describe_programs(caching.keep_compiled_programs())
+    kept_programs = caching.keep_compiled_programs()
+    programs = caching.describe_programs(kept_programs)
+    cached = bool(caching.count_programs(kept_programs))
     job, about = prepare(request)
-    clock = budget.TimeBudget(job.config, call_start)
+    clock = budget.TimeBudget(job.config, call_start, cached=cached)
     with contextlib.ExitStack() as stack:
         place = open_place(request, about)
         folder = place.folder

@@ -23,6 +23,9 @@ def costs(
 ) -> dict[str, InferenceCost]:
     """What the use of every model costs, by name; timed if the configuration asks for it.
 
+    The operations of a model that was never trained are not counted: of a long list in a short time
+    budget most are not, and tracing them all would take longer than the budget leaves.
+
     Args:
         job: the run, whose training is over.
         trajectories: of its models; those without an epoch of training are not timed.
@@ -36,7 +39,10 @@ def costs(
         tell(f"Measuring how fast {models} images.")
     used_on = admission.setting(job.dataset, job.config)
     found = {
-        spec.name: inference.cost(spec, used_on, measured=spec.name in timed) for spec in job.specs
+        spec.name: inference.cost(
+            spec, used_on, counted=spec.name in trained, measured=spec.name in timed
+        )
+        for spec in job.specs
     }
     if timed:
         caching.forget_compiled_programs()

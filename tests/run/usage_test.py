@@ -33,13 +33,23 @@ def job(**changes):
 
 def test_nothing_is_timed_unless_it_is_asked_for(latencies):
     told = []
-    found = usage.costs(job(), make_pool(2), told.append)
+    trained = [dataclasses.replace(t, model=s.name) for t, s in zip(make_pool(2), SPECS)]
+    found = usage.costs(job(), trained, told.append)
     assert [cost.speeds for cost in found.values()] == [(), ()]
     assert [cost.parameters for cost in found.values()] == [600, 5_000_000]
     assert found["toy_1"].flops == inference.flops_per_image(
         SPECS[0], admission.setting(digits(), CONFIG)
     )
     assert told == []
+
+
+def test_what_was_never_trained_is_not_counted():
+    """Tracing a long list would outlast a short time budget, which left no time for these."""
+    trained = dataclasses.replace(make_pool(1)[0], model="toy_1")
+    stopped = Trajectory("toy_2", "linear", (), "stopped", "no time was left")
+    found = usage.costs(job(), (trained, stopped))
+    assert found["toy_1"].flops is not None
+    assert found["toy_2"] == InferenceCost(5_000_000)
 
 
 def test_models_are_timed_once_training_and_compiling_are_over(latencies, monkeypatch):

@@ -129,8 +129,16 @@ def test_how_many_models_fit(clock):
     assert times.fitting(36) == 1 + 3  # 15 each, in 58 seconds
     times.begin("c", 36, workers=2)
     assert times.fitting(36) == 2 * (1 + 3)
-    clock.now += 57.0
+    clock.now += 44.5
+    assert times.fitting(35) == 2 * 1  # 13.5 seconds are enough for one on each worker
+    clock.now += 1.0
     assert times.fitting(35) == 0
+
+
+def test_where_programs_are_cached_there_is_less_to_share(clock):
+    times = budget.TimeBudget(RankConfig(time_budget=100.0), clock.now, cached=True)
+    trained(times, clock, "a", 20.0, 2.0)  # the next: 14 + 2
+    assert times.fitting(37) == 1 + 4  # in 73 seconds
 
 
 def test_a_models_own_budget_holds_for_all_its_turns_once_it_has_an_epoch(clock):
