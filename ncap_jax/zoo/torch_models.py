@@ -229,6 +229,7 @@ class TorchApply:
             torch.no_grad(),
             env.override_property(prng=key),
             env,
+            env.images,
             _momenta(module, self.longest),
             stateless._reparametrize_module(module, wrapped, tie_weights=True),
         ):

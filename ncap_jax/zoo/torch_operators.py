@@ -29,6 +29,8 @@ import torch.utils._pytree as tree
 from torch.utils._mode_utils import no_dispatch
 
 from ncap_jax.ops.convolutions import LAYOUT, convolution
+from ncap_jax.zoo.layers import moments
+from ncap_jax.zoo.torch_layout import PIXELWISE, Images, channels_first, channels_last
 
 
 class _Absent:
@@ -96,19 +98,23 @@ class Environment(tensor.Environment):
 
     def __init__(self) -> None:
         super().__init__()
+        self.images = Images()
+        for operator, found in list(self._ops.items()):
+            if _base(operator) in PIXELWISE and found.is_jax_function:
+                self._replace(operator, self.images.pixelwise(found.func))
         for operator, function in FIXES.items():
-            self._ops[operator] = ops_registry.Operator(
-                operator,
-                function,
-                is_jax_function=True,
-                is_user_defined=True,
-                needs_env=False,
-                is_view_op=False,
-            )
-        self._ops[F.batch_norm] = ops_registry.Operator(
-            F.batch_norm,
-            batch_norm,
-            is_jax_function=False,
+            self._replace(operator, function)
+        for operator in (torch.ops.aten.convolution, torch.ops.aten.avg_pool2d):
+            self._replace(operator, self.images.giving(FIXES[operator]))
+        cat = torch.ops.aten.cat
+        self._replace(cat, self.images.joined(self._ops[cat].func))
+        self._replace(F.batch_norm, batch_norm, is_jax_function=False)
+
+    def _replace(self, operator: Any, function: Function, *, is_jax_function: bool = True) -> None:
+        self._ops[operator] = ops_registry.Operator(
+            operator,
+            function,
+            is_jax_function=is_jax_function,
             is_user_defined=True,
             needs_env=False,
             is_view_op=False,
@@ -158,6 +164,13 @@ def _name(func: Any) -> str:
     return tensor._name_of_func(func)
 
 
+def _base(operator: Any) -> str:
+    """The name of one of ATen's operators without its overload: aten::add.Tensor -> add."""
+    if not isinstance(operator, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return ""
+    return _name(operator).removeprefix("aten::").split(".")[0]
+
+
 def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """X W^T + b over the last axis; torchax's does not take `weight` by keyword."""
     y = jnp.einsum("...i,oi->...o", input, weight)
@@ -185,7 +198,7 @@ def convolve(
             input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
         )
     y = convolution(
-        jnp.transpose(input, (0, 2, 3, 1)),
+        channels_last(input),
         jnp.transpose(weight, (2, 3, 1, 0)),
         tuple(stride),
         [(side, side) for side in _pair(padding)],
@@ -200,7 +213,7 @@ def convolve(
         raise ValueError(sides.format(*weight.shape[2:], *padded))
     if bias is not None:
         y = y + bias
-    return jnp.transpose(y, (0, 3, 1, 2))
+    return channels_first(y)
 
 
 def bicubic(input: jax.Array, output_size: Sequence[int], *_: Any) -> jax.Array:
@@ -253,17 +266,14 @@ def batch_norm(
 ) -> Any:
     """Batch norm that writes its running statistics, as PyTorch's does.
 
-    Statistics are taken in float32 at least. The running variance is unbiased.
+    Statistics are taken in float32 at least, as the zoo's batch norm takes them. The running
+    variance is unbiased.
     """
     env = input._env
     x = input.jax()
-    work = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    axes = (0, *range(2, x.ndim))
-    around = (1, -1, *(1,) * (x.ndim - 2))
+    work = jnp.moveaxis(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 1, -1)
     if training:
-        mean = jnp.mean(work, axes)
-        centred = work - mean.reshape(around)
-        variance = jnp.mean(jax.lax.square(centred), axes)
+        mean, variance = moments(work, once=jax.default_backend() != "cpu")
         if running_mean is not None and momentum:
             count = x.size // x.shape[1]
             unbiased = variance * (count / max(count - 1, 1))
@@ -271,13 +281,12 @@ def batch_norm(
             _move(running_var, unbiased, momentum)
     else:
         mean, variance = env.t2j_iso((running_mean, running_var))
-        centred = work - mean.reshape(around)
     scale, shift = (None if part is None else env.t2j_iso(part) for part in (weight, bias))
     factor = jax.lax.rsqrt(variance + eps)
     factor = factor if scale is None else factor * scale
-    y = centred * factor.reshape(around)
-    y = y if shift is None else y + shift.reshape(around)
-    return env.wrap(y.astype(x.dtype))
+    # One multiplication and one addition a pixel, in PyTorch's own order on a CPU.
+    y = work * factor + ((0 if shift is None else shift) - mean * factor)
+    return env.wrap(env.images.add(jnp.moveaxis(y.astype(x.dtype), -1, 1)))
 
 
 def _move(running: Any, value: jax.Array, momentum: float) -> None:
