@@ -37,6 +37,7 @@ FAMILIES: dict[str, str | None] = {
     "resnet50": "resnet50",
     "mobilenetv2_100": "mobilenetv2",
     "mobilenetv3_large_100": None,
+    "efficientnet_b0": None,
     "convnext_tiny": "convnext_tiny",
     "vit_tiny_patch16_224": "vit_ti16",
 }

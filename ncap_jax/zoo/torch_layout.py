@@ -1,12 +1,12 @@
 """Channels last inside PyTorch's networks, whose images are (batch, channels, height, width).
 
 The product's convolutions and norms take channels last, between a transposition there and one back
-(`channels_last`). XLA cancels a pair that meets, but an activation or a sum between two convolutions
-would keep both, and copy the images twice. So what treats every pixel alike is computed between such
-a pair too, and in a chain of operators all of them cancel.
+(`channels_last`). XLA cancels a pair that meets, but an activation or a sum between two
+convolutions would keep both, and copy the images twice. So what treats every pixel alike is
+computed between such a pair too, and in a chain of operators all of them cancel.
 
-For arrays of four axes that are no images, such as attention weights, nothing would cancel: only
-what an operator on images gave is treated so (`Images`).
+For other arrays of four axes, such as attention weights, nothing would cancel: only what an
+operator on images gave is treated so (`Images`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ Function = Callable[..., Any]
 
 # Names of the operators that treat every pixel alike, without what stands behind a dot.
 PIXELWISE = frozenset(
-    "add sub mul div maximum minimum neg exp erf pow tanh relu silu gelu sigmoid hardtanh leaky_relu "
-    "clamp clamp_min".split()
+    (
+        *("add", "sub", "mul", "div", "maximum", "minimum", "neg", "exp", "erf", "pow", "tanh"),
+        *("relu", "silu", "gelu", "sigmoid", "hardtanh", "leaky_relu", "clamp", "clamp_min"),
+    )
 )
 
 
@@ -80,7 +82,7 @@ class Images:
         return cat
 
     def _among(self, leaves: Sequence[Any]) -> bool:
-        """Whether images are among the operands, and nothing but arrays of four axes and numbers."""
+        """Whether images are among the operands, and but for numbers only arrays of four axes."""
         arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
         return any(id(leaf) in self._known for leaf in arrays) and all(
             leaf.ndim in (0, 4) for leaf in arrays

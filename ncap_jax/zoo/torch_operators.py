@@ -6,7 +6,8 @@ Imported only when a PyTorch module is used, for it imports torch and torchax. E
 - torchax names operators for named tensors, which torch 2.14 no longer has (`import_torchax`).
 - Batch norm does not update running statistics in training (google/torchax#22).
 - `linear` does not take the keyword `weight` (BEiT v2, EVA-02, Swin V2).
-- Convolutions are left to XLA, whose depthwise and pointwise ones are slow on a CPU.
+- Convolutions are left to XLA, whose depthwise and pointwise ones are slow on a CPU. Ours take
+  channels last, and so does what lies between them (`ncap_jax.zoo.torch_layout`).
 - Antialiased resizing fails.
 - Average pooling with `ceil_mode` is traced entry by entry; without padding in the mean, XLA folds
   the numbers of pixels at length. Here they are constants.
