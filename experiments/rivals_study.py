@@ -15,7 +15,9 @@ Signals, those before training first:
 - static list: mean relative rank of a model on the sets of other sources;
 - logme, linear_probe: of the untouched features;
 - accuracy, n: the last validation accuracy after n epochs, which is the default;
-- accuracy and list, n: both standardised over the pool and added, the list with weight 1/n.
+- accuracy and list, n: both standardised over the pool and added, the list with weight 1/n;
+- accuracy and prior, accuracy and features, n: likewise with what a user has instead of such a
+  list, the product's static prior, or the mean rank by LogME and linear probe.
 
 Columns:
 
@@ -43,8 +45,11 @@ from absl import app
 from experiments.finish_study import interval
 from experiments.shortlist_study import HEAD, RATES
 from experiments.tasks import POOLS, Task, data_of, family, read_tasks
+from ncap_jax.predictor.static_prior import static_prior
 from ncap_jax.run import facts
 from ncap_jax.selection import metrics
+from ncap_jax.selection.recall import shares_above
+from ncap_jax.zoo import MODELS
 
 EPOCHS = (1, 2, 3, 5)
 LIST = "static list"
@@ -105,11 +110,25 @@ def accuracy(epochs: int) -> Signal:
     )
 
 
-def with_list(epochs: int) -> Signal:
-    """The accuracy and the static list, whose weight falls with the epochs."""
+def prior(task: Task, pool: Sequence[Task]) -> np.ndarray:
+    """By the product's static prior, minus the share of models above it; unknown: the middle."""
+    del pool
+    values = static_prior([MODELS[model] for model in models(task)])
+    return every_seed((-shares_above(values)).tolist(), task)
+
+
+def features(task: Task, pool: Sequence[Task]) -> np.ndarray:
+    """By the mean rank of the untouched features' scores, as a recall has them."""
+    del pool
+    known = [task.scores[name] for name in ("logme", "linear_probe") if name in task.scores]
+    return -np.mean([list(map(shares_above, rows)) for rows in known], axis=0)
+
+
+def combined(other: Signal, epochs: int) -> Signal:
+    """The accuracy and what is known before training, whose weight falls with the epochs."""
 
     def signal(task: Task, pool: Sequence[Task]) -> np.ndarray:
-        return standard(accuracy(epochs)(task, pool)) + standard(static_list(task, pool)) / epochs
+        return standard(accuracy(epochs)(task, pool)) + standard(other(task, pool)) / epochs
 
     return signal
 
@@ -127,7 +146,9 @@ SIGNALS: Mapping[str, Signal] = {
     "logme": score("logme"),
     "linear_probe": score("linear_probe"),
     **{f"accuracy, {n}": accuracy(n) for n in EPOCHS},
-    **{f"accuracy and list, {n}": with_list(n) for n in EPOCHS},
+    **{f"accuracy and list, {n}": combined(static_list, n) for n in EPOCHS},
+    **{f"accuracy and prior, {n}": combined(prior, n) for n in EPOCHS},
+    **{f"accuracy and features, {n}": combined(features, n) for n in EPOCHS},
 }
 
 

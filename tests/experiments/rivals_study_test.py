@@ -39,8 +39,20 @@ def test_the_list_counts_less_with_every_epoch():
     listed = study.standard(study.static_list(DIGITS, pool))
     for n in (1, 4):
         seen = study.standard(study.accuracy(n)(DIGITS, pool))
-        np.testing.assert_allclose(study.with_list(n)(DIGITS, pool) - seen, listed / n)
+        both = study.combined(study.static_list, n)(DIGITS, pool)
+        np.testing.assert_allclose(both - seen, listed / n)
     np.testing.assert_array_equal(study.standard(np.ones((2, 3))), np.zeros((2, 3)))
+
+
+def test_what_a_user_knows_before_training():
+    """Published accuracy, with models drawn at random last; the mean rank of two scores."""
+    task = next(t for t in read_tasks("linear", "embedded") if t.name == "digits_embedded")
+    names = study.models(task)
+    prior = dict(zip(names, study.prior(task, [])[0], strict=True))
+    assert min(prior, key=prior.__getitem__) == "tiny_resnet_random"
+    scores = {"logme": np.array([[1.0, 2, 3]] * 2), "linear_probe": np.array([[1.0, 3, 2]] * 2)}
+    found = study.features(DIGITS._replace(scores=scores), [])
+    np.testing.assert_allclose(found, [[-1, -0.25, -0.25]] * 2)
 
 
 def test_models_without_a_score_and_models_left_out_do_not_count():
