@@ -49,9 +49,9 @@ class Way:
     `top`: how many are finished; None: all; `tied`: the first and all that are tied with it.
     `patience`: epochs without a better validation accuracy after which a model stops; None: it
     trains to the end. The corpus lacks some late epochs: a model is looked at where it was.
-    `strategy`: who is stopped before the ranking, with the `shares` of the race and the `threshold`
-    of halving. `rate`: with published weights the one that suits a model on other sets, or the one
-    that a trial of two for an epoch finds.
+    `strategy`: who is stopped before the ranking, with the `shares` and the `margin` of the race,
+    or the `threshold` of halving. `rate`: with published weights the one that suits a model on
+    other sets, or the one that a trial of two for an epoch finds.
     """
 
     top: int | Literal["tied"] | None = 2
@@ -60,6 +60,7 @@ class Way:
     choice: Choice = "best"
     strategy: str = "full"
     shares: Mapping[int, Fraction] = dataclasses.field(default_factory=lambda: race.SHARES)
+    margin: float = race.STANDARD_ERRORS
     threshold: float = RankConfig.halving_threshold
     rate: Rate = "known"
 
@@ -166,7 +167,7 @@ def stop_early(early: Sequence[Trajectory], way: Way, priors: growth.Priors) -> 
     for rung in rungs[way.strategy]:
         seen = [truncate(run, min(rung, ends[run.model])) for run in early]
         if way.strategy == "race":
-            leave = race.stopped(seen, alive, config, rung, way.shares)
+            leave = race.stopped(seen, alive, config, rung, way.shares, way.margin)
         else:
             leave = halving.stopped(seen, alive, config, rung, priors)
         for model in leave:

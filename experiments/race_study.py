@@ -18,7 +18,8 @@ Columns:
   seeds; when two are finished: likewise of the better of the first two by validation at the end;
 - more than full: the difference to the same without a race.
 
-Intervals are 95 % bootstraps over sets, and over seeds in each.
+Intervals are 95 % bootstraps over sets, and over seeds in each. The last table compares what is
+stated of those that ran to the end with what comes true among them.
 
 Expected result: experiments/tables/race_study.md; what follows: docs/results/race.md.
 """
@@ -36,31 +37,41 @@ from absl import app
 
 from experiments import finish_replay as replay
 from experiments import finish_study as study
+from experiments import shortlist_study
 from experiments.finish_replay import Recorded, Way
 from experiments.tasks import POOLS, data_of
+from ncap_jax import predictor as predictors
+from ncap_jax.predictor import common_scale
 from ncap_jax.predictor.base import truncate
 from ncap_jax.run import facts
 from ncap_jax.types import Trajectory
 
 
-def schedule(*cuts: str) -> Way:
-    """A race with shares such as `1/2`, after epochs 1, 2, ...; `1` cuts nobody."""
-    shares = {i: Fraction(cut) for i, cut in enumerate(cuts, start=1) if cut != "1"}
-    return dataclasses.replace(study.PRODUCT, strategy="race", shares=shares)
+def schedule(*cuts: str, margin: float = 1.0) -> Way:
+    """A race with shares such as `1/2`, after epochs 1, 2, ..., and a margin in standard errors."""
+    shares = {i: Fraction(cut) for i, cut in enumerate(cuts, start=1)}
+    return dataclasses.replace(study.PRODUCT, strategy="race", shares=shares, margin=margin)
 
 
 WAYS: Mapping[str, Way] = {
     "full": study.PRODUCT,
-    "race: 2/3, 1/2, 1/3": dataclasses.replace(study.PRODUCT, strategy="race"),
-    "race: 3/4, 1/2, 1/3": schedule("3/4", "1/2", "1/3"),
-    "race: 1, 2/3, 1/2": schedule("1", "2/3", "1/2"),
-    "race: 2/3, 1/2, 1/3, 1/4": schedule("2/3", "1/2", "1/3", "1/4"),
+    "race: the product's": dataclasses.replace(study.PRODUCT, strategy="race"),
+    "race, margin 1/2": schedule("1/2", "1/3", "1/4", "1/5", margin=0.5),
+    "race, margin 3/2": schedule("1/2", "1/3", "1/4", "1/5", margin=1.5),
+    "race without a margin": schedule("1/2", "1/3", "1/4", "1/5", margin=0.0),
     "race: 1/2, 1/3, 1/4": schedule("1/2", "1/3", "1/4"),
-    "one epoch, keep half": schedule("1/2"),
-    "one epoch, keep a third": schedule("1/3"),
+    "race: 2/3, 1/2, 1/3, 1/4": schedule("2/3", "1/2", "1/3", "1/4"),
+    "race: 2/3, 1/2, 1/3": schedule("2/3", "1/2", "1/3"),
+    "the same without a margin": schedule("2/3", "1/2", "1/3", margin=0.0),
+    "one epoch, keep half": schedule("1/2", margin=0.0),
+    "one epoch, keep a third": schedule("1/3", margin=0.0),
     "halving": dataclasses.replace(study.PRODUCT, strategy="halving"),
     "halving, threshold 0.2": dataclasses.replace(study.PRODUCT, strategy="halving", threshold=0.2),
 }
+
+
+# Rules after which what is stated of the finalists is compared with what comes true.
+STATED = ("full", "race: the product's", "halving")
 
 
 class Outcome(NamedTuple):
@@ -109,6 +120,33 @@ def share(early: Sequence[Trajectory], ends: Sequence[int], prices) -> float:
     return sum(sum(p[: end + 1]) for p, end in zip(paid, ends)) / sum(map(sum, paid))
 
 
+def finalists(way: Way, runs: Recorded, seed: int, priors) -> shortlist_study.Outcome:
+    """What is stated of the models that ran to the end, and what came true among them."""
+    early = [truncate(run, way.epochs) for run in runs.early[way.rate][seed]]
+    ends = replay.stop_early(early, way, priors)
+    raced = [truncate(run, end) for run, end in zip(early, ends, strict=True)]
+    method = predictors.get("default", shortlist_study.HEAD)
+    answers = common_scale.accuracies(method, raced, priors)
+    left = [i for i, end in enumerate(ends) if end == way.epochs]
+    truth = runs.truths.mean(axis=0)[left]
+    return shortlist_study.outcome([answers[i] for i in left], truth, seed)
+
+
+def finalists_table(sets: Sequence[Recorded], priors: study.Priors) -> str:
+    """The columns of `experiments.shortlist_study`, of those that ran to the end."""
+    lines = shortlist_study.HEADER[:]
+    for name in STATED:
+        found = [
+            [
+                finalists(WAYS[name], r, seed, priors[data_of(r.name)])
+                for seed in range(len(r.lines))
+            ]
+            for r in sets
+        ]
+        lines.append(shortlist_study.row(found, name))
+    return "\n".join(lines)
+
+
 Results = list[list[Outcome]]
 
 
@@ -147,17 +185,18 @@ def table(found: Mapping[str, Results], inside: Sequence[int]) -> str:
 
 
 def sets_table(found: Mapping[str, Results], names: Sequence[str]) -> str:
-    """Points lost by the first, set by set, with and without the race."""
+    """Points lost by the first, set by set, with and without the race, and the race's epochs."""
     ways = list(WAYS)[:2]
     lines = [
-        "| set | " + " | ".join(f"{way}: first; two" for way in ways) + " |",
-        "|---" * 3 + "|",
+        "| set | " + " | ".join(f"{way}: first; two" for way in ways) + " | its epochs |",
+        "|---" * 4 + "|",
     ]
     for i, name in enumerate(names):
         cells = [
             "; ".join(f"{column([found[way][i]], part)[0].mean():.2f}" for part in ("lost", "two"))
             for way in ways
         ]
+        cells.append(study.percent([column(found[ways[1]], "epochs")[i]]))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -173,7 +212,8 @@ def main(argv: list[str]) -> None:
     for title, pool in (("All sets", ""), ("Embedded", "embedded"), ("Published", "genuine")):
         inside = [i for i, name in enumerate(names) if name.endswith(pool)]
         print(f"### {title}: {len(inside)}\n\n{table(found, inside)}\n")
-    print(f"### Set by set\n\n{sets_table(found, names)}")
+    print(f"### Set by set\n\n{sets_table(found, names)}\n")
+    print(f"### What is stated of those that ran to the end\n\n{finalists_table(sets, priors)}")
 
 
 if __name__ == "__main__":

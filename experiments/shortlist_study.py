@@ -88,6 +88,10 @@ def outcomes(task: Task, epochs: int, priors: growth.Priors) -> Iterator[Outcome
 
 
 Found = dict[str, list[Outcome]]
+HEADER = [
+    "| pool, epochs | covered | size | regret stated | lost | r | within stated | true | 95 % |",
+    "|---" * 9 + "|",
+]
 
 
 def row(found: Sequence[Sequence[Outcome]], name: str) -> str:
@@ -107,11 +111,7 @@ def row(found: Sequence[Sequence[Outcome]], name: str) -> str:
 
 def table(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
     """All epochs and pools, then the sets after three epochs."""
-    lines = [
-        "| pool, epochs | covered | size | regret stated | lost | r "
-        "| within stated | true | 95 % |",
-        "|---" * 9 + "|",
-    ]
+    lines = HEADER[:]
     found = {
         n: {t.name: list(outcomes(t, n, priors[data_of(t.name)])) for t in tasks} for n in EPOCHS
     }

@@ -29,7 +29,7 @@ WEIGHTS = ("pretrained", "random")
 LICENCES = ("any", "commercial")
 AUGMENT = ("off", "recommended")
 BETA_EFF = ("auto", "off", "every_epoch")
-STRATEGIES = ("full", "race", "halving")
+STRATEGIES = ("auto", "full", "race", "halving")
 EXECUTORS = ("local", "processes", "ray")
 SCHEDULES = ("cosine", "plateau", "constant")
 CLASS_WEIGHTS = ("off", "balanced")
@@ -352,9 +352,11 @@ class Limits:
     """How far models get: who is stopped early, and what a run may spend."""
 
     strategy: str = option(
-        "full",
-        "full: every model trains all epochs; race: after 1, 2 and 3 epochs only the best two "
-        "thirds, half and third continue; halving: hopeless models stop early.",
+        "auto",
+        "race: after 1, 2, 3 and 4 epochs the best half, third, quarter and fifth continue, and "
+        "whoever the validation images cannot tell from these; full: every model trains all "
+        "epochs; halving: hopeless models stop early; auto: race, but full with at most three "
+        "models, with a budget, or in several processes (--distributed).",
         one_of(*STRATEGIES),
     )
     halving_top: int = option(

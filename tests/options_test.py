@@ -41,7 +41,7 @@ def test_the_defaults_that_studies_chose() -> None:
         (256, 128, 64),
         1,
     )
-    assert (config.strategy, config.halving_top, config.halving_threshold) == ("full", 3, 0.1)
+    assert (config.strategy, config.halving_top, config.halving_threshold) == ("auto", 3, 0.1)
     assert (config.predictor, config.dtype, config.augment) == ("default", "float32", "off")
     assert (config.weights, config.beta_eff) == ("pretrained", "auto")
     assert config.executor == "local"

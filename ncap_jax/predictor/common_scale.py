@@ -7,6 +7,10 @@ after n, is judged as it was then, in the pool as it was then, and moved with th
     mean_m = p_m(e) + average over j that reached n of  p_j(n) − p_j(e)                       (A1)
 
 with p_j(e) the predicted accuracy of model j after e epochs. Its deviation stays that of e epochs.
+
+The models that went on are predicted from their own pool, if they are `ENOUGH`: how far apart
+models were that were stopped after an epoch says nothing about them. After a race the chances and
+losses that follow hold (experiments/race_study.py, docs/results/race.md).
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ import numpy as np
 from ncap_jax.predictor import calibration, growth
 from ncap_jax.predictor.base import Predictor, truncate
 from ncap_jax.types import Prediction, Trajectory
+
+# Models of the greatest length that make a pool of their own.
+ENOUGH = 3
 
 
 def accuracies(
@@ -38,11 +45,18 @@ def accuracies(
 
     Returns:
         One per trajectory; of those that ended early as (A1) says, of the longest as
-        `ncap_jax.predictor.accuracies` gives them in the whole pool.
+        `ncap_jax.predictor.accuracies` gives them in their own pool, or, of fewer than `ENOUGH`, in
+        the whole one.
     """
     found = calibration.accuracies(predictor, trajectories, priors=priors, images=images)
     lengths = sorted({t.epochs for t in trajectories})
-    ends = {t.model: p for t, p in zip(trajectories, found, strict=True) if t.epochs == lengths[-1]}
+    longest = [i for i, t in enumerate(trajectories) if t.epochs == lengths[-1]]
+    if ENOUGH <= len(longest) < len(trajectories):
+        pool = [trajectories[i] for i in longest]
+        answers = calibration.accuracies(predictor, pool, priors=priors, images=images)
+        for i, answer in zip(longest, answers, strict=True):
+            found[i] = answer
+    ends = {trajectories[i].model: found[i] for i in longest}
     for epochs in lengths[:-1]:
         pool = [truncate(t, epochs) for t in trajectories if t.epochs >= epochs]
         answers = calibration.accuracies(predictor, pool, priors=priors, images=images)

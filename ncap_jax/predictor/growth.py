@@ -175,18 +175,18 @@ def fit(
         seen = np.array([t.series("validation_accuracy") for t in pool])
         images = validation_images(pool)
         leads.setdefault(pool[0].head, []).extend(
-            _leads(clipped_logit(seen[:, : n + 1]), end, image_noise(seen[:, n], images))
+            leads_of(clipped_logit(seen[:, : n + 1]), end, image_noise(seen[:, n], images))
             for n in FITTED_EPOCHS
         )
     if not leads:
         raise errors.ConfigError(
             "no pool of finished runs to fit the growth law to", "Give at least one for each head"
         )
-    return {head: _fit_head(head, found) for head, found in leads.items()}
+    return {head: fit_head(head, found) for head, found in leads.items()}
 
 
-def _leads(curves: np.ndarray, end: np.ndarray, noise: float) -> Leads:
-    """(models, n + 1) and (models,) logits, and v."""
+def leads_of(curves: np.ndarray, end: np.ndarray, noise: float) -> Leads:
+    """What the law sees of a pool: (models, n + 1) and (models,) logits, and v."""
     middle = curves.mean(axis=0)
     return Leads(
         slope=log_slope(middle),
@@ -198,7 +198,8 @@ def _leads(curves: np.ndarray, end: np.ndarray, noise: float) -> Leads:
     )
 
 
-def _fit_head(head: Head, leads: Sequence[Leads]) -> Prior:
+def fit_head(head: Head, leads: Sequence[Leads]) -> Prior:
+    """The constants of one head; see `fit`."""
     ratios = [e.gained / e.slope for e in leads if e.slope > _FLAT and e.gained > 0]
     if not ratios:
         raise errors.ConfigError(

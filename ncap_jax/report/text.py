@@ -185,8 +185,11 @@ def _in_points(ranking: Ranking) -> list[str]:
     if len(ranking.models) == 1:
         return []
     who = "it" if len(names) == 1 else f"one of {listed(some(names))}"
+    compared = sum(math.isfinite(row.p_best) for row in ranking.models)
+    stopped = any(row.status == "stopped" for row in ranking.models)
+    whom = f"the {compared} compared" if stopped else "these models"
     return [
-        f"It is expected to be {points(ranking.expected_regret)} below the best of these models.",
+        f"It is expected to be {points(ranking.expected_regret)} below the best of {whom}.",
         f"With 90 % certainty, {who} is within {points(ranking.config.shortlist_points)} of the "
         "best.",
     ]

@@ -42,7 +42,7 @@ def rank(request: Request) -> Ranking:
     job, about = prepare(request)
     clock = budget.TimeBudget(job.config, call_start, cached=cached)
     with contextlib.ExitStack() as stack:
-        place = open_place(request, about)
+        place = open_place(request, about, job.config)
         folder = place.folder
         known: Known = {}
         if folder is not None:
@@ -115,7 +115,7 @@ class Place(NamedTuple):
     scratch: Scratch | None = None
 
 
-def open_place(request: Request, about: dict[str, Any]) -> Place:
+def open_place(request: Request, about: dict[str, Any], config: RankConfig) -> Place:
     """The folder of a run; of several processes the primary one's counts.
 
     Where none was asked for, it is a temporary one if the run needs it.
@@ -127,7 +127,7 @@ def open_place(request: Request, about: dict[str, Any]) -> Place:
     path = distributed.broadcast_json(None if wanted is None else os.fspath(wanted))
     if path is not None:
         return Place(RunFolder(path, about))
-    if not needs_folder(request.config):
+    if not needs_folder(config):
         return Place()
     scratch = Scratch()
     return Place(RunFolder(scratch.path, about), scratch)

@@ -81,8 +81,10 @@ def _training(models: int, config: RankConfig) -> list[str]:
     epochs = f"{config.epochs} epoch{'s' if config.epochs != 1 else ''}"
     line = f"Training: {models} model{'s' if models != 1 else ''}, up to {epochs} each."
     if config.strategy == "race":
-        cuts = [f"{race.kept(models, rung)} after {rung}" for rung in race.rungs(config)]
-        line += f" The race lets {text.listed(cuts)} continue." if cuts else ""
+        places = {rung: race.kept(models, rung) for rung in race.rungs(config)}
+        cuts = [f"{kept} after {rung}" for rung, kept in places.items() if kept < models]
+        alike = "and those that the images cannot tell from them"
+        line += f" The race lets {text.listed(cuts)} continue, {alike}." if cuts else ""
     lines = [line]
     if config.time_budget is not None:
         lines.append(f"Time budget: {text.duration(config.time_budget)} in all.")

@@ -6,9 +6,10 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from ncap_jax import data
+from ncap_jax import data, distributed
 from ncap_jax.data.further_splits import check_splits
 from ncap_jax.finetune import mesh
 from ncap_jax.options import DataConfig, RankConfig
@@ -23,6 +24,7 @@ from ncap_jax.run.checks import (
 from ncap_jax.run.job import Job
 from ncap_jax.run.recall_files import Decision
 from ncap_jax.run.request import Request
+from ncap_jax.selection import race
 from ncap_jax.types import Dataset, FunnelStep, LeftOut, ModelSpec
 from ncap_jax.zoo import shapes
 from ncap_jax.zoo.registry import Found, search
@@ -54,8 +56,13 @@ def prepare(request: Request, only: Collection[str] | None = None) -> tuple[Job,
         specs, left_out = fast.specs, (*left_out, *fast.left_out)
     seen = {} if kept else seen_before(specs, dataset, config, data_config)
     steps = _funnel(admitted, len(specs))
-    job = Job(specs, dataset, config, seen, left_out, kept, steps)
-    command = facts.command(admitted.asked, request.dataset, config, data_config)
+    strategy = partial(
+        race.settled, models=kept or len(specs), together=distributed.is_distributed()
+    )
+    job = Job(specs, dataset, strategy(config), seen, left_out, kept, steps)
+    plain = dataclasses.replace(config, strategy="auto")
+    asked = plain if strategy(plain) == job.config else config  # what goes without saying
+    command = facts.command(admitted.asked, request.dataset, asked, data_config)
     about = {**facts.run_facts(job, data_config), "command": command}
     warn_of_few_images(about["data"]["num_validation"] * config.validation_splits)
     return job, about

@@ -223,7 +223,7 @@ class TimeBudget:
         """How many of the models left are expected to have an epoch; all while nothing is known."""
         if not self._first:
             return models_left
-        first = statistics.median(self._firsts())
+        first = statistics.median(self._firsts(self._after_the_first))
         if first <= self._even(models_left):
             return models_left
         if first > self.rest():
@@ -253,10 +253,13 @@ class TimeBudget:
         now = self._clock()
         return self._used.get(model, 0.0) + now - self._running.get(model, now)
 
-    def _firsts(self) -> list[float]:
-        """What models after the first are expected to take to their first epoch."""
+    def _firsts(self, part: float = AFTER_THE_FIRST) -> list[float]:
+        """What models after the first are expected to take to their first epoch.
+
+        Who is started does not depend on what is cached, only how many are foretold.
+        """
         seconds = list(self._first.values())
-        return seconds[1:] or [self._after_the_first * seconds[0]]
+        return seconds[1:] or [part * seconds[0]]
 
     def _refusal(self, share: TimeShare) -> str:
         """Why a model is not started, if it is not."""

@@ -7,10 +7,12 @@ the samples:
     expected regret  =  mean of  max_m a_m − a_f                                           (S1)
     within_m         =  share with  a_m ≥ max_j a_j − x                                    (S2)
     shortlist        =  the smallest set L ∋ f, of which  max_{m ∈ L} a_m ≥ max_j a_j − x
-                        in at least 90 % of the samples                                    (S3)
+                        in at least 95 % of the samples                                    (S3)
 
 The shortlist is found greedily: to the first model those are added, one by one, that raise the
-share most. How well stated regret and coverage hold on sets that nothing was fitted to:
+share most. It is stated to hold a good model with 90 %: the samples are of normals, but a few
+models end far from where all signs point, and shortlists that cover 90 % of the samples held a good
+model on fewer sets. How well stated regret and coverage hold on sets that nothing was fitted to:
 experiments/shortlist_study.py, docs/results/shortlist.md.
 """
 
@@ -24,7 +26,8 @@ import numpy as np
 from ncap_jax.selection import contest
 from ncap_jax.types import Prediction
 
-CONFIDENCE = 0.9
+# The share of the samples that a shortlist covers, so that on other sets it holds in about 90 %.
+COVERED = 0.95
 
 
 class Outlook(NamedTuple):
@@ -58,19 +61,19 @@ def outlook(predictions: Sequence[Prediction], points: float, seed: int | Sequen
     )
 
 
-def smallest_cover(good: np.ndarray, confidence: float = CONFIDENCE) -> list[int]:
-    """Columns of which at least one is true in at least `confidence` of the rows, found greedily.
+def smallest_cover(good: np.ndarray, covered: float = COVERED) -> list[int]:
+    """Columns of which at least one is true in at least a share of the rows, found greedily.
 
     Args:
         good: (samples, models) bool; each row has a true value.
-        confidence: share of the rows.
+        covered: share of the rows.
 
     Returns:
         Indices, the first model always among them.
     """
-    chosen, covered = [0], good[:, 0].copy()
-    while covered.mean() < confidence:
-        gains = (good & ~covered[:, None]).sum(axis=0)
+    chosen, inside = [0], good[:, 0].copy()
+    while inside.mean() < covered:
+        gains = (good & ~inside[:, None]).sum(axis=0)
         chosen.append(int(np.argmax(gains)))  # of equal ones the first
-        covered |= good[:, chosen[-1]]
+        inside |= good[:, chosen[-1]]
     return chosen

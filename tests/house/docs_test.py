@@ -40,7 +40,7 @@ QUOTED = {
     "race": ("race_study",),
     "recall": ("recall_study",),
     "rivals": ("rivals_study",),
-    "shortlist": ("shortlist_study", "few_images_live"),
+    "shortlist": ("shortlist_study", "few_images_live", "growth_study"),
     "published-weights": (
         "compare_predictors_genuine",
         "published_study",

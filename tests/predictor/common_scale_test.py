@@ -49,6 +49,17 @@ def test_who_stopped_early_is_judged_as_then_and_moves_with_the_others():
         assert found[place].spread == then[place].spread
 
 
+def test_those_that_went_on_are_predicted_from_their_own_pool():
+    """How far behind d was when it was stopped does not make the others less sure."""
+    stopped = [*POOL[:3], truncate(POOL[3], 1)]
+    found = common_scale.accuracies(METHOD, stopped)
+    assert found[:3] == predictors.accuracies(METHOD, POOL[:3])
+    assert found[0].spread < predictors.accuracies(METHOD, stopped)[0].spread
+    # Two are no pool: with them the others count.
+    two = [*POOL[:2], *(truncate(run, 1) for run in POOL[2:])]
+    assert common_scale.accuracies(METHOD, two)[:2] == predictors.accuracies(METHOD, two)[:2]
+
+
 def test_a_level_that_rises_later_lifts_who_stopped():
     """Compared with its own last accuracy, d stopped after one epoch would look lost."""
     stopped = [*POOL[:3], truncate(POOL[3], 1)]

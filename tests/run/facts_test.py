@@ -93,7 +93,7 @@ def test_the_command_repeats_the_run():
     config = small_config(epochs=3, weights="pretrained")
     assert facts.command(specs, "digits", config, DataConfig()) == (
         "python -m ncap_jax --models=tiny_plain,tiny_senet --dataset=digits --epochs=3 "
-        "--head=trainable_probe --trial_rates= --probe_widths=24,16,12"
+        "--head=trainable_probe --trial_rates= --probe_widths=24,16,12 --strategy=full"
     )
     assert facts.command(specs, "a set/x", RankConfig(), DataConfig("y", stream=False)) == (
         "python -m ncap_jax --models=tiny_plain,tiny_senet '--dataset=a set/x' --data_dir=y "

@@ -216,14 +216,14 @@ def test_a_run_that_pauses_without_a_folder_has_a_temporary_one():
     """States must outlast the pauses of halving, workers, and the run if it is to be finished."""
     bare = dataclasses.replace(LINEAR, keep_states=0)
     assert not pipeline.needs_folder(bare)
-    assert pipeline.open_place(request(bare), {}) == (None, None)
+    assert pipeline.open_place(request(bare), {}, bare) == (None, None)
     for changes in (
         *({"strategy": "race"}, {"strategy": "halving"}, {"executor": "processes"}),
         *({"epochs_budget": 9}, {"keep_states": 1}),
     ):
         assert pipeline.needs_folder(dataclasses.replace(bare, **changes)), changes
     facts = {"config": {}, "models": {"a": None}, "data": {}}
-    place = pipeline.open_place(request(LINEAR), facts)
+    place = pipeline.open_place(request(LINEAR), facts, LINEAR)
     with place.folder as folder:
         assert (folder.path / "run.json").is_file()
         assert folder.recorded() == {}

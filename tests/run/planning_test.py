@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ncap_jax import errors
 from ncap_jax.options import DataConfig
 from ncap_jax.run import pipeline, planning, recall
 from ncap_jax.run.request import Request
+from ncap_jax.selection import race
 from tests.support import fake_training
 from tests.support.toy_runs import CONFIG, POOL, digits, rank
 
@@ -37,7 +39,9 @@ def plan(config, folder=None, models=POOL):
     return planning.plan(Request(models, digits(), config, DataConfig(), folder))
 
 
-def test_nothing_is_loaded_or_written(features, tmp_path):
+def test_nothing_is_loaded_or_written(features, tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "SHARES", {1: Fraction(1, 2), 2: Fraction(1, 2), 3: Fraction(1, 3)})
+    monkeypatch.setattr(race, "LEAST", 1)
     config = dataclasses.replace(RECALL, strategy="race", epochs=5, time_budget=600.0)
     said = plan(config, tmp_path / "run")
     assert said[0] == "Data: small digits, 96 training and 70 validation images."
@@ -46,8 +50,8 @@ def test_nothing_is_loaded_or_written(features, tmp_path):
         "Recall: 2 of 3, by prior, features and diversity.",
         "Features: 0 models were scored before, 3 are loaded in at most 3 min 20 s.",
         "As far as is known, it would choose toy_1, toy_2.",
-        "Training: 2 models, up to 5 epochs each. The race lets 2 after 1, 2 after 2 and 2 after 3 "
-        "continue.",
+        "Training: 2 models, up to 5 epochs each. The race lets 1 after 1, 1 after 2 and 1 after 3 "
+        "continue, and those that the images cannot tell from them.",
         "Time budget: 10 min 00 s in all.",
         "How long an epoch takes is known once the first model has trained one.",
         "Nothing was trained or written.",

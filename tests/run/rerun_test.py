@@ -17,7 +17,7 @@ from ncap_jax.run import rerun, start
 from ncap_jax.types import InferenceCost
 from tests.support import command_line, fake_training
 
-CONFIG = RankConfig(epochs=2, trial_rates=())
+CONFIG = RankConfig(epochs=2, trial_rates=(), strategy="full")
 DATA = DataConfig(max_train=64, max_validation=100)
 
 

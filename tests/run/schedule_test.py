@@ -20,7 +20,7 @@ from ncap_jax.run.executors import Local, Lost
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import EpochDone
 from ncap_jax.run.schedule import Scheduler
-from ncap_jax.selection import budget
+from ncap_jax.selection import budget, race
 from ncap_jax.selection.budget import TimeShare
 from ncap_jax.types import EpochRecord, Trajectory
 from tests.support import killing, timed_runs, toy_runs
@@ -316,7 +316,7 @@ def test_the_same_command_again_goes_further(tmp_path):
         outcome = timed_runs.rank(specs, folder=tmp_path, time_budget=30.0)
         counts.append([status for status, _ in outcome.epochs.values()].count("ok"))
     assert counts == [1, 3, 4]
-    whole = timed_runs.rank(specs)
+    whole = timed_runs.rank(specs, strategy="full")
     assert rows(outcome.ranking) == rows(whole.ranking)
 
 
@@ -331,8 +331,14 @@ def test_halving_stops_the_worst_at_each_rung(tmp_path, the_worst_has_no_chance)
     assert outcome.work.tasks == [("a", 1), ("b", 1), ("c", 1), ("a", 2), ("b", 2), ("a", 3)]
 
 
-def test_a_race_ends_with_two_and_stops_by_its_schedule(tmp_path):
-    """Of three, two thirds are two; nobody is stopped after the second epoch."""
+@pytest.fixture
+def two_are_enough(monkeypatch):
+    """Of three models the race stops one; otherwise it leaves so few alone."""
+    monkeypatch.setattr(race, "LEAST", 2)
+
+
+def test_a_race_stops_by_its_schedule(tmp_path, two_are_enough):
+    """Of three, half are two; nobody is stopped after the second epoch."""
     outcome = run(tmp_path, RACE)
     assert outcome.ends == {"a": ("ok", 3), "b": ("ok", 3), "c": ("stopped", 1)}
     assert outcome.trajectories[2].message == (
@@ -344,7 +350,9 @@ def test_a_race_ends_with_two_and_stops_by_its_schedule(tmp_path):
 
 
 @pytest.mark.parametrize(("method", "calls"), [("save", 2), ("append", 7), ("finish", 1)])
-def test_a_race_comes_out_the_same_after_a_kill(tmp_path, monkeypatch, method, calls):
+def test_a_race_comes_out_the_same_after_a_kill(
+    tmp_path, monkeypatch, two_are_enough, method, calls
+):
     expected = run(tmp_path / "whole", RACE)
     with monkeypatch.context() as patch:
         stop_after(patch, calls, method)

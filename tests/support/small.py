@@ -105,6 +105,7 @@ def small_config(**changes: Any) -> RankConfig:
         "probe_widths": WIDTHS,
         "weights": "random",
         "trial_rates": (),
+        "strategy": "full",
     }
     return RankConfig(**{**values, **changes})
 
