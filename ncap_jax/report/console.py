@@ -192,8 +192,8 @@ def _funnel(steps: Sequence[Sequence[str]]) -> Table:
 def _cells(row: RankedModel) -> dict[str, str]:
     return {
         "predicted": text.with_std(row.predicted_accuracy, row.std),
-        "P(best)": text.percent(row.p_best, 0),
-        _WITHIN: text.percent(row.p_within, 0),
+        "P(best)": text.chance(row.p_best),
+        _WITHIN: text.chance(row.p_within),
         "last seen": text.percent(row.last_seen),
         "best seen": text.percent(row.best_seen),
         "epochs": str(row.epochs),

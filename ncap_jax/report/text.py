@@ -90,6 +90,11 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "–"
 
 
+def chance(value: float) -> str:
+    """A forecast's probability in whole percent, or a dash; none is certain: > 99 %."""
+    return "> 99 %" if 0.995 < value <= 1 else percent(value, 0)
+
+
 def with_std(mean: float, std: float) -> str:
     """Predicted accuracy and its standard deviation in percentage points."""
     if not math.isfinite(mean):
@@ -157,7 +162,7 @@ def answer(ranking: Ranking) -> str:
     predicted = with_std(best.predicted_accuracy, best.std)
     text = f"Fine-tune {visible(best.name)}: predicted {what}{predicted}"
     if math.isfinite(best.p_best) and len(ranked) > 1:
-        text += f", best with probability {percent(best.p_best, 0)}"
+        text += f", best with probability {chance(best.p_best)}"
     parts.append(f"{text}.")
     parts += _in_points(ranking) if ranking.shortlist else _ties(ranked)
     if not _beats_the_largest_class(best.best_seen, ranking):

@@ -34,6 +34,7 @@ FOREIGN = {
 QUOTED = {
     "early-signals": ("compare_predictors_embedded",),
     "embedded-pool": ("embedded_study",),
+    "few-images": ("few_images_study",),
     "finish": ("finish_study", "finish_live"),
     "from-scratch": ("nas_cells",),
     "halving": ("halving_study",),

@@ -49,6 +49,8 @@ def test_how_long_models_were_trained():
 def test_numbers():
     assert text.percent(0.9123) == "91.2 %"
     assert text.percent(math.nan) == "–"
+    assert [text.chance(p) for p in (0.0, 0.994, 0.996, 1.0)] == ["0 %", "99 %", "> 99 %", "> 99 %"]
+    assert text.chance(math.nan) == "–"
     assert text.with_std(0.9123, 0.008) == "91.2 ± 0.8 %"
     assert text.with_std(0.9123, math.nan) == "91.2 %"
     assert text.with_std(math.nan, 0.1) == "–"

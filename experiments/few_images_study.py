@@ -1,0 +1,99 @@
+"""Below how many validation images does the training loss judge better than the accuracy?
+
+    python -m experiments.few_images_study
+
+Reads experiments/corpus; takes about half a minute. Ordinary fine-tuning at the rate that the
+product would take, after n epochs. The accuracy is blurred to that of m images, by binomial noise,
+DRAWS times; the training loss (of the measurement subset, in inference mode) needs no validation
+image. *Both*: standardised over the pool and added.
+
+Columns: Kendall's τ with the accuracy at the end of full fine-tuning, mean over seeds, and points
+lost by the model ranked first; means over sets of means over seeds.
+
+Expected result: experiments/tables/few_images_study.md; what follows: docs/results/few-images.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app
+
+from experiments.rivals_study import standard
+from experiments.shortlist_study import EPOCHS, HEAD, RATES
+from experiments.tasks import POOLS, Task, read_tasks
+from ncap_jax.run import facts
+from ncap_jax.selection import metrics
+
+IMAGES = (20, 44, 100, 200, 500)
+DRAWS = 30
+LOSS, BOTH, ALL = "training loss", "both", "accuracy of all images"
+
+
+def judged(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """τ, and points that the first model loses; scores and truth (models,)."""
+    return (
+        metrics.kendall_tau(scores, truth),
+        100 * metrics.regret(scores, truth),
+    )
+
+
+def series(task: Task, name: str, epochs: int) -> np.ndarray:
+    """(seeds, models) of one field after so many epochs."""
+    return np.array([[getattr(r.records[epochs], name) for r in pool] for pool in task.pools])
+
+
+def blurred(accuracies: np.ndarray, images: int, rng: np.random.Generator) -> np.ndarray:
+    """The accuracies of so many images; equal ones are told apart by a coin."""
+    drawn = rng.binomial(images, accuracies) / images
+    return drawn + rng.uniform(0, 1e-6, drawn.shape)
+
+
+def signals(task: Task, epochs: int) -> dict[str, list[np.ndarray]]:
+    """Name -> draws of (seeds, models), higher is better."""
+    rng = np.random.default_rng(0)
+    accuracy = series(task, "validation_accuracy", epochs)
+    loss = -series(task, "train_loss", epochs)
+    found = {LOSS: [loss], ALL: [accuracy]}
+    for images in IMAGES:
+        few = [blurred(accuracy, images, rng) for _ in range(DRAWS)]
+        found[f"accuracy of {images}"] = few
+        found[f"{BOTH}, {images}"] = [standard(each) + standard(loss) for each in few]
+    return found
+
+
+def means(task: Task, epochs: int) -> dict[str, tuple[float, float]]:
+    """Name -> τ and points lost on one set."""
+    return {
+        name: tuple(
+            np.mean([judged(row, task.truth) for rows in draws for row in rows], axis=0).tolist()
+        )
+        for name, draws in signals(task, epochs).items()
+    }
+
+
+def table(tasks: Sequence[Task]) -> str:
+    """All signals after all numbers of epochs."""
+    heads = [f"{what}, {n}" for what in ("τ", "lost") for n in EPOCHS]
+    lines = [f"| signal | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    found = {n: [means(task, n) for task in tasks] for n in EPOCHS}
+    for name in found[EPOCHS[0]][0]:
+        every = {n: np.mean([each[name] for each in found[n]], axis=0) for n in EPOCHS}
+        cells = [f"{every[n][i]:.2f}" for i in (0, 1) for n in EPOCHS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """Print the tables."""
+    del argv
+    print(json.dumps(facts.describe(), default=str))
+    for pool, title in zip(POOLS, ("Embedded", "Published"), strict=True):
+        tasks = read_tasks(HEAD, pool, RATES[pool], large=True)
+        print(f"\n### {title}: {len(tasks)} sets\n\n{table(tasks)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
