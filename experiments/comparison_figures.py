@@ -1,4 +1,4 @@
-"""The two figures of `compare_predictors`: β_eff against accuracy, and τ against cost."""
+"""Figures of the studies: β_eff against accuracy, τ against cost, τ after so many steps."""
 
 from __future__ import annotations
 
@@ -61,6 +61,26 @@ def tau_against_cost(
     axes[0].set_ylabel(f"Kendall τ, n = {', '.join(map(str, EARLY))}")
     axes[-1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return _save(figure, "tau_cost.svg")
+
+
+def tau_after_steps(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], steps: Sequence[int]
+) -> pathlib.Path:
+    """Kendall τ with the truth within and after the first long epochs.
+
+    Args:
+        panels: title -> signal -> τ after each number of steps, NaN where there is none.
+        steps: the numbers.
+    """
+    figure, axes = _panels(len(panels), "white")
+    for axis, (title, signals) in zip(axes, panels.items(), strict=True):
+        for i, (name, values) in enumerate(signals.items()):
+            style = f"{MARKERS[i]}-"
+            axis.plot(steps, values, style, color=COLOURS[i], markersize=4, label=name)
+        axis.set(title=title, xlabel="steps", xscale="log", ylim=(-0.2, 1.0))
+    axes[0].set_ylabel("Kendall τ with fine-tuning")
+    axes[-1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return _save(figure, "long_epochs.svg")
 
 
 def _panels(count: int, colour: str) -> tuple[Any, Any]:
