@@ -78,6 +78,7 @@ ranking
 # - *shortlist*: with 90 % certainty, one of these models is within a point of the best. Choose
 #   among them by size or speed.
 # - *β_eff*: the neural capacitance after the last epoch.
+# - *stopped*: the race let better models go on. With `strategy="full"` all train all epochs.
 # - A `!` in the status means that the number is in doubt; the line below the table says why.
 
 # %% [markdown]

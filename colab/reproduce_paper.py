@@ -93,6 +93,7 @@ config = ncap.RankConfig(
     probe_widths=PROBE_WIDTHS,
     dtype="bfloat16" if accelerator else "float32",
     predictor="published_ridge",
+    strategy="full",  # the paper watches every model for all epochs
 )
 data = (
     ncap.DataConfig(data_dir=DATA_DIR) if SIZE == "paper" else ncap.DataConfig(max_validation=500)

@@ -54,7 +54,14 @@ HEADS: tuple[Head, ...] = ("probe", "linear")
 def run(spec: ModelSpec, feed: Feed, head: Head, seed: int) -> dict:
     """One long run as a line of the corpus."""
     epochs = FULL_EPOCHS if head == "linear" else PROBE_EPOCHS[seed]
-    config = RankConfig(epochs=epochs, head=head, seed=seed, batch_size=64, beta_eff="every_epoch")
+    config = RankConfig(
+        epochs=epochs,
+        head=head,
+        seed=seed,
+        batch_size=64,
+        beta_eff="every_epoch",
+        strategy="full",
+    )
     start = time.perf_counter()
     tuning = training.start(spec, feed, config)
     lines = [

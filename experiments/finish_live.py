@@ -105,6 +105,7 @@ def rank(name: str, seed: int, folder: pathlib.Path) -> ncap.Ranking:
         seed=seed,
         input_size=SIDE,
         beta_eff="off",
+        strategy="full",
         weights_dir=str(shared / "weights"),
         keep_states=len(MODELS),
     )

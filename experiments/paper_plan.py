@@ -61,6 +61,7 @@ class Plan:
             probe_seed=seed,
             probe_widths=self.probe_widths,
             trial_rates=(),  # the paper has one rate
+            strategy="full",
             beta_eff="every_epoch",
             **{name: getattr(self, name) for name in SHARED},
         )
