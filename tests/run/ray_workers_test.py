@@ -18,6 +18,7 @@ import pytest
 from ncap_jax import errors
 from ncap_jax.run import executors, ray_workers
 from ncap_jax.run.executors import Lost
+from ncap_jax.selection import race
 from tests.support import killing, toy_runs, toy_work
 from tests.support.toy_work import run
 
@@ -289,6 +290,7 @@ def test_two_ray_workers_of_which_one_is_killed_give_what_one_process_gives(
     cluster, tmp_path, monkeypatch, strategy
 ):
     killing.the_worst_has_no_chance(monkeypatch)
+    monkeypatch.setattr(race, "LEAST", 2)  # of three models the race stops one
     config = dataclasses.replace(toy_runs.CONFIG, strategy=strategy, halving_top=1)
     expected = toy_runs.rows(toy_runs.rank(None, config, models=3))
     killed: list[int] = []

@@ -527,7 +527,7 @@ def test_a_worker_that_is_killed_resumes_to_what_this_process_gives(whole, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["full", "race", "halving"])
 def test_two_processes_of_which_one_is_killed_give_what_one_gives(
-    tmp_path, the_worst_has_no_chance, strategy
+    tmp_path, the_worst_has_no_chance, two_are_enough, strategy
 ):
     config = dataclasses.replace(CONFIG, strategy=strategy, halving_top=1)
     expected = toy_runs.rank(config=config, models=3)
