@@ -108,6 +108,7 @@ def live(name: str, work: pathlib.Path, shared: pathlib.Path) -> Line:
         f"--weights_dir={weights}",
         *(f"--epochs={EPOCHS}", f"--input_size={SIDE}", "--batch_size=32", "--learning_rate=1e-3"),
         *(f"--max_train={TRAIN}", f"--max_validation={VALIDATION}", "--keep_states=8"),
+        "--strategy=full",
         *more,
     ]
     timms = [f"timm:{each}" for each in SIX]
