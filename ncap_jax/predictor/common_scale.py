@@ -48,25 +48,20 @@ def accuracies(
         `ncap_jax.predictor.accuracies` gives them in their own pool, or, of fewer than `ENOUGH`, in
         the whole one.
     """
-    found = calibration.accuracies(predictor, trajectories, priors=priors, images=images)
     lengths = sorted({t.epochs for t in trajectories})
-    longest = [i for i, t in enumerate(trajectories) if t.epochs == lengths[-1]]
-    if ENOUGH <= len(longest) < len(trajectories):
-        pool = [trajectories[i] for i in longest]
-        answers = calibration.accuracies(predictor, pool, priors=priors, images=images)
-        for i, answer in zip(longest, answers, strict=True):
-            found[i] = answer
-    ends = {trajectories[i].model: found[i] for i in longest}
+    longest = [t for t in trajectories if t.epochs == lengths[-1]]
+    pool = longest if len(longest) >= ENOUGH else trajectories
+    answers = calibration.accuracies(predictor, pool, priors=priors, images=images)
+    by_name = {t.model: answer for t, answer in zip(pool, answers, strict=True)}
+    ends = {t.model: by_name[t.model] for t in longest}
     for epochs in lengths[:-1]:
         pool = [truncate(t, epochs) for t in trajectories if t.epochs >= epochs]
         answers = calibration.accuracies(predictor, pool, priors=priors, images=images)
         then = {t.model: answer for t, answer in zip(pool, answers, strict=True)}
         moved = _moved(then, ends)
-        for place, trajectory in enumerate(trajectories):
-            if trajectory.epochs == epochs:
-                mine = then[trajectory.model]
-                found[place] = dataclasses.replace(mine, mean=mine.mean + moved)
-    return found
+        for name in (t.model for t in trajectories if t.epochs == epochs):
+            by_name[name] = dataclasses.replace(then[name], mean=then[name].mean + moved)
+    return [by_name[t.model] for t in trajectories]
 
 
 def _moved(then: Mapping[str, Prediction], ends: Mapping[str, Prediction]) -> float:

@@ -20,7 +20,12 @@ more, and the standard error is that of fewer images. With K classes that occur,
     m = K² / Σ_k (1 / n_k),   the sum over these classes                                    (S4)
 
 is the number of images in equal classes that (S2) would be as sure from: Σ_k p (1 − p) / n_k / K²
-is p (1 − p) / m. It is taken for (S3) too, and is n where the classes are equal.
+is p (1 − p) / m. It is taken for (S3) too, and is n where the classes are equal. Two scores p and q
+differ with a standard error of
+
+    √(v(p) + v(q)),   v(p) = p̂ (1 − p̂) / m,   p̂ = (m p + 1) / (m + 2)                      (S5)
+
+by Laplace's rule, so that none or all answers right do not count as certain.
 """
 
 from __future__ import annotations
@@ -121,6 +126,20 @@ def effective_images(images: Sequence[int], metric: Metric) -> int:
     if metric == "accuracy" or not occurring:
         return sum(images)
     return math.floor(len(occurring) ** 2 / sum(1 / count for count in occurring) + 1e-9)  # (S4)
+
+
+def difference_error(one: float, other: float, images: int) -> float:
+    """The standard error of the difference of two scores, as of independent shares, (S5).
+
+    Models that fail on the same images differ by less.
+
+    Args:
+        one: a score in [0, 1].
+        other: likewise.
+        images: how many the scores are as sure as, at least 1.
+    """
+    shares = [(images * score + 1) / (images + 2) for score in (one, other)]
+    return math.sqrt(sum(share * (1 - share) for share in shares) / images)  # (S5)
 
 
 class Constant(NamedTuple):

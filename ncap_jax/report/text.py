@@ -11,6 +11,7 @@ from ncap_jax.options import Metric
 from ncap_jax.predictor.validation_score import (
     constant_answer,
     counted_images,
+    difference_error,
     effective_images,
 )
 from ncap_jax.types import RankedModel, Ranking
@@ -277,9 +278,8 @@ def _too_few_images(ranking: Ranking) -> list[str]:
     what, worth = "accuracies", count
     if metric != "accuracy":
         what, worth = "scores", effective_images(images, metric) or count
-    # Of two independent shares: models that fail on the same images differ by less.
-    variances = [row.last_seen * (1 - row.last_seen) / worth for row in (first, second)]
-    error, difference = math.sqrt(sum(variances)), abs(first.last_seen - second.last_seen)
+    error = difference_error(first.last_seen, second.last_seen, worth)
+    difference = abs(first.last_seen - second.last_seen)
     splits = max(SPLITS, 2 * ranking.config.validation_splits)
     if error <= COARSE or difference >= error:
         return []

@@ -230,7 +230,7 @@ def check_processes(config: RankConfig) -> None:
         )
     for name in STOPPING:
         value = getattr(config, name)
-        if value not in (getattr(Limits(), name), "full"):
+        if value not in (getattr(Limits(), name), "full"):  # a strategy that stops nobody
             raise errors.ConfigError(
                 f"{name}={value!r} with several processes, which would have to agree when to stop",
                 "Leave it out, or run in one process",

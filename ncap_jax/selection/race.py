@@ -7,11 +7,11 @@ Of M models that have an epoch,
 continue after epoch k, those with the best predictions, and so does everybody whom m validation
 images cannot tell from the last of these: with validation scores a of that one and b,
 
-    a − b ≤ √(v(a) + v(b)),   v(p) = p̂ (1 − p̂) / m,   p̂ = (m p + 1) / (m + 2)              (H3)
+    a − b ≤ standard error of the difference, (S5) of `ncap_jax.predictor.validation_score`  (H3)
 
-One standard error of the difference: few images stop few models, and with many images the schedule
-alone decides. A race of thirteen models saves two fifths of five epochs, and never stops more than
-(H2) says, which is known before it begins. `ncap_jax.selection.halving` stops as many as the
+So few images stop few models, and with many images the schedule alone decides. A race of thirteen
+models saves two fifths of five epochs. It never stops more models than (H2) says, which is known
+before it begins. `ncap_jax.selection.halving` stops as many as the
 predictive distribution allows instead.
 
 "One epoch, keep the top k" is the baseline that the literature finds hard to beat; a schedule with
@@ -31,14 +31,18 @@ from fractions import Fraction
 from ncap_jax import predictor as predictors
 from ncap_jax.options import RankConfig
 from ncap_jax.predictor.base import truncate
-from ncap_jax.predictor.validation_score import counted_images, effective_images
+from ncap_jax.predictor.validation_score import (
+    counted_images,
+    difference_error,
+    effective_images,
+)
 from ncap_jax.types import Trajectory
 
 # Epochs -> share of the models that continue after them.
 SHARES: Mapping[int, Fraction] = {k: Fraction(1, k + 1) for k in (1, 2, 3, 4)}
 # Of the difference (H3), within which nobody is stopped.
 STANDARD_ERRORS = 1.0
-# So few are soon trained, and a race that ends with fewer has little left to compare.
+# Three models are soon trained, and a race that ends with fewer has little left to compare.
 LEAST = 3
 
 
@@ -67,7 +71,7 @@ def settled(config: RankConfig, models: int, *, together: bool = False) -> RankC
 
 
 def kept(models: int, rung: int, shares: Mapping[int, Fraction] = SHARES) -> int:
-    """Equation (H2): how many of `models` continue at least after the epoch `rung`."""
+    """Equation (H2): the least number of `models` that continue after the epoch `rung`."""
     return max(LEAST, math.ceil(shares[rung] * models))
 
 
@@ -121,8 +125,4 @@ def stopped(
 
 def _alike(ahead: float, behind: float, images: int, margin: float) -> bool:
     """Whether this number of images cannot tell two scores apart (H3); 0 images: not known."""
-    if not images:
-        return False
-    shares = [(images * score + 1) / (images + 2) for score in (ahead, behind)]
-    error = math.sqrt(sum(share * (1 - share) for share in shares) / images)
-    return ahead - behind <= margin * error
+    return images > 0 and ahead - behind <= margin * difference_error(ahead, behind, images)

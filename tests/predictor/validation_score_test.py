@@ -18,6 +18,7 @@ from ncap_jax.predictor.validation_score import (
     as_scored,
     constant_answer,
     counted_images,
+    difference_error,
     effective_images,
     of_counts,
     score,
@@ -137,3 +138,18 @@ def test_always_the_same_answer(metric):
     assert found.score == pytest.approx(of_counts(same, metric))
     worth = effective_images(same.images, metric)
     assert found.error == pytest.approx(math.sqrt(found.score * (1 - found.score) / worth))
+
+
+@pytest.mark.parametrize(("one", "other", "images"), [(0.7, 0.6, 50), (1.0, 0.4, 20)])
+def test_the_error_of_a_difference_is_that_of_drawn_shares(one, other, images):
+    """Equation (S5), up to Laplace's rule, which moves a share by less than 1 / images."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.binomial(images, share, 20_000) / images for share in (one, other)]
+    found = difference_error(one, other, images)
+    assert found == difference_error(other, one, images)
+    assert found == pytest.approx(np.std(drawn[0] - drawn[1]), rel=0.12)
+
+
+def test_all_answers_right_is_not_certain():
+    assert difference_error(1.0, 1.0, 10) > 0.1
+    assert difference_error(1.0, 1.0, 10_000) < 0.001
