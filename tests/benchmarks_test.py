@@ -28,7 +28,7 @@ def test_benchmarks_fit_the_package(path):
 
 def test_every_committed_result_belongs_to_a_benchmark():
     # A section of zoo, and parts of first_answer, in files of their own.
-    parts = {"zoo_start", "first_answer_beside", "first_answer_epochs"}
+    parts = {"zoo_start", "first_answer_beside", "first_answer_epochs", "first_answer_race"}
     known = {*runner.names(), *parts, "accelerator"}
     assert {path.stem.rpartition("_")[0] for path in FOLDER.glob("results/*.json")} <= known
 
