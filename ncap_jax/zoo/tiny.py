@@ -19,12 +19,10 @@ from jax.typing import DTypeLike
 from ncap_jax.ops import pooling
 from ncap_jax.ops.convolutions import convolution
 from ncap_jax.types import ModelSpec
-from ncap_jax.zoo.layers import global_average
+from ncap_jax.zoo.layers import global_average, he_normal
 
 INPUT_SIZE = 32
 Layer = Callable[[jax.Array], jax.Array]
-# Made once: layers that each hold a function of their own would have no two equal definitions.
-he_normal = nnx.initializers.he_normal()
 
 
 class ConvNorm(nnx.Module):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
 
 from ncap_jax.zoo import functional, layers
@@ -117,6 +118,7 @@ def test_layer_norm_is_the_plain_formula():
         (layers.glorot_uniform, (3, 3, 8, 16), np.sqrt(6 / (9 * (8 + 16)))),
         (layers.he_uniform, (3, 3, 8, 16), np.sqrt(6 / (9 * 8))),
         (layers.truncated_normal, (64, 32), 0.04),
+        (layers.he_normal, (3, 3, 8, 16), 2 * np.sqrt(2 / (9 * 8)) / layers.CUT),
     ],
 )
 def test_initialisers_keep_to_their_limits(
@@ -145,9 +147,12 @@ def test_initialisers_under_tracing(initializer: layers.Initializer, limit: floa
     check_spread(traced(jax.random.key(0), (64, 32)), limit)
 
 
-def test_truncated_normal_has_the_cut_normals_deviation():
+def test_cut_normals_have_the_stated_deviation():
     values = np.asarray(layers.truncated_normal(jax.random.key(0), (200, 100)))
-    assert values.std() == pytest.approx(0.02 * 0.8796, rel=0.02)
+    assert values.std() == pytest.approx(0.02 * layers.CUT, rel=0.02)
+    assert pytest.approx(scipy.stats.truncnorm.std(-2, 2), rel=1e-12) == layers.CUT
+    values = np.asarray(layers.he_normal(jax.random.key(0), (3, 3, 50, 60)))
+    assert values.std() == pytest.approx(np.sqrt(2 / 450), rel=0.02)
 
 
 def test_a_strided_same_convolution_pads_the_odd_pixel_at_the_end():
