@@ -90,7 +90,7 @@ def compile_all(specs: Sequence[ModelSpec], dataset: Dataset, recipe: ncap.RankC
     caching.keep_compiled_programs()
     feed = make_feed(dataset)
     for spec in specs:
-        compile_programs(training.start(spec, feed, recipe))
+        compile_programs(training.start(spec, feed, recipe), recipe.epochs)
         caching.forget_compiled_programs()
 
 

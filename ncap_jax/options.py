@@ -291,8 +291,8 @@ class Recipe:
     beta_eff: str = option(
         "auto",
         "When beta_eff is measured: every_epoch; off; or auto, which is every epoch where the "
-        "ranking uses it or it takes at most a tenth of a run of five epochs, and otherwise before "
-        "training and after the last epoch, signed alone.",
+        "ranking uses it or it takes at most a tenth of a run of five epochs, and otherwise "
+        "after the last epoch, signed alone.",
         one_of(*BETA_EFF),
     )
     probe_widths: tuple[int, ...] = option(
@@ -356,7 +356,7 @@ class Limits:
         "race: after 1, 2, 3 and 4 epochs the best half, third, quarter and fifth continue, and "
         "whoever the validation images cannot tell from these; full: every model trains all "
         "epochs; halving: hopeless models stop early; auto: race, but full with at most three "
-        "models, with a budget, or in several processes (--distributed).",
+        "models, with epochs_budget or model_time_budget, or in several processes (--distributed).",
         one_of(*STRATEGIES),
     )
     halving_top: int = option(
@@ -369,7 +369,7 @@ class Limits:
     )
     time_budget: float | None = option(
         None,
-        "Seconds for all models of this call; those that do not fit are left out, but one model "
+        "Seconds for all models of this call; as many race as there is time for, and one model "
         "always has its first epoch (default: unlimited).",
         SECONDS,
     )
@@ -386,7 +386,8 @@ class Limits:
         None,
         "Of a longer list of candidates, this many are fine-tuned, chosen before any training by "
         "published accuracy, by the features of the untouched models and by family; 0: all "
-        "(default: 12 of more than 24, unless time_budget is below recall_seconds).",
+        "(default: 12 of more than 24; within time_budget as many as a race may have time for, and "
+        "no recall below recall_seconds).",
         at_least(0),
     )
     recall_parts: tuple[str, ...] = option(

@@ -116,6 +116,10 @@ class FineTuning:
         """The model on every split, this one first."""
         return (self, *self.others)
 
+    def is_measured(self, epoch: int) -> bool:
+        """Whether beta_eff is to be measured after an epoch."""
+        return self.measure is not None and (self.measured is None or epoch in self.measured)
+
     def until(self, deadline: steps.Deadline | None) -> FineTuning:
         """The same with another deadline, on every split."""
         others = tuple(other.until(deadline) for other in self.others)

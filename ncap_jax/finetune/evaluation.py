@@ -34,7 +34,7 @@ def observe(tuning: FineTuning, train_state: steps.TrainState, epoch: int = 0) -
     start = time.perf_counter()
     beta_eff: Values = {}
     status: Statuses = {}
-    if tuning.measure is not None and (tuning.measured is None or epoch in tuning.measured):
+    if tuning.measure is not None and tuning.is_measured(epoch):
         beta_eff, status = tuning.measure(train_state, features, labels)
     return EpochRecord(
         epoch=epoch,

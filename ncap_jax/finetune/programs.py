@@ -16,11 +16,12 @@ from ncap_jax.finetune import steps
 from ncap_jax.finetune.candidate import FineTuning
 
 
-def compile_programs(tuning: FineTuning) -> None:
-    """Compile training, evaluation and the measurement of beta_eff, for one device.
+def compile_programs(tuning: FineTuning, until: int) -> None:
+    """Compile what a candidate's epochs up to one of them run, for one device.
 
     Args:
         tuning: a candidate; its arrays stay as they are.
+        until: the epoch. A model that pauses before beta_eff is measured may never come so far.
     """
     candidate, feed, config = tuning.candidate, tuning.feed, tuning.config
     in_pieces = config.time_budget is not None or config.model_time_budget is not None
@@ -28,7 +29,7 @@ def compile_programs(tuning: FineTuning) -> None:
     steps.compile_steps(candidate.program, candidate.train_state, training, in_pieces=in_pieces)
     validation = next(iter(feed.validation(candidate.evaluation_batch)))
     width = _compile_evaluation(candidate.program, candidate.train_state, validation)
-    if tuning.measure is not None:
+    if tuning.measure is not None and any(map(tuning.is_measured, range(until + 1))):
         size = len(candidate.measurement)
         tuning.measure.compile(
             candidate.train_state,

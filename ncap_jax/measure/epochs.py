@@ -3,9 +3,10 @@
 A probe's beta_eff costs hardly anything and is measured after every epoch. That of a whole network
 has a program of its own, whose compilation takes as long as a fifth of a short run. So with
 `beta_eff="auto"` it is measured after every epoch only where that takes at most `SHARE` of a first
-run of `USUAL_EPOCHS`. Elsewhere it is measured before training and after the last epoch, in the
-strength that reports show: that tells how far it fell. What is chosen does not depend on the run's
-own number of epochs, which may grow.
+run of `USUAL_EPOCHS`. Elsewhere it is measured once, after the last epoch, in the strength that
+reports show: before any training it ranks nobody (docs/results/early-signals.md), and a model that
+a race stops early needs no program for it. What is chosen does not depend on the run's own
+number of epochs, which may grow.
 
 Prices are counted in training steps of 32 samples and follow from the options and the number of
 samples. No clock decides: the same configuration gives the same records on every machine. The
@@ -49,11 +50,11 @@ def measured_epochs(recipe: Recipe, num_train: int) -> frozenset[int]:
     if recipe.beta_eff == "off":
         return frozenset()
     every = frozenset(range(recipe.epochs + 1))
-    return every if _after_every_epoch(recipe, num_train) else frozenset({0, recipe.epochs})
+    return every if _after_every_epoch(recipe, num_train) else frozenset({recipe.epochs})
 
 
 def _after_every_epoch(recipe: Recipe, num_train: int) -> bool:
-    """Whether more is measured than the ends, where anything is."""
+    """Whether more is measured than the end, where anything is."""
     if recipe.beta_eff == "every_epoch" or recipe.head != "linear":
         return True
     samples = network_samples(num_train, recipe.measure_size)
@@ -73,7 +74,7 @@ def usual_measurements(recipe: Recipe, num_train: int) -> int:
     """
     if recipe.beta_eff == "off":
         return 0
-    return USUAL_EPOCHS + 1 if _after_every_epoch(recipe, num_train) else 2
+    return USUAL_EPOCHS + 1 if _after_every_epoch(recipe, num_train) else 1
 
 
 def network_samples(num_train: int, measure_size: int) -> int:

@@ -56,9 +56,7 @@ def make_measure(candidate: Candidate, feed: Feed, recipe: Recipe) -> Measure | 
             `beta_eff` how often.
 
     Returns:
-        A function of train state, features and labels. None where no epoch is measured; and, with
-        a warning that says why, where the kernel cannot treat the network: the fine-tuning itself
-        does not need beta_eff.
+        A function of train state, features and labels; None where no epoch is measured.
     """
     runs = epochs.usual_measurements(recipe, len(feed.labels))
     if not runs:
@@ -69,13 +67,7 @@ def make_measure(candidate: Candidate, feed: Feed, recipe: Recipe) -> Measure | 
     effort = effort_for(epochs.network_runs(runs, size))
     batches = _batches(feed, size, recipe.seed)
     strengths = epochs.network_strengths(recipe, len(feed.labels))
-    measure = NetworkMeasure(candidate.network, batches, effort, strengths)
-    try:
-        measure.sums_of_one(candidate.train_state)
-    except errors.KernelError as error:
-        warnings.warn(f"{candidate.name}: no whole-network beta_eff: {error}", stacklevel=2)
-        return None
-    return measure
+    return NetworkMeasure(candidate.name, candidate.network, batches, effort, strengths)
 
 
 def _batches(feed: Feed, size: int, seed: int) -> tuple[Batch, ...]:
@@ -124,29 +116,39 @@ class Classifier:
         return self.head(params["head"], state["head"], features)
 
 
-@dataclass(frozen=True)
+@dataclass
 class NetworkMeasure:
     """Measures backbone and linear head together; a `Measure`.
 
+    Where the kernel cannot treat the network, nothing is measured and a warning says why: the
+    fine-tuning itself does not need beta_eff.
+
     Attributes:
+        name: of the model.
         network: static parts of the candidate.
         batches: of the training samples that measure; their inputs are uint8 images.
         effort: of the program's compilation.
         strengths: in which it is measured.
+        untreatable: whether the kernel has been found unable to treat the network.
     """
 
+    name: str
     network: steps.Network
     batches: tuple[Batch, ...]
     effort: Effort
     strengths: tuple[Strength, ...] = NETWORK_STRENGTHS
+    untreatable: bool = False
 
     def __call__(
         self, train_state: steps.TrainState, features: np.ndarray, labels: np.ndarray
     ) -> tuple[Values, Statuses]:
         """See `Measure`; features and labels are not needed."""
+        sums = self._sums_if_treatable(train_state)
+        if sums is None:
+            return {}, {}
         add, total = add_batch.at(self.effort), None
         if len(self.batches) > 1:  # one program for all batches: it starts with zeros
-            total = jax.tree.map(jnp.zeros_like, self.sums_of_one(train_state))
+            total = jax.tree.map(jnp.zeros_like, sums)
         static = self.network, self.strengths
         for batch in self.batches:
             total = add(total, *static, train_state.params, train_state.state, batch)
@@ -159,12 +161,25 @@ class NetworkMeasure:
         labels: jax.ShapeDtypeStruct,
     ) -> None:
         """See `Measure`."""
-        sums = self.sums_of_one(train_state)
+        sums = self._sums_if_treatable(train_state)
+        if sums is None:
+            return
         total = sums if len(self.batches) > 1 else None
         static = self.network, self.strengths
         arrays = train_state.params, train_state.state, self.batches[0]
         add_batch.at(self.effort).lower(total, *static, *arrays).compile()
         beta_eff.from_state.at(self.effort).lower(sums).compile()
+
+    def _sums_if_treatable(self, train_state: steps.TrainState) -> line_graph.State | None:
+        """As `sums_of_one`; None, with a warning the first time, where that fails."""
+        if self.untreatable:
+            return None
+        try:
+            return self.sums_of_one(train_state)
+        except errors.KernelError as error:
+            self.untreatable = True
+            warnings.warn(f"{self.name}: no whole-network beta_eff: {error}", stacklevel=3)
+            return None
 
     def sums_of_one(self, train_state: steps.TrainState) -> line_graph.State:
         """Shapes of the sums over one batch; traces the program of the first, compiles nothing.

@@ -84,8 +84,13 @@ def _prediction_bar(axes: Any, x: float, row: RankedModel, style: Mapping[str, A
 
 
 def beta_curves(ranking: Ranking, strength: Strength) -> str:
-    """beta_eff against epoch, on a logarithmic axis where the values span more than a decade."""
+    """beta_eff against epoch, on a logarithmic axis where the values span more than a decade.
+
+    Empty where it was measured once: the table has the number.
+    """
     pairs = in_rank_order(ranking)
+    if all(np.isfinite(trajectory.beta_eff(strength)).sum() < 2 for _, trajectory in pairs):
+        return ""
     name = "beta"
     with drawing.figure(name, (4.8, 3.3)) as (figure, axes):
         seen = []

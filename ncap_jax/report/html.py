@@ -235,6 +235,6 @@ def _figures(ranking: Ranking) -> dict[str, Any]:
         "legend": styles,
         "others": max(len(pairs) - len(styles), 0),
         "accuracy_svg": figures.accuracy_curves(ranking) if pairs else "",
-        "beta_svg": figures.beta_curves(ranking, strength) if pairs and strength else "",
+        "beta_svg": figures.beta_curves(ranking, strength) if strength else "",
         "fits": _fits(pairs, strength, text.metric_name(ranking.config.metric)),
     }

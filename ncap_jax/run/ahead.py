@@ -65,8 +65,13 @@ class Ahead:
         self._start, self._most = start, most
         self._under_way: dict[str, Future[FineTuning]] = {}
 
-    def expect(self, names: Iterable[str]) -> None:
-        """Say who comes next, in order; as many as there are threads for are prepared."""
+    def expect(self, names: Iterable[str], until: int) -> None:
+        """Say who comes next, in order; as many as there are threads for are prepared.
+
+        Args:
+            names: of the models.
+            until: the epoch up to which they will train.
+        """
         for name in names:
             if len(self._under_way) >= self._most:
                 return
@@ -74,7 +79,7 @@ class Ahead:
                 future: Future[FineTuning] = Future()
                 self._under_way[name] = future
                 # Not a daemon: Python's end while XLA compiles in a thread aborts the process.
-                arguments = name, future
+                arguments = name, until, future
                 threading.Thread(target=self._prepare, args=arguments, name=THREAD).start()
 
     def take(self, name: str, deadline: Deadline | None = None) -> FineTuning | None:
@@ -92,10 +97,10 @@ class Ahead:
         """Forget all models, to free their memory; a compiler that is at work comes to its end."""
         self._under_way.clear()
 
-    def _prepare(self, name: str, future: Future[FineTuning]) -> None:
+    def _prepare(self, name: str, until: int, future: Future[FineTuning]) -> None:
         try:
             tuning = self._start(name)
-            compile_programs(tuning)
+            compile_programs(tuning, until)
         except BaseException as error:
             future.set_exception(error)
         else:

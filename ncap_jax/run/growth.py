@@ -52,18 +52,24 @@ def check_measured(known: Mapping[str, Recorded], config: RankConfig, folder: ob
 
     Raises:
         OutputError: the predictor reads beta_eff after every epoch, and a model that can be
-            measured was not.
+            measured was not. One without any, beside others that have all of theirs, cannot be.
     """
     strength = predictors.get(config.predictor, config.head).strength
     if strength is None:
         return
+    lacking = {
+        each.model: [
+            r.epoch for r in each.records[: config.epochs + 1] if strength not in r.beta_eff
+        ]
+        for each in known.values()
+    }
+    followed = not all(lacking.values())
     for each in known.values():
-        records = each.records[: config.epochs + 1]
-        lacking = [record.epoch for record in records if strength not in record.beta_eff]
-        if lacking and any(record.beta_eff for record in records):
+        missing = lacking[each.model]
+        if missing and (not followed or any(record.beta_eff for record in each.records)):
             raise errors.OutputError(
                 f"{folder} was recorded without what predictor={config.predictor!r} reads: "
-                f"{each.model} has no {strength} beta_eff after {_listed(lacking)}",
+                f"{each.model} has no {strength} beta_eff after {_listed(missing)}",
                 "Choose another folder, or a predictor that reads no beta_eff",
             )
 
@@ -121,9 +127,9 @@ def notes(known: Mapping[str, Recorded], config: RankConfig, num_train: int) -> 
 
 
 def _lacks_the_last(each: Recorded, epochs: int, measured: Collection[int]) -> bool:
-    """Whether a model that can be measured was not after what is now the last epoch."""
-    can = bool(each.records[0].beta_eff) and len(each.records) > epochs
-    return can and epochs in measured and not each.records[epochs].beta_eff
+    """Whether a model was not measured after what is now the last epoch, as a fresh run would."""
+    has_it = len(each.records) > epochs
+    return has_it and epochs in measured and not each.records[epochs].beta_eff
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -24,6 +24,7 @@ from ncap_jax.data.feeding import make_feed
 from ncap_jax.data.further_splits import further_splits
 from ncap_jax.finetune import loop, mesh, outcome, trajectory_files
 from ncap_jax.finetune.candidate import FineTuning
+from ncap_jax.finetune.programs import compile_programs
 from ncap_jax.finetune.steps import Deadline
 from ncap_jax.measure import training
 from ncap_jax.options import RankConfig
@@ -102,16 +103,20 @@ class Worker:
             if self.ahead is not None:
                 self.ahead.clear()
             return self.prepare(task.model, micro_batches, deadline)
-        held = self.held.pop(task.model, None)
-        if held is not None and held.after == after:
-            return held.until(deadline)
         prepared = None
         if self.ahead is not None:
             prepared = self.ahead.take(task.model, deadline)
-            self.ahead.expect(name for name in task.following if self._can_wait(name))
+            following = (name for name in task.following if self._can_wait(name))
+            self.ahead.expect(following, task.until)
+        held = self.held.pop(task.model, None)
+        if held is not None and held.after == after:
+            return held.until(deadline)
         if prepared is not None:
             return prepared.until(deadline)
-        return self.prepare(task.model, micro_batches, deadline)
+        fresh = self.prepare(task.model, micro_batches, deadline)
+        if single_device(self.config):  # so that the seconds of an epoch are its own
+            compile_programs(fresh, task.until)
+        return fresh
 
     def prepare(
         self, model: str, micro_batches: int = 1, deadline: Deadline | None = None
@@ -123,6 +128,10 @@ class Worker:
             for feed in (self.feed, *self.further_feeds)
         )
         return dataclasses.replace(first, others=tuple(others)) if others else first
+
+    def prepare_ahead(self, model: str) -> FineTuning:
+        """A model as it waits in memory, or as `prepare` makes it; for a thread."""
+        return self.held.get(model) or self.prepare(model)
 
     def hold(self, model: str, paused: FineTuning) -> None:
         """Keep a model that pauses, if the states of all that pause are small enough."""
@@ -147,6 +156,14 @@ class Worker:
             self.ended = 0
 
 
+def single_device(config: RankConfig) -> bool:
+    """Whether models may be compiled before their turn, or in a thread.
+
+    What runs on several devices is compiled by all processes in one order.
+    """
+    return config.mesh is None and not distributed.is_distributed()
+
+
 def make_work(job: Job, files: ModelFiles | None, *, threads: int | None = None) -> Work:
     """The function that does tasks in this process.
 
@@ -156,9 +173,8 @@ def make_work(job: Job, files: ModelFiles | None, *, threads: int | None = None)
         threads: that prepare the next models; None: one for each core but one.
     """
     worker = _make_worker(job, files)
-    # What runs on several devices is compiled by all processes in one order.
-    if job.config.mesh is None and not distributed.is_distributed():
-        worker.ahead = Ahead(worker.prepare, ahead.threads() if threads is None else threads)
+    if single_device(job.config):
+        worker.ahead = Ahead(worker.prepare_ahead, ahead.threads() if threads is None else threads)
     return worker
 
 

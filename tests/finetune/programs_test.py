@@ -25,7 +25,7 @@ def test_an_epoch_runs_what_was_compiled(monkeypatch, scan, budget):
         small_spec(), small_feed(), config, deadline=None if budget is None else lambda: None
     )
     with compilations() as programs:
-        compile_programs(tuning)
+        compile_programs(tuning, 5)
     step = "jit(_scanned_steps)" if scan else "jit(train_step)"
     assert {step, "jit(features)", "jit(head_sums)", "jit(_probes)"} <= set(programs)
     with compilations() as programs:

@@ -25,7 +25,7 @@ def start(name: str):
 def test_a_model_that_was_prepared_compiles_nothing_and_gives_the_same_numbers():
     expected = loop.finetune(start("small"))
     models = Ahead(start, most=1)
-    models.expect(["small"])
+    models.expect(["small"], 2)
     prepared = models.take("small")
     assert prepared is not None
     with compilations() as programs:
@@ -42,7 +42,7 @@ def test_waiting_ends_with_the_last_thread_that_prepares_a_model():
         ended.append(name)
 
     models = Ahead(prepare, most=2)
-    models.expect(["one", "two"])
+    models.expect(["one", "two"], 2)
     threading.Timer(0.05, go.set).start()
     ahead.wait()
     assert sorted(ended) == ["one", "two"]
@@ -66,12 +66,12 @@ def slow():
 def test_at_most_as_many_as_were_allowed_are_under_way(slow):
     wait, asked, go = slow
     models = Ahead(wait, most=2)
-    models.expect(["a", "b", "c"])
-    models.expect(["a", "b", "c"])
+    models.expect(["a", "b", "c"], 2)
+    models.expect(["a", "b", "c"], 2)
     assert sorted(asked) == ["a", "b"]
     go.set()
     models.take("a")
-    models.expect(["b", "c"])
+    models.expect(["b", "c"], 2)
     assert sorted(asked) == ["a", "b", "c"]
 
 
@@ -79,7 +79,7 @@ def test_who_was_not_expected_or_failed_is_made_by_the_worker(slow):
     wait, asked, go = slow
     models = Ahead(wait, most=1)
     assert models.take("a") is None
-    models.expect(["a"])
+    models.expect(["a"], 2)
     go.set()
     assert models.take("a") is None
     assert asked == ["a"]
@@ -94,21 +94,21 @@ def test_waiting_ends_with_the_time_of_the_model(slow):
 
     wait, *_ = slow
     models = Ahead(wait, most=1)
-    models.expect(["a"])
+    models.expect(["a"], 2)
     with pytest.raises(TooLate):
         models.take("a", deadline)
 
 
 def test_nobody_is_expected_where_there_is_no_thread(slow):
     wait, asked, _ = slow
-    Ahead(wait, most=0).expect(["a"])
+    Ahead(wait, most=0).expect(["a"], 2)
     assert asked == []
 
 
 def test_forgotten_models_are_not_handed_out(slow):
     wait, _, go = slow
     models = Ahead(wait, most=1)
-    models.expect(["a"])
+    models.expect(["a"], 2)
     models.clear()
     go.set()
     assert models.take("a") is None
@@ -124,7 +124,7 @@ SCRIPT = """
 import time
 from ncap_jax.run import ahead
 models = ahead.Ahead(lambda name: time.sleep(60), most=1)
-models.expect(["slow"])
+models.expect(["slow"], 2)
 ahead.leave(7)
 """
 

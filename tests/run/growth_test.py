@@ -21,7 +21,7 @@ def record(epoch, beta=True):
     return EpochRecord(epoch, 1.0, 0.5, 1.0, 0.5, None, *values)
 
 
-RECORDS = tuple(record(epoch, beta=epoch in (0, 3)) for epoch in range(4))
+RECORDS = tuple(record(epoch, beta=epoch == 3) for epoch in range(4))
 MODEL = Recorded("a", RECORDS, state=3)
 
 
@@ -38,14 +38,17 @@ def test_a_predictor_needs_what_it_reads_after_every_epoch(tmp_path):
         growth.check_measured({"a": MODEL}, by_beta, tmp_path)
     assert error.value.cause == (
         f"{tmp_path} was recorded without what predictor='scaled_ridge' reads: a has no "
-        "absolute beta_eff after epochs 1, 2"
+        "absolute beta_eff after epochs 0, 1, 2"
     )
     assert error.value.remedy == "Choose another folder, or a predictor that reads no beta_eff"
     growth.check_measured({"a": MODEL}, RankConfig(), tmp_path)
     never = tuple(record(epoch, beta=False) for epoch in range(4))  # its network has none
     always = tuple(record(epoch) for epoch in range(4))
-    for records in (never, always):
-        growth.check_measured({"a": Recorded("a", records)}, by_beta, tmp_path)
+    known = {"a": Recorded("a", never), "b": Recorded("b", always)}
+    growth.check_measured(known, by_beta, tmp_path)
+    growth.check_measured({}, by_beta, tmp_path)
+    with pytest.raises(errors.OutputError, match="a has no absolute beta_eff after epochs 0, 1, 2"):
+        growth.check_measured({"a": known["a"]}, by_beta, tmp_path)  # a race stopped it early
 
 
 def test_a_metric_by_class_needs_answers_by_class(tmp_path):

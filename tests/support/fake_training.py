@@ -39,6 +39,7 @@ class FakeCandidate:
 def install(patch: pytest.MonkeyPatch) -> None:
     """Let workers of this process train as described above; for runs with head='linear'."""
     patch.setattr(worker.training, "start", start)
+    patch.setattr(worker, "compile_programs", lambda tuning, until: None)
     patch.setattr(loop, "advance", advance)
     patch.setattr(loop, "train_epoch", train_epoch)
 
