@@ -167,12 +167,15 @@ def _table(ranking: Ranking, columns: Sequence[str]) -> Table:
         head = text.within(ranking) if column == _WITHIN else column
         table.add_column(_spelled(head), justify="right", no_wrap=True)
     table.add_column("status", overflow="fold")
-    for row in ranking.models:
+    rows, others = text.rows_to_show(ranking)
+    for row in rows:
         cells = _cells(row)
         rank = "–" if row.rank is None else str(row.rank)
         status = text.status(row) + (" !" if row.flag else "")
         shown = [rank, text.visible(row.name), *(cells[column] for column in columns), status]
         table.add_row(*map(_spelled, shown))
+    if others:
+        table.caption, table.caption_justify, table.caption_style = others, "left", "none"
     return table
 
 

@@ -35,6 +35,7 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
     spent = cost(ranking).sentence()
     if took := wall_time(ranking.info.seconds, finished.seconds if finished else None):
         spent += f" {took}"
+    rows, others = text.rows_to_show(ranking)
     header = ["#", "model", "predicted", "P(best)", text.within(ranking), "last seen"]
     header += ["epochs", "time", "status"]
     lines = [
@@ -43,8 +44,9 @@ def render(ranking: Ranking, finished: FinishedRun | None = None, how_to_finish:
         *(_winner(finished, ranking, how_to_finish) if finished is not None else ()),
         f"**{escape(text.answer(ranking))}**",
         "",
-        *_table(header, list(map(_cells, ranking.models))),
+        *_table(header, list(map(_cells, rows))),
         "",
+        *((f"{others}.", "") if others else ()),
         f"{len(ranking.models)} models, {text.epochs_each(ranking)}, head `{config.head}`, seed "
         f"{config.seed}, ranked by `{ranking.predictor}`. {spent}",
     ]

@@ -29,10 +29,12 @@ def notebook_ranking(ranking: Ranking) -> str:
     left_out = () if text.has_beta_eff(ranking) else ("β_eff",)
     columns = [name for name in _COLUMNS if name not in left_out]
     title = _escaped(text.title(ranking))
-    rows = [_row(row, columns) for row in ranking.models]
+    shown, others = text.rows_to_show(ranking)
+    rows = [_row(row, columns) for row in shown]
     heads = [text.within(ranking) if name == "within" else name for name in columns]
     lines = ["<div>", *_table(title, text.answer(ranking), heads, rows)]
     notes = (
+        others and f"{others}.",
         inference.smallest(ranking),
         text.metric_note(ranking),
         text.learning_rates(ranking),

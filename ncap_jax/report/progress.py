@@ -162,6 +162,7 @@ class Progress:
             self._best = (seen, model)
         if self._bar is not None:
             self._update()
+            self._tell_who_races()
             return
         self._line(
             f"{model}: epoch {record.epoch}/{self._epochs}, "
@@ -169,6 +170,7 @@ class Progress:
             f"loss {text.number(record.validation_loss)} ({text.duration(record.seconds)}); "
             f"time left {self._left()}"
         )
+        self._tell_who_races()
 
     def finished(self, trajectory: Trajectory) -> None:
         """Show how a model ended; the epochs that it did not run count as done."""
@@ -211,8 +213,13 @@ class Progress:
         if self._programs is not None:
             lines.append(self._programs)
         lines.extend(self._notes)
-        if not self._fit_told:
-            lines.append("Time budget: models are taken one after another while it lasts.")
+        if not self._fit_told and self._clock is not None:
+            lines.append(
+                "Time budget: models have their first epoch one after another, as long as there is "
+                "time for the race that follows."
+                if self._clock.races
+                else "Time budget: models are taken one after another while it lasts."
+            )
         return [*lines, f"Time left, compilation included: {UNKNOWN}, until an epoch is trained."]
 
     def _tell_who_fits(self) -> None:
@@ -226,6 +233,19 @@ class Progress:
             f"Time budget: of the {others} models left about {fitting} will be trained, in "
             f"{self._left()}."
         )
+
+    def _tell_who_races(self) -> None:
+        """Likewise, once the first model has an epoch, with how many models the race will begin."""
+        if self._fit_told or self._clock is None or not self._clock.races:
+            return
+        if self._clock.answered:
+            self._fit_told = True
+            begun = len(self._begun)
+            fitting = begun + self._clock.fitting(self._models - begun)
+            self._line(
+                f"Time budget: about {fitting} of {self._models} models will race, in "
+                f"{text.duration(self._clock.rest())}."
+            )
 
     def _left(self) -> str:
         seconds = self.seconds_left()

@@ -250,11 +250,7 @@ def some(names: list[str]) -> list[str]:
 
 def warnings(ranking: Ranking) -> list[str]:
     """Reasons to distrust the table, a line each: failures, flags, no model above chance."""
-    lines = [
-        f"{row.name}: {row.status.replace('_', ' ')}" + (f" – {row.message}" if row.message else "")
-        for row in ranking.models
-        if row.status != "ok"
-    ]
+    lines = _ends(ranking)
     flagged: dict[str, list[str]] = {}
     for row in ranking.models:
         if row.flag:
@@ -265,6 +261,34 @@ def warnings(ranking: Ranking) -> list[str]:
     lines += [f"{each.name}: {each.reason}" for each in ranking.left_out if each.step == "failed"]
     lines = [visible(line) for line in lines]
     return lines + _no_better_than_the_largest_class(ranking) + _too_few_images(ranking)
+
+
+def _ends(ranking: Ranking) -> list[str]:
+    """Why models did not run to the end; those that ended alike have a line together."""
+    alike: dict[tuple[str, str], list[RankedModel]] = {}
+    for row in ranking.models:
+        if row.status != "ok":
+            alike.setdefault((row.status, row.message.partition(":")[0]), []).append(row)
+    lines = []
+    for (status, cause), rows in alike.items():
+        message = rows[0].message if len(rows) == 1 else cause
+        what = f" – {message}" if message else ""
+        names = listed(some([row.name for row in rows]))
+        lines.append(f"{names}: {status.replace('_', ' ')}{what}")
+    return lines
+
+
+def rows_to_show(ranking: Ranking) -> tuple[Sequence[RankedModel], str]:
+    """The rows of a table that is read at a glance, and the status of what it leaves out.
+
+    Of a long list that a budget has cut short, most models have no epoch: their rows would hide the
+    others. Empty: no row is left out.
+    """
+    without = [row.name for row in ranking.models if row.status == "stopped" and not row.epochs]
+    if some(without) == without:
+        return ranking.models, ""
+    shown = [row for row in ranking.models if row.name not in without]
+    return shown, f"{len(without):,} more models were not trained for an epoch"
 
 
 def _too_few_images(ranking: Ranking) -> list[str]:

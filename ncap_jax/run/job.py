@@ -24,6 +24,7 @@ class Job:
         recall: how many of the models are fine-tuned, which is still to be decided
             (`ncap_jax.run.recall`); 0: all.
         funnel: how many models each step has left so far.
+        in_order: whether the models come in the order of their turns, the most promising first.
     """
 
     specs: tuple[ModelSpec, ...]
@@ -33,6 +34,7 @@ class Job:
     left_out: tuple[LeftOut, ...] = ()
     recall: int = 0
     funnel: tuple[FunnelStep, ...] = ()
+    in_order: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,7 +46,7 @@ class Task(NamedTuple):
     """What is asked of a worker: train this model up to this epoch within this share of time.
 
     `alive`: the models that are still in the run; of others nothing needs to be kept.
-    `following`: the models that come next for the first time, in order.
+    `following`: the models that come next, in order.
     """
 
     model: str

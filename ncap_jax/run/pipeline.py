@@ -24,7 +24,7 @@ from ncap_jax.run.request import Request, Source
 from ncap_jax.run.schedule import Scheduler
 from ncap_jax.run.scratch import Scratch
 from ncap_jax.run.stopwatch import Stopwatch
-from ncap_jax.selection import budget, funnel
+from ncap_jax.selection import budget, funnel, race
 from ncap_jax.selection.keeping import kept, most_states
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.types import Ranking, Trajectory, Watcher
@@ -40,7 +40,8 @@ def rank(request: Request) -> Ranking:
     programs = caching.describe_programs(kept_programs)
     cached = bool(caching.count_programs(kept_programs))
     job, about = prepare(request)
-    clock = budget.TimeBudget(job.config, call_start, cached=cached)
+    later = partial(race.epochs_after, epoch=1, config=job.config)
+    clock = budget.TimeBudget(job.config, call_start, cached=cached, later_epochs=later)
     with contextlib.ExitStack() as stack:
         place = open_place(request, about, job.config)
         folder = place.folder
@@ -48,7 +49,7 @@ def rank(request: Request) -> Ranking:
         if folder is not None:
             stack.enter_context(folder)
         if job.recall:
-            job, about = shortened(job, about, request, folder)
+            job, about = shortened(job, about, request, folder, clock)
         if folder is not None:
             known = grow(folder, job)
         primary = distributed.is_primary()
@@ -74,7 +75,11 @@ def rank(request: Request) -> Ranking:
 
 
 def shortened(
-    job: Job, about: dict[str, Any], request: Request, folder: RunFolder | None
+    job: Job,
+    about: dict[str, Any],
+    request: Request,
+    folder: RunFolder | None,
+    clock: budget.TimeBudget,
 ) -> tuple[Job, dict[str, Any]]:
     """The job with the models that a recall chooses, and the content of its `run.json`.
 
@@ -83,7 +88,7 @@ def shortened(
     """
     tell = line_printer(shown=request.show_progress)
     path = None if folder is None else folder.path
-    decision = recall.decide(job, about["data"]["sha256"], path, tell)
+    decision = recall.decide(job, about["data"]["sha256"], path, tell, clock.rest)
     job, about = settle(job, about, request.data_config, decision)
     if folder is not None:
         folder.describe(about)
@@ -165,7 +170,7 @@ def finetune_all(
     Raises:
         NcapError: the folder cannot be written, or the workers cannot start.
     """
-    turns = budget.admission_order(job.specs, job.config)
+    turns = job.names if job.in_order else budget.admission_order(job.specs, job.config)
     with contextlib.ExitStack() as stack:
         measured = growth.measured_epochs(job.config, len(job.dataset.labels))
         scheduler = Scheduler(job.names, job.config, folder, watcher, clock, turns, measured, known)

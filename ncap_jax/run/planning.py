@@ -50,7 +50,8 @@ def _recall(job: Job, digest: str, run: pathlib.Path | None) -> list[str]:
     """Who would be chosen by what is known, and what is still to be looked at."""
     config = job.config
     parts = text.listed(config.recall_parts) or "the order in which they are given"
-    lines = [f"Recall: {job.recall} of {len(job.specs):,}, by {parts}."]
+    number = "as many as there is time for" if recall.kept_by_time(config) else f"{job.recall}"
+    lines = [f"Recall: {number} of {len(job.specs):,}, by {parts}."]
     decided = None if run is None else read_decision(run, recall.decision_key(job, digest))
     if decided is not None:
         return [*lines, f"It is decided already: {', '.join(decided.chosen)}."]
@@ -76,6 +77,17 @@ def _about(seconds: Sequence[float], missing: int) -> str:
     )
 
 
+def _time(config: RankConfig, budget: float) -> str:
+    """What a time budget is divided into."""
+    line = f"Time budget: {text.duration(budget)} in all."
+    if config.strategy == "race":
+        line += (
+            " A model is given its first epoch as long as there is time for the race that follows: "
+            "for how many is known once the first one has had its own."
+        )
+    return line
+
+
 def _training(models: int, config: RankConfig) -> list[str]:
     """How many models train how far."""
     epochs = f"{config.epochs} epoch{'s' if config.epochs != 1 else ''}"
@@ -87,5 +99,5 @@ def _training(models: int, config: RankConfig) -> list[str]:
         line += f" The race lets {text.listed(cuts)} continue, {alike}." if cuts else ""
     lines = [line]
     if config.time_budget is not None:
-        lines.append(f"Time budget: {text.duration(config.time_budget)} in all.")
+        lines.append(_time(config, config.time_budget))
     return [*lines, "How long an epoch takes is known once the first model has trained one."]

@@ -172,6 +172,7 @@ def settle(
         seen=seen_before(specs, job.dataset, config, data_config),
         left_out=(*job.left_out, *decision.left_out),
         recall=0,
+        in_order=True,
         funnel=(*job.funnel, FunnelStep("recalled", len(specs), decision.seconds)),
     )
     return job, {**about, "models": facts.model_facts(specs, config)}

@@ -34,7 +34,7 @@ from ncap_jax.run.recall_files import (
     read_decision,
     write_decision,
 )
-from ncap_jax.selection.recall import Candidate, Choice, choose, merits
+from ncap_jax.selection.recall import KEPT, Candidate, Choice, choose, kept_in_time, merits
 from ncap_jax.types import LeftOut, ModelSpec
 from ncap_jax.zoo import catalogue, registry
 from ncap_jax.zoo.weights import sources
@@ -50,14 +50,21 @@ VERSION = 1
 Tell = Callable[[str], None]
 
 
-def decide(job: Job, digest: str, run: pathlib.Path | None, tell: Tell) -> Decision:
-    """Choose the `job.recall` models that are fine-tuned.
+def decide(
+    job: Job,
+    digest: str,
+    run: pathlib.Path | None,
+    tell: Tell,
+    left: Callable[[], float] = lambda: math.inf,
+) -> Decision:
+    """Choose the models that are fine-tuned: `job.recall`, or as many as there may be time for.
 
     Args:
         job: its models are the candidates.
         digest: SHA-256 of the data.
         run: path of the run's folder, where the decision is kept and found again; None: nowhere.
         tell: is told what happens, in sentences.
+        left: seconds of the time budget that are left, whenever it is asked.
 
     Raises:
         ModelError: no candidate could be looked at.
@@ -70,11 +77,18 @@ def decide(job: Job, digest: str, run: pathlib.Path | None, tell: Tell) -> Decis
         tell(f"Recall: {len(known.chosen)} models were chosen in an earlier call.")
         return known
     began = time.monotonic()
-    tell(f"Recall: of {len(job.specs)} candidates {job.recall} will be fine-tuned.")
+    timed = kept_by_time(job.config)
+    number = "as many as there is time for" if timed else f"{job.recall}"
+    tell(f"Recall: of {len(job.specs)} candidates {number} will be fine-tuned.")
     candidates = before_loading(job.specs, job.config)
     if "features" in job.config.recall_parts:
         candidates = _Look(job, digest, run, tell)(candidates, began + seconds_for(job.config))
-    choice = fitting(job, candidates)
+    keep = job.recall
+    if timed:
+        taken = [each.seconds for each in candidates if each.scores]
+        keep = kept_in_time(left(), taken, len(candidates))
+        tell(f"Recall: {keep} of them are put in order for the race.")
+    choice = fitting(job, candidates, keep)
     seconds = time.monotonic() - began
     decision = Decision(choice.chosen, choice.left_out, seconds, tuple(candidates))
     if run is not None:
@@ -86,7 +100,8 @@ def decision_key(job: Job, digest: str) -> dict[str, Any]:
     """What a decision follows from; an equal key stands for an equal decision."""
     config = job.config
     limits = ("max_latency_ms", "max_parameters")
-    names = ("recall_parts", "recall_family", "recall_seconds", *limits)
+    time = ("time_budget",) if kept_by_time(config) else ()
+    names = ("recall_parts", "recall_family", "recall_seconds", *limits, *time)
     return {
         "candidates": job.names,
         "recall": job.recall,
@@ -138,10 +153,20 @@ def as_cached(
     return _Look(job, digest, run, lambda line: None)(candidates, end=-math.inf)
 
 
-def fitting(job: Job, candidates: Sequence[Candidate]) -> Choice:
+def kept_by_time(config: RankConfig) -> bool:
+    """Whether a recall keeps as many models as a race may have time for."""
+    return config.recall is None and config.time_budget is not None and config.strategy == "race"
+
+
+def fitting(job: Job, candidates: Sequence[Candidate], keep: int) -> Choice:
     """The choice, all of it as small and fast as the options ask: others make room for the next.
 
     Only those that would be chosen are built for it, and timed.
+
+    Args:
+        job: see `decide`.
+        candidates: with what is known of them.
+        keep: how many are chosen.
 
     Raises:
         ModelError: no candidate could be looked at.
@@ -150,7 +175,7 @@ def fitting(job: Job, candidates: Sequence[Candidate]) -> Choice:
     config, specs = job.config, {spec.name: spec for spec in job.specs}
     known, gone = set[str](), list[LeftOut]()
     while True:
-        choice = choose(candidates, job.recall, config)
+        choice = choose(candidates, keep, config, KEPT if kept_by_time(config) else None)
         new = [specs[name] for name in choice.chosen if name not in known]
         if not choice.chosen:
             raise _none_left((*choice.left_out, *gone))

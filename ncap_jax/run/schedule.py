@@ -64,7 +64,6 @@ class Scheduler:
         self._folder, self._watcher, self._clock = folder, watcher, clock
         self._measured = measured
         self._recorded = recorded or {}
-        self._trained = set[str]()
         self._waiting: dict[str, Trajectory] = {}
         self._ends: dict[str, Trajectory] = {}
 
@@ -102,6 +101,31 @@ class Scheduler:
                 known = as_scored(self._known(), config.metric)
                 self._stop(strategy.stopped(known, alive, config, epoch))
                 alive = [name for name in alive if name in self._waiting]
+                if self._clock.races and executor is not None:
+                    self._stop(self._out_of_time(known, alive, epoch, executor.workers))
+                    alive = [name for name in alive if name in self._waiting]
+
+    def _later_epochs(self, goal: int, alive: int, workers: int) -> int | None:
+        """Epochs that a race trains after a turn up to an epoch; None: time is divided evenly."""
+        if not self._clock.races:
+            return None
+        raced = sum(each.epochs > 0 for each in self._known())
+        if goal == min(race.rungs(self._config), default=goal):
+            raced += workers  # whose turn it is will have their first epoch
+        return race.epochs_after(raced, goal, self._config, alive=min(raced, alive))
+
+    def _out_of_time(
+        self, known: Sequence[Trajectory], alive: Sequence[str], epoch: int, workers: int
+    ) -> dict[str, str]:
+        """Whom no time is left for, by what their epochs took; those recorded before take none."""
+        seconds = {
+            name: 0.0
+            if self._reaches(name, self._config.epochs)
+            else self._clock.epoch_seconds(name)
+            for name in alive
+        }
+        left = self._clock.rest() * workers
+        return race.out_of_time(known, alive, self._config, epoch, seconds, left)
 
     def _advance(self, executor: Executor | None, names: Sequence[str], goal: int) -> list[str]:
         """Bring models to an epoch, trained or recorded before; returns those that wait there."""
@@ -127,15 +151,14 @@ class Scheduler:
     def _turn(self, executor: Executor, names: Sequence[str], goal: int) -> dict[str, Trajectory]:
         """Give each model its turn; returns those that were refused before anybody had an epoch."""
         left, alive, refused = set(names), frozenset(names), set[str]()
-        new = [name for name in names if name not in self._trained]
-        self._trained |= left
         held: dict[str, Trajectory] = {}
 
         def make_task(name: str) -> Task:
-            share = self._clock.begin(name, len(left), executor.workers)
+            later = self._later_epochs(goal, len(names), executor.workers)
+            share = self._clock.begin(name, len(left), executor.workers, later)
             if share.refusal:
                 refused.add(name)
-            following = new[new.index(name) + 1 :] if name in new else []
+            following = names[names.index(name) + 1 :]
             others = max(0, self._clock.fitting(len(left)) - 1)
             return Task(name, goal, share, alive, tuple(following[:others]))
 

@@ -15,6 +15,10 @@ compared after about as many. Otherwise not all can, and the model goes on up to
 so its further epochs never take longer than a first one. What a model leaves goes to the next. A
 model is not started once less time is left than any model took to its first epoch.
 
+In a race (`ncap_jax.selection.race`) no model has a share: one is started as long as the seconds
+that the race's later epochs take, (H4), are left for them. What an epoch takes is the median of the
+models' fastest ones.
+
 A budget always answers: in every call the first model that starts has an epoch, however long it
 takes. `model_time_budget` bounds a model once it has its first epoch. The clock starts with each
 call: a run that resumes has the whole budget again. Where the predictor needs two epochs, "first
@@ -146,6 +150,8 @@ class TimeBudget:
         start: what `clock` said when the call started.
         clock: seconds; None: `time.monotonic`.
         cached: whether compiled programs of an earlier run are at hand.
+        later_epochs: number of models -> what a race of them trains after their first epochs; None:
+            with how many it begins is not foretold.
     """
 
     def __init__(
@@ -155,14 +161,20 @@ class TimeBudget:
         clock: Callable[[], float] | None = None,
         *,
         cached: bool = False,
+        later_epochs: Callable[[int], int] | None = None,
     ):
         self._after_the_first = AFTER_THE_FIRST_CACHED if cached else AFTER_THE_FIRST
+        self._config, self._later_epochs = config, later_epochs
         self._total, self._each = config.time_budget, config.model_time_budget
         self._needed = predictors.get(config.predictor, config.head).min_epochs
         self._start, self._clock = start, clock or time.monotonic
         self._running: dict[str, float] = {}  # model -> when its turn began
         self._used: dict[str, float] = {}  # model -> seconds of its turns that are over
         self._first: dict[str, float] = {}  # model -> seconds to its first epoch in this call
+        self._since: dict[
+            str, float
+        ] = {}  # model -> the beginning of its turn, or its last epoch's end
+        self._fastest: dict[str, float] = {}  # model -> seconds of its fastest epoch
         self._promised: str | None = None
         self._workers = 1
 
@@ -170,6 +182,11 @@ class TimeBudget:
     def limited(self) -> bool:
         """Whether there is a budget for all models together."""
         return self._total is not None
+
+    @property
+    def races(self) -> bool:
+        """Whether there is, and the models race in it."""
+        return self.limited and self._config.strategy == "race"
 
     @property
     def answered(self) -> bool:
@@ -183,31 +200,50 @@ class TimeBudget:
         reserve = min(RESERVED_PART * self._total, RESERVED_SECONDS)
         return max(0.0, self._start + self._total - reserve - self._clock())
 
-    def begin(self, model: str, models_left: int, workers: int = 1) -> TimeShare:
+    def begin(
+        self, model: str, models_left: int, workers: int = 1, later_epochs: int | None = None
+    ) -> TimeShare:
         """What `model` may take in the turn that begins: one of `models_left` to come or under way.
 
         A turn that is repeated because its worker died begins again.
+
+        Args:
+            model: its name.
+            models_left: how many.
+            workers: that train beside one another.
+            later_epochs: of a race, which must be left when the turn is over; None: no race.
         """
         self.end(model)
         self._workers = workers
         if not self.answered and self._promised is None:
             self._promised = model
+        rest = self.rest() - self.epoch_seconds() * (later_epochs or 0) / workers
         share = TimeShare(
-            self._even(models_left),
+            self._even(models_left) if later_epochs is None else rest,
             math.inf if self._each is None else self._each - self._used.get(model, 0.0),
-            self.rest(),
+            rest,
             statistics.median(self._firsts()) if self._total and self._first else 0.0,
             promised=self._promised == model,
             answered=model in self._first,
             needed=self._needed,
         )
-        self._running[model] = self._clock()
+        self._running[model] = self._since[model] = self._clock()
         return dataclasses.replace(share, refusal=self._refusal(share))
 
     def epoch(self, model: str, epoch: int) -> None:
-        """Take into account that a model has finished an epoch."""
+        """Take into account that a model has finished an epoch; 0: that it was measured."""
+        now = self._clock()
+        if epoch > 0 and model in self._since:
+            taken = now - self._since[model]
+            self._fastest[model] = min(taken, self._fastest.get(model, math.inf))
+        self._since[model] = now
         if epoch >= self._needed and model in self._running:
             self._first.setdefault(model, self._seconds(model))
+
+    def epoch_seconds(self, model: str | None = None) -> float:
+        """What an epoch of a model, or of any, is expected to take; 0 while nothing is known."""
+        usual = statistics.median(self._fastest.values()) if self._fastest else 0.0
+        return usual if model is None else self._fastest.get(model, usual)
 
     def end(self, model: str, *, failed: bool = False) -> None:
         """Take into account that a model's turn is over."""
@@ -224,6 +260,8 @@ class TimeBudget:
         if not self._first:
             return models_left
         first = statistics.median(self._firsts(self._after_the_first))
+        if self._later_epochs is not None and self.races:
+            return self._fitting_in_race(first, models_left)
         if first <= self._even(models_left):
             return models_left
         if first > self.rest():
@@ -231,6 +269,15 @@ class TimeBudget:
         epochs = statistics.median(self._seconds(m) - s for m, s in self._first.items())
         one_after_another = 1 + round((self.rest() - first) / (first + epochs))
         return min(models_left, one_after_another * self._workers)
+
+    def _fitting_in_race(self, first: float, models_left: int) -> int:
+        """The most of the models left that a race has time for, (H4)."""
+        assert self._later_epochs is not None
+        known, epoch, left = len(self._first), self.epoch_seconds(), self.rest() * self._workers
+        for more in range(models_left, 0, -1):
+            if more * first + epoch * self._later_epochs(known + more) <= left:
+                return more
+        return 0
 
     def doubt(self) -> str:
         """Why nobody can be compared within a budget, as far as it is known before any training."""
@@ -269,8 +316,9 @@ class TimeBudget:
             return "no time was left"
         if share.answered or not self._first or min(self._firsts()) <= share.rest:
             return ""
+        others = " beside the race's later epochs" if self.races else ""
         return (
-            f"{share.rest:.1f} seconds were left, and a first epoch was expected to take "
+            f"{share.rest:.1f} seconds were left{others}, and a first epoch was expected to take "
             f"{min(self._firsts()):.1f} or more"
         )
 

@@ -19,11 +19,22 @@ several cuts asks less of the first epoch. What the race costs in accuracy and s
 experiments/race_study.py, docs/results/race.md.
 
 The decision at a rung reads only the epochs up to it: it is the same whenever it is taken.
+
+In a time budget a race begins with as many models as it can bring to its end. Let a model take F
+seconds to its first epoch and E for a further one. With w workers and r seconds left, M models do
+not take longer if
+
+    M F + E later(M, 1) ≤ w r,   later(M, k) = Σ_(i ≥ k) kept(i) (next(i) − i)               (H4)
+
+where next(i) is the rung after i, or the last epoch. So a further model is started as long as
+E later(M, 1) / w seconds are left after its first epoch (`ncap_jax.selection.budget`). At a rung
+those that (H3) spares continue as far as there is time for them, the best first.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
@@ -55,19 +66,34 @@ def rungs(config: RankConfig) -> tuple[int, ...]:
 def settled(config: RankConfig, models: int, *, together: bool = False) -> RankConfig:
     """The configuration with what the strategy `auto` comes to.
 
-    A budget divides what there is over the models itself, and several processes that train one
-    model together would have to agree who is stopped.
+    A budget of epochs, or of each model's time, divides what there is over the models itself, and
+    several processes that train one model together would have to agree who is stopped.
 
     Args:
-        config: `strategy` and the budgets.
+        config: `strategy` and these budgets.
         models: how many are trained.
         together: whether several processes train each of them.
     """
     if config.strategy != "auto":
         return config
-    budgets = (config.time_budget, config.model_time_budget, config.epochs_budget)
+    budgets = (config.model_time_budget, config.epochs_budget)
     full = models <= LEAST or together or any(budget is not None for budget in budgets)
     return dataclasses.replace(config, strategy="full" if full else "race")
+
+
+def epochs_after(models: int, epoch: int, config: RankConfig, *, alive: int | None = None) -> int:
+    """later(M, k) of (H4): epochs that a race trains once those that are in it have one.
+
+    Args:
+        models: that have an epoch, or will have one, M.
+        epoch: the rung k.
+        config: `epochs` and `predictor`.
+        alive: how many of them are still in the race at most; None: all.
+    """
+    most = models if alive is None else alive
+    stops = [rung for rung in rungs(config) if rung >= epoch]
+    ways = itertools.pairwise((*stops, config.epochs))
+    return sum(min(most, kept(models, rung)) * (end - rung) for rung, end in ways)
 
 
 def kept(models: int, rung: int, shares: Mapping[int, Fraction] = SHARES) -> int:
@@ -98,15 +124,9 @@ def stopped(
         Name -> message. Models for which the predictor has no answer are not stopped, and take
         places of (H2); of equal models the names decide.
     """
-    pool = [truncate(t, rung) for t in trajectories if t.epochs >= 1]
-    scores = predictors.get(config.predictor, config.head)(pool)
-    known = {
-        t.model: score.mean
-        for t, score in zip(pool, scores, strict=True)
-        if t.model in contenders and math.isfinite(score.mean)
-    }
-    order = sorted(known, key=lambda name: (-known[name], name))
-    unknown = len(contenders) - len(known)
+    pool = _pool(trajectories, rung)
+    order = _order(pool, contenders, config)
+    unknown = len(contenders) - len(order)
     places = max(0, kept(len(pool), rung, shares) - unknown)
     seen = {t.model: t.records[-1].validation_accuracy for t in pool}
     images = effective_images(counted_images(pool), config.metric)
@@ -117,10 +137,71 @@ def stopped(
     ]
     left = len(contenders) - len(behind)
     return {
-        name: f"stopped by the race after {rung} of {config.epochs} epochs: in place "
+        name: f"{_stopped_after(rung, config)}: in place "
         f"{unknown + order.index(name) + 1} of {len(contenders)}, and {left} continue"
         for name in behind
     }
+
+
+def out_of_time(
+    trajectories: Sequence[Trajectory],
+    contenders: Collection[str],
+    config: RankConfig,
+    rung: int,
+    seconds: Mapping[str, float],
+    left: float,
+) -> dict[str, str]:
+    """Who is stopped at a rung because there is time for the best alone (H4), and why.
+
+    Args:
+        trajectories: see `stopped`, after which this decides.
+        contenders: likewise, in any order.
+        config: likewise.
+        rung: likewise.
+        seconds: what an epoch of each contender is expected to take.
+        left: seconds for all that is still trained, those of all workers added up.
+
+    Returns:
+        As `stopped`. The first one is never stopped here.
+    """
+    pool = _pool(trajectories, rung)
+    order = _order(pool, contenders, config)
+    order = [name for name in contenders if name not in order] + order
+    after = next((each for each in rungs(config) if each > rung), config.epochs)
+    spent, fit = 0.0, 1
+    for place, name in enumerate(order, start=1):
+        spent += seconds[name] * (after - rung)
+        mean = spent / (place * (after - rung))
+        if spent + mean * epochs_after(len(pool), after, config, alive=place) > left:
+            break
+        fit = place
+    return {
+        name: f"{_stopped_after(rung, config)}: in place {order.index(name) + 1} of "
+        f"{len(contenders)}, and time_budget leaves time for {fit}"
+        for name in order[fit:]
+    }
+
+
+def _stopped_after(rung: int, config: RankConfig) -> str:
+    return f"stopped by the race after {rung} of {config.epochs} epochs"
+
+
+def _pool(trajectories: Sequence[Trajectory], rung: int) -> list[Trajectory]:
+    """What is compared at a rung."""
+    return [truncate(t, rung) for t in trajectories if t.epochs >= 1]
+
+
+def _order(
+    pool: Sequence[Trajectory], contenders: Collection[str], config: RankConfig
+) -> list[str]:
+    """The contenders that the predictor has an answer for, the best first."""
+    scores = predictors.get(config.predictor, config.head)(pool)
+    known = {
+        t.model: score.mean
+        for t, score in zip(pool, scores, strict=True)
+        if t.model in contenders and math.isfinite(score.mean)
+    }
+    return sorted(known, key=lambda name: (-known[name], name))
 
 
 def _alike(ahead: float, behind: float, images: int, margin: float) -> bool:

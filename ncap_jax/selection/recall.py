@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import collections
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,11 @@ from ncap_jax.types import LeftOut
 
 # Without --recall: of more candidates than AUTOMATIC_ABOVE, KEPT are fine-tuned.
 AUTOMATIC_ABOVE, KEPT = 24, 12
+
+
+# A model that races takes about this many times the seconds of its features and their scores: its
+# first epoch with compilation, and its part of the later ones (docs/results/long-lists.md).
+RACED = 5.0
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,8 @@ class Choice:
 def kept(limits: Limits, candidates: int) -> int:
     """How many candidates a recall keeps; 0: all, without a recall.
 
-    With less time than a recall by itself may take there is none unless it is asked for: models are
-    then trained one after another while the time lasts, the best prior first.
+    With less time than a recall by itself may take there is none unless it is asked for. Within a
+    longer time budget this is the least that `kept_in_time` keeps.
     """
     if limits.recall is None:
         short = limits.time_budget is not None and limits.time_budget < limits.recall_seconds
@@ -71,27 +77,50 @@ def kept(limits: Limits, candidates: int) -> int:
     return limits.recall if 0 < limits.recall < candidates else 0
 
 
-def choose(candidates: Sequence[Candidate], keep: int, limits: Limits) -> Choice:
+def kept_in_time(seconds: float, features: Sequence[float], candidates: int) -> int:
+    """How many candidates a recall keeps for a race in a time budget, `KEPT` at least.
+
+    The race begins with as many of them as it finds time for, the best first.
+
+    Args:
+        seconds: that are left for the race.
+        features: what the features of a model took, of some.
+        candidates: how many there are.
+    """
+    usual = statistics.median(features) if features else math.inf
+    return min(candidates, max(KEPT, round(seconds / (RACED * usual))))
+
+
+def choose(
+    candidates: Sequence[Candidate], keep: int, limits: Limits, block: int | None = None
+) -> Choice:
     """Choose the pool.
 
     Args:
         candidates: those with a `failure` are never chosen.
         keep: size of the pool.
         limits: `recall_parts` and `recall_family`.
+        block: of this many after one another at most `recall_family` are of one family; None: of
+            the whole pool. For a race that may end before everybody has had a turn.
     """
     sound = [each for each in candidates if not each.failure]
     values = merits(sound, limits.recall_parts)
     order = [sound[i] for i in np.argsort(values, kind="stable")]
     most = limits.recall_family if "diversity" in limits.recall_parts else len(order)
-    chosen = _diverse(order, keep, most)
-    last = max((order.index(each) for each in chosen), default=0)
+    chosen: list[Candidate] = []
+    while len(chosen) < min(keep, len(order)):
+        names = {each.name for each in chosen}
+        rest = [each for each in order if each.name not in names]
+        chosen += _diverse(rest, min(keep - len(chosen), block or keep), most)
+    names = {each.name for each in chosen}
+    last = max((place for place, each in enumerate(order) if each.name in names), default=0)
     left_out = [
         LeftOut(each.name, f"it failed before training: {each.failure}", "failed")
         for each in candidates
         if each.failure
     ]
     for place, each in enumerate(order, start=1):
-        if each in chosen:
+        if each.name in names:
             continue
         why = f"place {place} of {len(order)} in the recall, which keeps {keep}"
         if place <= last:

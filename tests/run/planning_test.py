@@ -52,7 +52,8 @@ def test_nothing_is_loaded_or_written(features, tmp_path, monkeypatch):
         "As far as is known, it would choose toy_1, toy_2.",
         "Training: 2 models, up to 5 epochs each. The race lets 1 after 1, 1 after 2 and 1 after 3 "
         "continue, and those that the images cannot tell from them.",
-        "Time budget: 10 min 00 s in all.",
+        "Time budget: 10 min 00 s in all. A model is given its first epoch as long as there is "
+        "time for the race that follows: for how many is known once the first one has had its own.",
         "How long an epoch takes is known once the first model has trained one.",
         "Nothing was trained or written.",
     ]

@@ -75,7 +75,8 @@ def test_rungs(epochs, predictor, expected):
     [
         (4, {}, False, "race"),
         (3, {}, False, "full"),  # the race would stop nobody
-        (4, {"time_budget": 60.0}, False, "full"),
+        (4, {"time_budget": 60.0}, False, "race"),
+        (3, {"time_budget": 60.0}, False, "full"),
         (4, {"model_time_budget": 60.0}, False, "full"),
         (4, {"epochs_budget": 60}, False, "full"),
         (4, {}, True, "full"),

@@ -22,7 +22,7 @@ from ncap_jax.run import ahead, pipeline, worker
 from ncap_jax.types import ModelSpec, Ranking, Status
 from tests.support import fake_training, toy_runs
 
-PLAN = RankConfig(epochs=5, weights="random", trial_rates=())
+PLAN = RankConfig(epochs=5, weights="random", trial_rates=(), strategy="full")
 STEPS = 10  # an epoch's steps, between which a clock is asked
 
 
