@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 from ncap_jax import predictor as predictors
 from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.ridge import points
-from ncap_jax.report import drawing, figures, funnel, inference, pareto, text, winner_page
+from ncap_jax.report import (
+    drawing,
+    figures,
+    funnel,
+    funnel_figure,
+    inference,
+    pareto,
+    text,
+    winner_page,
+)
 from ncap_jax.report.cost import cost, wall_time
 from ncap_jax.report.finished import FinishedRun, newer
 from ncap_jax.types import RankedModel, Ranking, Strength, Trajectory
@@ -115,7 +124,13 @@ def _funnel(ranking: Ranking) -> dict[str, Any]:
     if not steps:
         return {}
     header, left_out = funnel.HEADER, funnel.in_order(ranking)
-    return {"title": funnel.TITLE, "header": header, "rows": steps, "left_out": left_out}
+    return {
+        "title": funnel.TITLE,
+        "header": header,
+        "rows": steps,
+        "left_out": left_out,
+        "svg": funnel_figure.figure(ranking),
+    }
 
 
 def _plain(value: Any) -> str:

@@ -90,6 +90,7 @@ def test_the_table_stands_in_console_markdown_html_and_notebook(ranking):
     document = html.render(ranking)
     assert '<h2 id="funnel">From the candidates to the winner</h2>' in document
     assert "<td>1,500</td>" in document
+    assert "Models left after each step: candidates 1,500;" in document
     assert "<li>big&lt;b&gt;: too large</li>" in document
     cell = notebook.notebook_ranking(ranking)
     assert "From the candidates to the winner" in cell
