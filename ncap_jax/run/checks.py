@@ -150,7 +150,7 @@ def recalled(config: RankConfig, candidates: int) -> int:
     """How many of the candidates a recall keeps; 0: all are fine-tuned.
 
     Raises:
-        ConfigError: it was asked for where one process cannot decide for all, or has no weights.
+        ConfigError: it was asked for where one process cannot decide for all.
     """
     kept = recall.kept(config, candidates)
     if not kept or not (problem := _no_recall(config)):
@@ -166,12 +166,6 @@ def _no_recall(config: RankConfig) -> tuple[str, str] | None:
         return (
             f"recall={config.recall} with several processes, each of which would decide for itself",
             "Recall in one process, and give the models that it chose",
-        )
-    if on_a_cluster(config) and "features" in config.recall_parts:
-        return (
-            f"recall={config.recall} by features on a Ray cluster: its nodes have the weights, not "
-            "this process",
-            "Leave features out of recall_parts",
         )
     return None
 

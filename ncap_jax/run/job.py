@@ -61,3 +61,26 @@ class EpochDone(NamedTuple):
 
     record: EpochRecord
     written: bool
+
+
+class Look(NamedTuple):
+    """What is asked of a worker in a recall: the scores of this model, unless the time is over."""
+
+    model: str
+    over: bool = False
+
+
+class Looked(NamedTuple):
+    """What is known of a model after a look.
+
+    Attributes:
+        scores: by name; empty: the time was over, or it failed.
+        seconds: that they took.
+        weights: SHA-256 of the weights; None: not known.
+        failure: why the model cannot be fine-tuned; empty: it can.
+    """
+
+    scores: Mapping[str, float] = {}
+    seconds: float = 0.0
+    weights: str | None = None
+    failure: str = ""

@@ -15,7 +15,17 @@ from ncap_jax import caching, distributed, report
 from ncap_jax.options import RankConfig
 from ncap_jax.report.progress import Progress, Watchers, line_printer
 from ncap_jax.report.tensorboard import TensorBoard
-from ncap_jax.run import admission, facts, finish_record, growth, recall, start, usage, worker
+from ncap_jax.run import (
+    admission,
+    facts,
+    finish_record,
+    growth,
+    looking,
+    recall,
+    start,
+    usage,
+    worker,
+)
 from ncap_jax.run.folder import RunFolder
 from ncap_jax.run.job import Job
 from ncap_jax.run.preparing import prepare, settle
@@ -88,7 +98,9 @@ def shortened(
     """
     tell = line_printer(shown=request.show_progress)
     path = None if folder is None else folder.path
-    decision = recall.decide(job, about["data"]["sha256"], path, tell, clock.rest)
+    asked = job, recall.images_of(job.dataset.num_classes)
+    makers = start.Makers(partial(looking.Looker, *asked), partial(looking.look_elsewhere, *asked))
+    decision = recall.decide(job, about["data"]["sha256"], path, tell, makers, clock.rest)
     job, about = settle(job, about, request.data_config, decision)
     if folder is not None:
         folder.describe(about)

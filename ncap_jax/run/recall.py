@@ -1,10 +1,10 @@
 """The recall stage: of a long list of candidates a few are fine-tuned.
 
 Nothing is loaded for the filters and the prior. Features need each model once: of the training
-images a few are shown to the untouched model, the most promising model by its prior first, until
-the time is over; of the models that are left the features say nothing. What they are computed by is
-the program that evaluates the model in its fine-tuning. A model that cannot be loaded or looked at
-is left out with its reason.
+images a few are shown to the untouched model (`ncap_jax.run.looking`), the most promising model by
+its prior first, until the time is over; of the models that are left the features say nothing. They
+are looked at where they are trained later: in this process, in others, or on a Ray cluster. A model
+that cannot be loaded or looked at is left out with its reason.
 """
 
 from __future__ import annotations
@@ -18,20 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from ncap_jax import caching, errors
-from ncap_jax.data.feed import Feed
-from ncap_jax.data.feeding import make_feed
-from ncap_jax.finetune import evaluation, mesh
+from ncap_jax import errors
 from ncap_jax.options import RankConfig
-from ncap_jax.predictor.feature_scores import feature_scores
 from ncap_jax.predictor.static_prior import static_prior
-from ncap_jax.run import admission
-from ncap_jax.run.job import Job
+from ncap_jax.run import admission, start
+from ncap_jax.run.executors import Lost
+from ncap_jax.run.job import Job, Look, Looked
 from ncap_jax.run.recall_files import (
     Decision,
     ScoreCache,
     Scores,
     read_decision,
+    weights_digest,
     write_decision,
 )
 from ncap_jax.selection.recall import KEPT, Candidate, Choice, choose, kept_in_time, merits
@@ -43,8 +41,6 @@ from ncap_jax.zoo.weights import sources
 PER_CLASS, FEWEST, MOST = 8, 256, 1024
 # Part of a time budget that a recall may take.
 PART = 1 / 3
-# Compiled programs add up over a long list; they are freed after as many models.
-MODELS_KEPT = 16
 # What scores depend on beside what their key names; another number makes all cached ones stale.
 VERSION = 1
 Tell = Callable[[str], None]
@@ -55,6 +51,7 @@ def decide(
     digest: str,
     run: pathlib.Path | None,
     tell: Tell,
+    makers: start.Makers,
     left: Callable[[], float] = lambda: math.inf,
 ) -> Decision:
     """Choose the models that are fine-tuned: `job.recall`, or as many as there may be time for.
@@ -64,6 +61,7 @@ def decide(
         digest: SHA-256 of the data.
         run: path of the run's folder, where the decision is kept and found again; None: nowhere.
         tell: is told what happens, in sentences.
+        makers: of the work that looks at a model (`ncap_jax.run.looking`).
         left: seconds of the time budget that are left, whenever it is asked.
 
     Raises:
@@ -82,7 +80,8 @@ def decide(
     tell(f"Recall: of {len(job.specs)} candidates {number} will be fine-tuned.")
     candidates = before_loading(job.specs, job.config)
     if "features" in job.config.recall_parts:
-        candidates = _Look(job, digest, run, tell)(candidates, began + seconds_for(job.config))
+        looks = _Looks(job, digest, run, tell, makers)
+        candidates = looks(candidates, began + seconds_for(job.config))
     keep = job.recall
     if timed:
         taken = [each.seconds for each in candidates if each.scores]
@@ -150,7 +149,7 @@ def as_cached(
 
     Args: see `decide`.
     """
-    return _Look(job, digest, run, lambda line: None)(candidates, end=-math.inf)
+    return _Looks(job, digest, run, lambda line: None)(candidates)
 
 
 def kept_by_time(config: RankConfig) -> bool:
@@ -205,83 +204,84 @@ def _none_left(left_out: Sequence[LeftOut]) -> errors.NcapError:
     )
 
 
-class _Look:
-    """Shows the training images to one untouched model after the other.
+class _Looks:
+    """What is known of all candidates: from the cache, or by a worker that looks at them.
 
-    Args: see `decide`.
+    Args: see `decide`; without `makers` nobody is looked at.
     """
 
-    def __init__(self, job: Job, digest: str, run: pathlib.Path | None, tell: Tell):
-        self._job, self._tell = job, tell
-        images = images_of(job.dataset.num_classes)
-        self._config = dataclasses.replace(job.config, measure_size=images)
+    def __init__(
+        self,
+        job: Job,
+        digest: str,
+        run: pathlib.Path | None,
+        tell: Tell,
+        makers: start.Makers | None = None,
+    ):
+        self._job, self._tell, self._makers = job, tell, makers
+        self._specs = {spec.name: spec for spec in job.specs}
         self._cache = ScoreCache(run, _setting(job, digest))
-        self._feed: Feed | None = None
-        self._loaded = 0
+        self._done = 0
 
-    def __call__(self, candidates: Sequence[Candidate], end: float) -> list[Candidate]:
+    def __call__(self, candidates: Sequence[Candidate], end: float = math.inf) -> list[Candidate]:
         """The candidates, in order, with their scores or failures.
 
         Args:
             candidates: as known before anything is loaded.
             end: by `time.monotonic`, when no further model is begun with.
         """
-        found = list(candidates)
-        specs = {spec.name: spec for spec in self._job.specs}
         order = np.argsort(merits(candidates, ("prior",)), kind="stable").tolist()
-        for done, place in enumerate(order, start=1):
-            each = found[place]
-            try:
-                scores = self._scores(specs[each.name], end)
-            except (errors.OutputError, errors.ChangedDataError):
-                raise
-            except Exception as error:  # one candidate must not cost the others their run
-                found[place] = dataclasses.replace(each, failure=in_words(error))
-            else:
-                if scores is not None:
-                    found[place] = dataclasses.replace(
-                        each, scores=scores.values, seconds=scores.seconds
-                    )
-            self._say(found[place], f"[{done}/{len(order)} candidates]")
-        self._say_who_is_not_known(found)
-        return found
+        found = {candidates[place].name: candidates[place] for place in order}
+        new = [name for name in found if not self._from_cache(found, name)]
+        if new and self._makers is not None:
+            self._look(found, new, end, self._makers)
+        known = [found[each.name] for each in candidates]
+        self._say_who_is_not_known(known)
+        return known
 
-    def _scores(self, spec: ModelSpec, end: float) -> Scores | None:
-        """Of one model, from the cache if it has them; None: the time is over."""
-        model = _identity(spec)
-        if (known := self._cache.get(model, self._digest(spec))) is not None:
-            return known
-        if time.monotonic() >= end:
-            return None
-        began = time.monotonic()
-        features, labels = self._features(spec)
-        if flaw := evaluation.feature_flaw(features):
-            raise errors.ModelError(f"its features are {flaw}", "Check its weights and input")
-        scores = Scores(feature_scores(features, labels), time.monotonic() - began)
-        # Asked again: a file that was downloaded has a digest only now.
-        self._cache.put(model, self._digest(spec), scores)
-        return scores
+    def _from_cache(self, found: dict[str, Candidate], name: str) -> bool:
+        """Whether the scores of a model were kept by an earlier call."""
+        spec = self._specs[name]
+        known = self._cache.get(_identity(spec), weights_digest(spec, self._job.config))
+        if known is not None:
+            self._take(found, name, Looked(known.values, known.seconds))
+        return known is not None
 
-    def _features(self, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:
-        if self._feed is None:
-            self._feed = mesh.on_mesh(make_feed(self._job.dataset), self._config.mesh)
-        self._loaded += 1
-        if self._loaded % MODELS_KEPT == 0:
-            caching.forget_compiled_programs()
-        return evaluation.untouched_features(spec, self._feed, self._config)
+    def _look(
+        self,
+        found: dict[str, Candidate],
+        names: Sequence[str],
+        end: float,
+        makers: start.Makers,
+    ) -> None:
+        """Have workers look at models, in this order, as long as there is time."""
 
-    def _digest(self, spec: ModelSpec) -> str | None:
-        """SHA-256 of the weights; None: they have none, and are known in this run alone."""
-        if self._config.weights == sources.RANDOM or spec.build_pretrained is not None:
-            return None
-        return sources.digest(spec, self._config.weights_dir)
+        def make_task(name: str) -> Look:
+            return Look(name, over=time.monotonic() >= end)
 
-    def _say(self, each: Candidate, progress: str) -> None:
+        def on_end(name: str, result: Looked | Lost) -> None:
+            if isinstance(result, Lost):
+                result = Looked(failure=result.reason)
+            if result.scores:
+                scores = Scores(result.scores, result.seconds)
+                self._cache.put(_identity(self._specs[name]), result.weights, scores)
+            self._take(found, name, result)
+
+        with start.make_executor(self._job.config, makers, len(names)) as executor:
+            executor.run(names, make_task, lambda name, item: None, on_end)
+
+    def _take(self, found: dict[str, Candidate], name: str, looked: Looked) -> None:
+        """Enter what is known of a model, and say it."""
+        self._done += 1
+        each = found[name] = dataclasses.replace(
+            found[name], scores=looked.scores, seconds=looked.seconds, failure=looked.failure
+        )
+        progress = f"[{self._done}/{len(found)} candidates]"
         if each.failure:
-            self._tell(f"{each.name}: failed: {each.failure} {progress}")
+            self._tell(f"{name}: failed: {each.failure} {progress}")
         elif each.scores:
-            scores = ", ".join(f"{name} {value:.4g}" for name, value in each.scores.items())
-            self._tell(f"{each.name}: {scores} ({each.seconds:.1f} s) {progress}")
+            scores = ", ".join(f"{score} {value:.4g}" for score, value in each.scores.items())
+            self._tell(f"{name}: {scores} ({each.seconds:.1f} s) {progress}")
 
     def _say_who_is_not_known(self, found: Sequence[Candidate]) -> None:
         if count := sum(not each.scores and not each.failure for each in found):
@@ -295,10 +295,3 @@ def _identity(spec: ModelSpec) -> str:
     """By what the scores of a model are found, beside its weights."""
     name = registry.reference(spec) or spec.name
     return f"{name}, {spec.preprocessing}, {spec.input_size} pixels"
-
-
-def in_words(error: Exception) -> str:
-    """What went wrong with a candidate, for people."""
-    if isinstance(error, errors.NcapError):
-        return error.cause[:500]
-    return f"{type(error).__name__}: {error}"[:500]

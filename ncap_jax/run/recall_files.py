@@ -20,8 +20,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ncap_jax import caching, errors, files
+from ncap_jax.options import RankConfig
 from ncap_jax.selection.recall import Candidate
-from ncap_jax.types import LeftOut
+from ncap_jax.types import LeftOut, ModelSpec
+from ncap_jax.zoo.weights import sources
 
 FILE, FOLDER = "recall.json", "recall"
 SCHEMA = 1
@@ -77,6 +79,13 @@ def read_decision(run: pathlib.Path, key: Mapping[str, Any]) -> Decision | None:
 
 def _candidate(fields: Mapping[str, Any]) -> Candidate:
     return Candidate(**{**fields, "prior": files.number(fields["prior"])})
+
+
+def weights_digest(spec: ModelSpec, config: RankConfig) -> str | None:
+    """SHA-256 of a model's weights; None: it has none, or the file is not here."""
+    if config.weights == sources.RANDOM or spec.build_pretrained is not None:
+        return None
+    return sources.digest(spec, config.weights_dir)
 
 
 class Scores(NamedTuple):

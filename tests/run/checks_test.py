@@ -241,15 +241,8 @@ def test_a_warning_of_a_long_list_names_the_first():
 def test_a_recall_is_decided_where_it_can_be(monkeypatch):
     on_a_cluster = RankConfig(executor="ray", ray_address="auto")
     assert checks.recalled(RankConfig(), 40) == 12
-    assert checks.recalled(on_a_cluster, 40) == 0  # nobody asked for it
-    by_prior = dataclasses.replace(on_a_cluster, recall=5, recall_parts=("prior",))
-    assert checks.recalled(by_prior, 40) == 5
-    with pytest.raises(errors.ConfigError) as error:
-        checks.recalled(dataclasses.replace(on_a_cluster, recall=5), 40)
-    assert error.value.cause == (
-        "recall=5 by features on a Ray cluster: its nodes have the weights, not this process"
-    )
-    assert error.value.remedy == "Leave features out of recall_parts"
+    assert checks.recalled(on_a_cluster, 40) == 12
+    assert checks.recalled(dataclasses.replace(on_a_cluster, recall=5), 40) == 5
     monkeypatch.setattr(distributed, "is_distributed", lambda: True)
     assert checks.recalled(RankConfig(), 40) == 0
     with pytest.raises(errors.ConfigError, match="recall=5 with several processes"):

@@ -10,7 +10,7 @@ import pytest
 
 from ncap_jax import errors
 from ncap_jax.options import DataConfig
-from ncap_jax.run import pipeline, planning, recall
+from ncap_jax.run import looking, pipeline, planning
 from ncap_jax.run.request import Request
 from ncap_jax.selection import race
 from tests.support import fake_training
@@ -29,8 +29,8 @@ def features(monkeypatch):
         seen.append(spec.name)
         return np.array([[float(spec.name[-1])], [9.0]]), np.array([0, 1])
 
-    monkeypatch.setattr(recall.evaluation, "untouched_features", untouched)
-    monkeypatch.setattr(recall, "feature_scores", lambda x, labels: {"logme": float(x[0, 0])})
+    monkeypatch.setattr(looking.evaluation, "untouched_features", untouched)
+    monkeypatch.setattr(looking, "feature_scores", lambda x, labels: {"logme": float(x[0, 0])})
     monkeypatch.setattr(pipeline.report, "write", lambda ranking, folder, finished: None)
     return seen
 

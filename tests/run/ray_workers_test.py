@@ -273,6 +273,20 @@ def test_errors_of_ray_workers_are_raised_here(cluster, make, kind, error, said)
     assert str(caught.value) == said
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_recall_by_features_on_ray_is_that_of_one_process(cluster, tmp_path):
+    config = dataclasses.replace(
+        toy_runs.CONFIG, head="linear", recall=2, epochs=1, recall_parts=("features",)
+    )
+    expected = toy_runs.rank(None, config, models=3)
+    config = dataclasses.replace(config, executor="ray", workers=2)
+    ranking = toy_runs.rank(tmp_path, config, models=3)
+    assert toy_runs.rows(ranking) == toy_runs.rows(expected)
+    assert ranking.left_out == expected.left_out
+    assert len(list((tmp_path / "recall").iterdir())) == 3
+
+
 def actors():
     """Process ids of the workers: Ray names them in their command lines."""
     found = []

@@ -11,7 +11,7 @@ import pytest
 import ncap_jax as ncap
 from ncap_jax import errors
 from ncap_jax.report.ranking_files import ranking_to_json
-from ncap_jax.run import admission, pipeline, recall
+from ncap_jax.run import admission, looking, pipeline, recall, start
 from ncap_jax.run.job import Job
 from ncap_jax.types import LeftOut
 from tests.support import fake_training
@@ -41,8 +41,8 @@ def features(monkeypatch):
     fake_training.install(monkeypatch)
     monkeypatch.setattr(pipeline.report, "write", lambda ranking, folder, finished: None)
     found = Features()
-    monkeypatch.setattr(recall.evaluation, "untouched_features", found)
-    monkeypatch.setattr(recall, "feature_scores", lambda x, labels: {"logme": float(x[0, 0])})
+    monkeypatch.setattr(looking.evaluation, "untouched_features", found)
+    monkeypatch.setattr(looking, "feature_scores", lambda x, labels: {"logme": float(x[0, 0])})
     return found
 
 
@@ -152,21 +152,27 @@ def job(**changes):
     return Job(tuple(POOL), digits(), config, recall=2)
 
 
+def decide(job, tell, run=None, **options):
+    """In this process."""
+    makers = start.Makers(lambda: looking.Looker(job, recall.images_of(10)), None)
+    return recall.decide(job, "data", run, tell, makers, **options)
+
+
 def test_features_that_tell_nothing_are_a_failure(monkeypatch):
     monkeypatch.setattr(
-        recall.evaluation,
+        looking.evaluation,
         "untouched_features",
         lambda spec, feed, config: (np.ones((4, 3)), np.array([0, 0, 1, 1])),
     )
     with pytest.raises(errors.ModelError, match="its features are constant"):
-        recall.decide(job(), "data", None, lambda line: None)
+        decide(job(), lambda line: None, None)
 
 
 def test_when_time_is_over_the_rest_counts_as_in_the_middle(features, monkeypatch):
     clock = iter([0.0, 0.0, 0.0, 5.0, 99.0, 99.0, 99.0])  # of the first model's look: five seconds
     monkeypatch.setattr(recall.time, "monotonic", lambda: next(clock))
     said: list[str] = []
-    found = recall.decide(job(recall_seconds=3.0), "data", None, said.append)
+    found = decide(job(recall_seconds=3.0), said.append, None)
     assert features.seen == ["toy_1"]
     assert found.chosen == ("toy_1", "toy_2")  # of one known value nothing follows
     assert found.candidates[0].seconds == 5.0
@@ -195,9 +201,9 @@ def test_who_is_too_large_or_cannot_be_built_makes_room_for_the_next(features, m
         return tuple(LeftOut(s.name, "too large") for s in specs if s.name == "toy_3")
 
     monkeypatch.setattr(admission, "unfit", unfit)
-    found = recall.decide(dataclasses.replace(job(), recall=1), "data", None, lambda line: None)
+    found = decide(dataclasses.replace(job(), recall=1), lambda line: None, None)
     assert (found.chosen, built) == (("toy_2",), ["toy_2"])
-    found = recall.decide(job(), "data", None, lambda line: None)
+    found = decide(job(), lambda line: None, None)
     assert found.chosen == ("toy_2", "toy_1")
     assert built[1:] == ["toy_2", "toy_3", "toy_1"]
 
@@ -210,7 +216,7 @@ def test_who_is_too_slow_makes_room_for_the_next(features, monkeypatch):
         return tuple(LeftOut(s.name, "9 ms", "filter") for s in specs if s.name == "toy_2")
 
     monkeypatch.setattr(admission, "too_slow", too_slow)
-    found = recall.decide(job(max_latency_ms=5.0), "data", None, lambda line: None)
+    found = decide(job(max_latency_ms=5.0), lambda line: None, None)
     assert found.chosen == ("toy_3", "toy_1")
     assert timed == ["toy_2", "toy_3", "toy_1"]
     assert found.left_out == (LeftOut("toy_2", "9 ms", "filter"),)
@@ -220,7 +226,7 @@ def test_who_is_too_slow_makes_room_for_the_next(features, monkeypatch):
         lambda specs, dataset, config: tuple(LeftOut(s.name, "9 ms") for s in specs),
     )
     with pytest.raises(errors.ConfigError, match="can be fine-tuned; toy_2: 9 ms"):
-        recall.decide(job(max_latency_ms=5.0), "data", None, lambda line: None)
+        decide(job(max_latency_ms=5.0), lambda line: None, None)
 
 
 def test_real_features_of_real_networks(tmp_path, monkeypatch):
@@ -231,13 +237,82 @@ def test_real_features_of_real_networks(tmp_path, monkeypatch):
         shapes.append((features.shape, labels.shape, np.unique(labels).size))
         return {"logme": float(features.std()), "linear_probe": float(features.mean())}
 
-    monkeypatch.setattr(recall, "feature_scores", scores)
+    monkeypatch.setattr(looking, "feature_scores", scores)
     said: list[str] = []
     whole = job(recall_parts=("features",))
-    found = recall.decide(dataclasses.replace(whole, recall=1), "data", tmp_path, said.append)
+    found = decide(dataclasses.replace(whole, recall=1), said.append, tmp_path)
     assert len(found.chosen) == 1
     assert shapes == [((96, 12), (96,), 10)] * 3
     assert len({each.scores["logme"] for each in found.candidates}) == 3
     assert len(list((tmp_path / "recall").iterdir())) == 3
     assert said[1].startswith("toy_1: logme ")
     assert said[1].endswith("[1/3 candidates]")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_other_processes_look_at_the_models_and_train_them(tmp_path):
+    """What two processes find is what this one finds, times apart; a torn file fails alone."""
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(b"\x10\0\0\0\0\0\0\0{torn")
+    broken = dataclasses.replace(POOL[0], name="broken", weights=str(torn))
+    drawn = [dataclasses.replace(spec, weights="random") for spec in POOL]
+    config = dataclasses.replace(RECALL, weights="pretrained", recall_parts=("features",))
+    here, there = (
+        ncap.rank_models(
+            [*drawn, broken], digits(), changed, tmp_path / changed.executor, show_progress=False
+        )
+        for changed in (config, dataclasses.replace(config, executor="processes", workers=2))
+    )
+    assert timeless(there) == timeless(here)
+    assert there.left_out == here.left_out
+    assert [each.name for each in there.left_out if each.step == "failed"] == ["broken"]
+    for folder in ("local", "processes"):
+        assert len(list((tmp_path / folder / "recall").iterdir())) == 3
+
+
+def test_a_worker_that_dies_costs_its_model(monkeypatch):
+    class Dying(start.executors.Local):
+        def run(self, names, make_task, on_item, on_end):
+            on_end(names[0], start.executors.Lost("its worker ended 3 times"))
+            super().run(names[1:], make_task, on_item, on_end)
+
+    monkeypatch.setattr(start.executors, "Local", Dying)
+    monkeypatch.setattr(looking, "feature_scores", lambda x, labels: {"logme": float(x.std())})
+    said: list[str] = []
+    found = decide(job(), said.append)
+    assert found.chosen == ("toy_2", "toy_3") or found.chosen == ("toy_3", "toy_2")
+    assert found.candidates[0].failure == "its worker ended 3 times"
+    assert said[1] == "toy_1: failed: its worker ended 3 times [1/3 candidates]"
+
+
+def test_within_a_time_budget_as_many_are_kept_as_may_race(features, monkeypatch):
+    """Of 40 candidates, a second each: 200 seconds are enough for 40, and 100 for 20."""
+    pool = [dataclasses.replace(POOL[0], name=f"m{number:02d}") for number in range(40)]
+    monkeypatch.setitem(VALUES, "m39", 1.5)
+    for spec in pool[:-1]:
+        monkeypatch.setitem(VALUES, spec.name, 1.0)
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(looking.time, "monotonic", lambda: float(next(ticks)))
+    config = dataclasses.replace(RECALL, recall=None, time_budget=3600.0, strategy="race")
+    timed = Job(tuple(pool), digits(), config, recall=12)
+    said: list[str] = []
+    for left, expected in ((1000.0, 40), (100.0, 20), (10.0, 12)):
+        found = decide(timed, said.append, left=lambda left=left: left)
+        assert len(found.chosen) == expected
+        assert found.chosen[0] == "m39"
+        assert said[-1] == f"Recall: {expected} of them are put in order for the race."
+    assert said[0] == "Recall: of 40 candidates as many as there is time for will be fine-tuned."
+    asked = dataclasses.replace(timed, config=dataclasses.replace(config, recall=5), recall=5)
+    assert len(decide(asked, said.append, left=lambda: 1000.0).chosen) == 5
+    keys = [
+        recall.decision_key(dataclasses.replace(j, config=c), "data")
+        for j, c in (
+            (timed, config),
+            (timed, dataclasses.replace(config, time_budget=60.0)),
+            (asked, dataclasses.replace(config, recall=5)),
+            (asked, dataclasses.replace(config, recall=5, time_budget=60.0)),
+        )
+    ]
+    assert keys[0] != keys[1]
+    assert keys[2] == keys[3]

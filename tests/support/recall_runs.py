@@ -1,6 +1,7 @@
-"""A run with a recall that can be killed: `python -m tests.support.recall_runs FOLDER`.
+"""A run with a recall that can be killed: `python -m tests.support.recall_runs FOLDER TOYS BROKEN`.
 
-Of embedded models three are recalled; the files of two more are torn.
+The candidates are embedded models, small networks with random weights, and models whose file is
+torn. Three of few candidates are recalled, and twelve of many.
 """
 
 from __future__ import annotations
@@ -11,21 +12,32 @@ import sys
 
 import ncap_jax as ncap
 from ncap_jax.zoo import MODELS
+from tests.support import toy_runs
 
 SOUND = ("tiny_plain", "tiny_plain_wide", "tiny_plain_barely", "tiny_depthwise", "tiny_resnet")
-BROKEN = ("broken_0", "broken_1")
 
 
-def main(folder: pathlib.Path) -> None:
+def broken(count: int) -> list[str]:
+    """Names of the models whose file is torn."""
+    return [f"broken_{number}" for number in range(count)]
+
+
+def main(folder: pathlib.Path, toys: int, torn_files: int) -> None:
     """Rank in `folder / "run"`."""
     torn = folder / "torn.safetensors"
     torn.write_bytes(b"\x10\0\0\0\0\0\0\0{torn")
     plain = MODELS["tiny_plain"]
-    broken = [dataclasses.replace(plain, name=n, weights=str(torn), family="b") for n in BROKEN]
-    config = ncap.RankConfig(epochs=1, recall=3, beta_eff="off", keep_states=0)
+    failing = [
+        dataclasses.replace(plain, name=name, weights=str(torn), family="b")
+        for name in broken(torn_files)
+    ]
+    small = [dataclasses.replace(toy_runs.toy(number), weights="random") for number in range(toys)]
+    keep = 12 if toys else 3
+    config = ncap.RankConfig(epochs=2, recall=keep, beta_eff="off", keep_states=0, trial_rates=())
     data = ncap.DataConfig(max_train=150, max_validation=150)
-    ncap.rank_models([*SOUND, *broken], "digits", config, folder / "run", data_config=data)
+    candidates = [*SOUND, *failing, *small]
+    ncap.rank_models(candidates, "digits", config, folder / "run", data_config=data)
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:]))
