@@ -44,7 +44,7 @@ from absl import app, flags, logging
 
 from ncap_jax import errors, options, output
 from ncap_jax.commands import flagging
-from ncap_jax.options import DataConfig, Execution, FinishConfig, RankConfig
+from ncap_jax.options import DataConfig, Execution, RankConfig
 
 if TYPE_CHECKING:
     from ncap_jax.types import Ranking
@@ -69,7 +69,8 @@ flags.DEFINE_integer(
     "finish",
     None,
     "After the ranking, train this many first models to the end and keep the best; as the command "
-    "finish does, which has options for it.",
+    "finish does, which has options for it. A third of --time_budget is kept for it, and as many "
+    "epochs are trained as fit.",
     lower_bound=1,
 )
 flags.DEFINE_string(
@@ -156,7 +157,11 @@ def rank() -> int:
         distributed.join()
     config = flagging.record(RankConfig, FLAGS)
     if FLAGS.finish is not None:
-        config = dataclasses.replace(config, keep_states=max(config.keep_states, FLAGS.finish))
+        config = dataclasses.replace(
+            config,
+            keep_states=max(config.keep_states, FLAGS.finish),
+            time_budget=finish.ranking_seconds(config.time_budget),
+        )
     name = pathlib.Path(FLAGS.dataset).name or "data"
     folder = pathlib.Path(FLAGS.output_dir or free_folder(pathlib.Path("runs") / name))
     scalars = folder / "tensorboard" if FLAGS.tensorboard else None
@@ -184,7 +189,8 @@ def rank() -> int:
     code = exit_code(ranking)
     if FLAGS.finish is None or code == 3:
         return code
-    return finish.run(folder, FinishConfig(top=FLAGS.finish), ranking) or code
+    how = finish.within(ranking, FLAGS.finish, FLAGS.time_budget)
+    return finish.run(folder, how, ranking) or code
 
 
 def plan() -> int:
@@ -199,11 +205,19 @@ def plan() -> int:
     config, data_config = flagging.record(RankConfig, FLAGS), flagging.record(DataConfig, FLAGS)
     options.check(config)
     options.check(data_config)
+    from ncap_jax.commands import finish
     from ncap_jax.run import planning
+
+    if FLAGS.finish is not None:
+        seconds = finish.ranking_seconds(config.time_budget)
+        config = dataclasses.replace(config, time_budget=seconds)
 
     request = planning.Request(FLAGS.models, FLAGS.dataset, config, data_config, FLAGS.output_dir)
     for line in planning.plan(request):
         print(text.visible(line))
+    if FLAGS.finish is not None and FLAGS.time_budget is not None:
+        kept = text.duration(finish.PART * FLAGS.time_budget)
+        print(f"Finish: {kept} of {text.duration(FLAGS.time_budget)} are kept for it.")
     return 0
 
 

@@ -17,7 +17,7 @@ from absl.testing import flagsaver
 
 from ncap_jax import __main__ as command
 from ncap_jax import errors, options
-from ncap_jax.commands import flagging
+from ncap_jax.commands import finish, flagging
 from ncap_jax.options import DataConfig, FinishConfig, RankConfig
 from tests.support import command_line, fake_training
 from tests.support.command_line import environment, here, in_process
@@ -301,6 +301,20 @@ def test_a_ranking_that_is_to_be_finished_keeps_as_many_states(tmp_path, monkeyp
     assert "Finish: " not in said.out
 
 
+def test_a_time_budget_is_divided_between_ranking_and_finish(tmp_path, monkeypatch):
+    fake_training.install(monkeypatch)
+    asked = []
+    monkeypatch.setattr(
+        "ncap_jax.commands.finish.run",
+        lambda folder, config, ranking: asked.append((config, ranking)),
+    )
+    said = here(MODEL, *SMALL, "--epochs=2", "--finish=1", "--time_budget=90", cwd=tmp_path)
+    assert said.code == 0, said.err
+    ((config, ranking),) = asked
+    assert ranking.config.time_budget == pytest.approx(60.0)
+    assert config == finish.within(ranking, 1, 90.0)
+
+
 def test_several_processes_do_not_finish(tmp_path):
     said = here("--finish=2", "--distributed", cwd=tmp_path)
     assert (said.code, said.err) == (
@@ -368,6 +382,9 @@ def test_a_plan_trains_and_writes_nothing(tmp_path):
     assert said.out.endswith("\nNothing was trained or written.\n")
     assert not list(tmp_path.iterdir())
     assert here("--plan", "--recall=-1", cwd=tmp_path).code == 2
+    said = here("--models=tiny_*", "--finish=2", "--time_budget=90", "--plan", cwd=tmp_path)
+    assert "\nTime budget: 1 min 00 s in all." in said.out
+    assert said.out.endswith("\nFinish: 30.0 s of 1 min 30 s are kept for it.\n")
     refused = here("--plan", "--rerun=run.json", cwd=tmp_path)
     assert "--plan with --rerun" in refused.err
 

@@ -9,6 +9,7 @@ input; 130, interrupted.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import shlex
@@ -38,6 +39,39 @@ def main(words: Sequence[str]) -> int:
             "Write python -m ncap_jax finish RUN, with the folder of a ranking",
         )
     return run(others[0], flagging.record(FinishConfig, values))
+
+
+# Of a time budget, the part that is kept for the finish where both are asked for at once.
+PART = 1 / 3
+
+
+def ranking_seconds(time_budget: float | None) -> float | None:
+    """What a time budget for ranking and finish leaves for the ranking; None: there is none."""
+    return None if time_budget is None else (1 - PART) * time_budget
+
+
+def within(ranking: Ranking, top: int, time_budget: float | None) -> FinishConfig:
+    """How a ranking is finished in what its time budget has kept for that.
+
+    As many epochs are trained as fit at the pace of the ranking, one at least. What is found
+    follows from the ranking alone, so that the same command resumes.
+
+    Args:
+        ranking: with its trajectories.
+        top: how many models are finished.
+        time_budget: of ranking and finish, in seconds; None: there is none.
+    """
+    config = FinishConfig(top=top)
+    rows = [row.name for row in ranking.models if row.rank is not None][:top]
+    runs = [t for t in ranking.trajectories if t.model in rows and t.epochs]
+    if time_budget is None or not runs:
+        return config
+    epochs = [[record.seconds for record in run.records[1:]] for run in runs]
+    # A model is built and compiled again for its finish.
+    starts = sum(max(0.0, run.seconds - sum(each)) for run, each in zip(runs, epochs))
+    pace = sum(min(each) for each in epochs)
+    fit = int(max(0.0, PART * time_budget - starts) / pace) if pace else config.max_epochs
+    return dataclasses.replace(config, max_epochs=min(config.max_epochs, max(1, fit)))
 
 
 def run(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from ncap_jax.commands import finish
 from ncap_jax.options import FinishConfig
+from ncap_jax.selection.ranking import rank_trajectories
 from tests.support.command_line import here
+from tests.support.pool import make_pool
 from tests.support.winners import toy_winner
 
 
@@ -64,3 +69,35 @@ def test_ctrl_c_says_how_to_resume(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr("ncap_jax.api.finish", interrupted)
     assert here("finish", "runs/a", cwd=tmp_path).code == 130
     assert capfd.readouterr().err == ("interrupted; python -m ncap_jax finish runs/a resumes\n")
+
+
+def paced(seconds: float, start: float):
+    """A ranking of three models of five epochs, the first of which compiles."""
+    pool = []
+    for run in make_pool(models=3, epochs=5):
+        records = [
+            dataclasses.replace(r, seconds=seconds * (1 + (r.epoch == 1))) for r in run.records
+        ]
+        whole = start + sum(record.seconds for record in records[1:])
+        pool.append(dataclasses.replace(run, records=tuple(records), seconds=whole))
+    return rank_trajectories(pool, "set")
+
+
+@pytest.mark.parametrize(
+    ("top", "budget", "epochs"),
+    [
+        (1, None, 25),
+        (1, 90.0, 10),  # of 30 seconds 10 are a start, and an epoch takes 2
+        (2, 90.0, 2),  # two starts
+        (1, 3600.0, 25),
+        (2, 9.0, 1),
+    ],
+)
+def test_as_many_epochs_as_fit_into_what_is_kept(top, budget, epochs):
+    found = finish.within(paced(2.0, 10.0), top, budget)
+    assert found == FinishConfig(top=top, max_epochs=epochs)
+
+
+def test_two_thirds_are_the_rankings():
+    assert finish.ranking_seconds(90.0) == pytest.approx(60.0)
+    assert finish.ranking_seconds(None) is None
