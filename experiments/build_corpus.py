@@ -38,7 +38,7 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -217,7 +217,9 @@ def run(spec: ModelSpec, feed: Feed, config: RankConfig, epochs: frozenset[int])
     ]
 
 
-def scores(spec: ModelSpec, feed: Feed, config: RankConfig) -> dict[str, dict[str, float]]:
+def scores(
+    spec: ModelSpec, feed: Feed, config: RankConfig, wanted: Collection[str] = tuple(SCORES)
+) -> dict[str, dict[str, float]]:
     """Transferability scores of the untouched model's features of the training part."""
     start = time.process_time()
     features, labels = untouched_features(
@@ -226,7 +228,8 @@ def scores(spec: ModelSpec, feed: Feed, config: RankConfig) -> dict[str, dict[st
     x, y = np.asarray(features), np.asarray(labels)
     extraction = time.process_time() - start
     found = {}
-    for name, score in SCORES.items():
+    for name in wanted:
+        score = SCORES[name]
         # The embedded models and most genuine files come without their classifier.
         if score.needs == "features" and not (name == "linear_probe" and feed.num_classes > 100):
             start = time.process_time()

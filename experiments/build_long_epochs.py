@@ -5,7 +5,7 @@
     python -m experiments.build_long_epochs --pack
 
 The paper's early epochs have 500 to 1,000 steps each, those of `experiments.build_corpus` 4 to 63.
-Here an epoch has 312 steps of 32 images, the test part's 2,000 images validate, and a run has 20
+Here an epoch has 313 steps of 32 images, the test part's 2,000 images validate, and a run has 20
 epochs. It is measured before training, five times in each of the first two epochs, and after every
 later one. The probes are four at once, which start from other weights each.
 

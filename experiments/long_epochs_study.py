@@ -2,7 +2,7 @@
 
     python -m experiments.long_epochs_study
 
-Reads experiments/corpus/long_epochs, the runs of `experiments.build_long_epochs`: epochs of 312
+Reads experiments/corpus/long_epochs, the runs of `experiments.build_long_epochs`: epochs of 313
 steps, as long as the paper's, looked at before training, five times in each of the first two
 epochs, and after every later one. Takes seconds.
 
@@ -44,7 +44,9 @@ Run = Mapping[str, Any]
 # A run and the place of a look in it -> a score, higher is better; NaN: none.
 Signal = Callable[[Run, int], float]
 
-STEPS = (52, 104, 156, 208, 312, 624, 936, 1560, 3120)
+# Of one epoch: 10,000 images in batches of 32, the last of them smaller.
+EPOCH = 313
+STEPS = (*build_long_epochs.MARKS, *(EPOCH * epochs for epochs in (1, 2, 3, 5, 10)))
 FEW_IMAGES = (44, 100, 300, 1000)
 DRAWS = 200
 
@@ -76,7 +78,7 @@ def beta_eff(strength: str, *, relative: bool = False, probes: int | None = None
 
 def published_line(run: Run, i: int) -> float:
     """The paper's extrapolation from the ends of the epochs so far."""
-    ends = [j for j in range(i + 1) if run["step"][j] % STEPS[4] == 0]
+    ends = [j for j in range(i + 1) if run["step"][j] % EPOCH == 0]
     if len(ends) < 3 or ends[-1] != i or "beta_eff_signed" not in run:
         return math.nan
     records = tuple(record(run, j, epoch) for epoch, j in enumerate(ends))

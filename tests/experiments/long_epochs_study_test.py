@@ -9,7 +9,7 @@ import pytest
 
 from experiments import long_epochs_study as study
 
-STEPS = [0, 52, 312, 624]
+STEPS = [0, 52, 313, 626]
 
 
 def run(model: str, ends: float, seed: int = 0, head: str = "probe", **changes) -> dict:
