@@ -316,3 +316,34 @@ def test_within_a_time_budget_as_many_are_kept_as_may_race(features, monkeypatch
     ]
     assert keys[0] != keys[1]
     assert keys[2] == keys[3]
+
+
+@pytest.mark.slow
+def test_five_hundred_candidates_of_which_fifty_fail_end_in_a_ranking(
+    features, tmp_path, monkeypatch
+):
+    """Downloads, torn files and memory: each has its line, and the best of the others are kept."""
+    pool = [dataclasses.replace(POOL[0], name=f"m{number:03d}") for number in range(500)]
+    for number, spec in enumerate(pool):
+        monkeypatch.setitem(VALUES, spec.name, number / 1000)
+    kinds = (
+        errors.WeightsError("cannot download https://x/y: no name", "Check the connection"),
+        errors.WeightsError("m.safetensors is damaged", "Fetch it again"),
+        MemoryError("RESOURCE_EXHAUSTED: Out of memory"),
+    )
+    features.broken = {pool[n].name: kinds[n % 3] for n in range(5, 500, 10)}
+    config = dataclasses.replace(RECALL, recall=12, strategy="race")
+    ranking = ncap.rank_models(pool, digits(), config, tmp_path, show_progress=False)
+    best = [spec.name for spec in reversed(pool) if spec.name not in features.broken][:12]
+    assert names(ranking) == sorted(best)
+    failed = [each for each in ranking.left_out if each.step == "failed"]
+    assert [each.name for each in failed] == list(features.broken)
+    assert {each.reason for each in failed} == {
+        "it failed before training: cannot download https://x/y: no name",
+        "it failed before training: m.safetensors is damaged",
+        "it failed before training: MemoryError: RESOURCE_EXHAUSTED: Out of memory",
+    }
+    assert len(ranking.left_out) == 488
+    steps = [(step.step, step.models) for step in ranking.funnel]
+    assert steps[:3] == [("candidates", 500), ("filtered", 500), ("recalled", 12)]
+    assert "and 43 more, all of them in ranking.json" in ncap.format_ranking(ranking, width=4000)

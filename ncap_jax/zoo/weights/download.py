@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import logging
+import math
 import pathlib
 import time
 import urllib.error
@@ -15,10 +16,16 @@ from collections.abc import Mapping
 from ncap_jax import caching, errors, files
 
 PAUSES = (2.0, 8.0)  # seconds before the second and the third attempt
+# A host that could not be reached at all is asked once only for each further file in these seconds:
+# of a long list without a network every model would take as long as its pauses.
+SILENCE = 300.0
 TIMEOUT = 60.0  # seconds without a byte
 CHUNK = 1 << 20
 
 log = logging.getLogger("ncap_jax")
+
+# Host -> when it last could not be reached, by `time.monotonic`.
+_silent: dict[str, float] = {}
 
 
 class _Incomplete(Exception):
@@ -58,19 +65,26 @@ def fetch(url: str, target: pathlib.Path, checks: Mapping[str, str | None]) -> s
             f"Download {url} elsewhere and put it under that name into the folder given by "
             "weights_dir (NCAP_WEIGHTS_DIR), or unset NCAP_OFFLINE",
         )
-    for pause in (*PAUSES, None):
+    host = urllib.parse.urlsplit(url).netloc
+    silent = time.monotonic() - _silent.get(host, -math.inf) < SILENCE
+    for pause in (None,) if silent else (*PAUSES, None):
         try:
-            return _fetch_once(url, target, checks)
+            found = _fetch_once(url, target, checks)
         except _FAILURES as error:
             # 404 and the like stay as they are.
             permanent = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
             if permanent or pause is None:
+                if not isinstance(error, (urllib.error.HTTPError, _Incomplete)):
+                    _silent[host] = time.monotonic()
                 raise errors.WeightsError(
                     f"cannot download {url}: {error}",
                     f"Check the connection, or put {target.name} into the folder given by "
                     "weights_dir (NCAP_WEIGHTS_DIR)",
                 ) from error
             time.sleep(pause)
+        else:
+            _silent.pop(host, None)
+            return found
     raise AssertionError("the last pause is None")
 
 

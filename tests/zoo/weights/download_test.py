@@ -49,6 +49,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
     site = Site()
     monkeypatch.setattr(urllib.request, "urlopen", site.urlopen)
     monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(download, "_silent", {})
     monkeypatch.delenv("NCAP_OFFLINE", raising=False)
     return site
 
@@ -113,6 +114,37 @@ def test_another_file_is_refused_and_leaves_nothing(
     with pytest.raises(errors.WeightsError) as refusal:
         download.check_file(target, {kind: "0" * 8})
     assert refusal.value.cause == f"{target} {message.format(kind, found)}"
+
+
+def test_a_host_that_cannot_be_reached_is_asked_once_only_for_a_while(
+    site: Site, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = [100.0]
+    monkeypatch.setattr(download.time, "monotonic", lambda: now[0])
+    site.answers = [urllib.error.URLError("no name")]
+
+    def asked(url: str) -> int:
+        site.asked.clear()
+        with pytest.raises(errors.WeightsError, match="no name"):
+            download.fetch(url, tmp_path / "net.h5", {})
+        return len(site.asked)
+
+    other = "https://example.com/net.h5"
+    assert [asked(URL), asked(URL), asked(other), asked(other)] == [3, 1, 3, 1]
+    now[0] += download.SILENCE
+    assert asked(URL) == 3
+    site.answers = [(CONTENT, len(CONTENT))]
+    download.fetch(URL, tmp_path / "net.h5", {})  # it is there again
+    site.answers = [urllib.error.URLError("no name")]
+    assert asked(URL) == 3
+
+
+def test_a_host_that_answers_is_asked_again(site: Site, tmp_path: pathlib.Path):
+    site.answers = [urllib.error.HTTPError(URL, 503, "No", {}, None)]  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(errors.WeightsError):
+            download.fetch(URL, tmp_path / "net.h5", {})
+    assert len(site.asked) == 6
 
 
 def test_nothing_is_read_where_nothing_is_stated(tmp_path: pathlib.Path):
