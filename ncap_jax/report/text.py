@@ -165,6 +165,11 @@ def answer(ranking: Ranking) -> str:
     if math.isfinite(best.p_best) and len(ranked) > 1:
         text += f", best with probability {chance(best.p_best)}"
     parts.append(f"{text}.")
+    if len(ranked) > 1 and ranked[1].epochs < best.epochs:
+        parts.append(
+            f"It alone was trained for {best.epochs} epochs; the others were stopped before, so no "
+            "chance is stated."
+        )
     parts += _in_points(ranking) if ranking.shortlist else _ties(ranked)
     if not _beats_the_largest_class(best.best_seen, ranking):
         parts.append(

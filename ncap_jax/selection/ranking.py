@@ -275,6 +275,8 @@ def _standings(order: Sequence[_Entry], config: RankConfig) -> tuple[dict[str, _
     contenders = _contenders(order)
     names = [e.trajectory.model for e in contenders]
     if len(contenders) == 1:
+        if len(order) > 1:  # the others were stopped before it: against whom would it be likely?
+            return {names[0]: _UNKNOWN}, math.nan
         return {names[0]: _Standing(1.0, 1.0, True)}, 0.0
     predictions = [e.accuracy for e in contenders]
     tied = contest.tied_with_first(predictions)
