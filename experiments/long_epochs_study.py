@@ -19,8 +19,9 @@ kind; mean over seeds, which are the truth together. `few images`: with the accu
 binomial noise, mean of DRAWS draws. `within a run`: correlation of minus beta_eff with accuracy
 over the looks of one run.
 
-No runs are packed yet, so there is no expected result: the embedded models need five CPU hours
-for all heads and seeds. With runs it prints the tables and draws docs/long_epochs.svg.
+Only kinds of runs whose seeds lack no model are in the tables. It draws docs/long_epochs.svg, too.
+
+Expected result: experiments/tables/long_epochs_study.md; what follows: docs/results/long-epochs.md.
 """
 
 from __future__ import annotations

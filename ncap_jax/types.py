@@ -482,14 +482,14 @@ class Ranking:
     def smallest(self) -> RankedModel | None:
         """The model with the fewest parameters of those predicted within a point of the first.
 
-        Looked for among the models that ended as the first one did. None: no model is ranked, or
-        the parameters or predictions are not known.
+        Looked for among the models that ended as the first one did, after as many epochs. None: no
+        model is ranked, or the parameters or predictions are not known.
         """
         ranked = [row for row in self.models if row.rank is not None]
         near = [
             row
             for row in ranked
-            if row.status == ranked[0].status
+            if (row.status, row.epochs) == (ranked[0].status, ranked[0].epochs)
             and row.predicted_accuracy >= ranked[0].predicted_accuracy - SMALLEST_WITHIN
             and row.cost.parameters is not None
         ]

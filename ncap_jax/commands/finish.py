@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from ncap_jax.winner.model import Winner
 
 
+# Of a time budget, the part that is kept for the finish where both are asked for at once.
+PART = 1 / 3
+
+
 def main(words: Sequence[str]) -> int:
     """Do what the words after `finish` say; returns the exit code."""
     values = flags.FlagValues()
@@ -39,10 +43,6 @@ def main(words: Sequence[str]) -> int:
             "Write python -m ncap_jax finish RUN, with the folder of a ranking",
         )
     return run(others[0], flagging.record(FinishConfig, values))
-
-
-# Of a time budget, the part that is kept for the finish where both are asked for at once.
-PART = 1 / 3
 
 
 def ranking_seconds(time_budget: float | None) -> float | None:

@@ -4,9 +4,9 @@ A probe's beta_eff costs hardly anything and is measured after every epoch. That
 has a program of its own, whose compilation takes as long as a fifth of a short run. So with
 `beta_eff="auto"` it is measured after every epoch only where that takes at most `SHARE` of a first
 run of `USUAL_EPOCHS`. Elsewhere it is measured once, after the last epoch, in the strength that
-reports show: before any training it ranks nobody (docs/results/early-signals.md), and a model that
-a race stops early needs no program for it. What is chosen does not depend on the run's own
-number of epochs, which may grow.
+reports show: before any training it follows the width of the features, not the worth of the model
+(docs/results/published-weights.md), and a model that a race stops early needs no program for it.
+What is chosen does not depend on the run's own number of epochs, which may grow.
 
 Prices are counted in training steps of 32 samples and follow from the options and the number of
 samples. No clock decides: the same configuration gives the same records on every machine. The

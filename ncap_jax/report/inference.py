@@ -63,10 +63,11 @@ def latency_in_words(row: RankedModel) -> str:
 def smallest(ranking: Ranking) -> str:
     """A sentence on the smallest model within a point of the first.
 
-    Empty if none is known, or one model alone is ranked.
+    Empty if none is known, or one model alone is ranked, or came as far as the first.
     """
     row = ranking.smallest
-    if row is None or sum(each.rank is not None for each in ranking.models) == 1:
+    ranked = [each for each in ranking.models if each.rank is not None]
+    if row is None or sum(each.epochs == row.epochs for each in ranked) == 1:
         return ""
     name, parameters = text.visible(row.name), f"{short(row.cost.parameters)} parameters"
     if row.rank == 1:

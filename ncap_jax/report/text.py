@@ -284,7 +284,7 @@ def _ends(ranking: Ranking) -> list[str]:
 
 
 def rows_to_show(ranking: Ranking) -> tuple[Sequence[RankedModel], str]:
-    """The rows of a table that is read at a glance, and the status of what it leaves out.
+    """The rows of a table that is read at a glance, and a line on those that it leaves out.
 
     Of a long list that a budget has cut short, most models have no epoch: their rows would hide the
     others. Empty: no row is left out.

@@ -171,9 +171,8 @@ class TimeBudget:
         self._running: dict[str, float] = {}  # model -> when its turn began
         self._used: dict[str, float] = {}  # model -> seconds of its turns that are over
         self._first: dict[str, float] = {}  # model -> seconds to its first epoch in this call
-        self._since: dict[
-            str, float
-        ] = {}  # model -> the beginning of its turn, or its last epoch's end
+        # Model -> the beginning of its turn, or the end of its last epoch.
+        self._since: dict[str, float] = {}
         self._fastest: dict[str, float] = {}  # model -> seconds of its fastest epoch
         self._promised: str | None = None
         self._workers = 1

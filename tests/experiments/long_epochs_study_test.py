@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import long_epochs_study as study
+from tests.support.tables import committed, rows
 
 STEPS = [0, 52, 313, 626]
 
@@ -89,3 +90,22 @@ def test_what_is_printed_of_a_set():
     assert "### some, head probe: 3 models, 1 seed" in text
     assert "| accuracy | 1.00 |  |  |  | 1.00 | 1.00 |  |  |  |" in text
     assert "Within a run: median 1.00, 1.00 to 1.00." in text
+
+
+@pytest.mark.parametrize("draws", [0, pytest.param(200, marks=pytest.mark.slow)])
+def test_the_tables_are_those_that_are_committed(draws, capsys, monkeypatch):
+    """The accuracy of few images, whose draws take most of the time, is in the slow test alone."""
+    drawn = []
+    monkeypatch.setattr(
+        study.comparison_figures, "tau_after_steps", lambda panels, steps: drawn.append(panels)
+    )
+    if not draws:
+        monkeypatch.setattr(study, "FEW_IMAGES", ())
+    study.main([])
+    printed, left = rows(capsys.readouterr().out), committed("long_epochs_study")
+    assert len(printed) > 10
+    if draws:
+        assert printed == left
+    else:
+        assert [line for line in printed if line not in left] == []
+    assert drawn

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from experiments import build_long_lists, corpus_files
+from experiments import build_long_lists, corpus_files, finish_study
 from experiments import long_list_replay as replay
 from experiments import long_list_study as study
 from ncap_jax.options import RankConfig
 from ncap_jax.selection import race
+from tests.support.tables import committed, rows, without_intervals
 
 NAMES = [spec.name for spec in build_long_lists.candidates()]
 
@@ -156,3 +157,22 @@ def test_packing_adds_to_what_is_packed(tmp_path, monkeypatch):
     found = corpus_files.read(build_long_lists.packed("first"))
     assert [each["seed"] for each in found] == [0, 1]
     assert "images" not in build_long_lists.packed("first").read_text()
+
+
+def test_rows_are_those_of_the_committed_table(monkeypatch):
+    """Of the ways whose k need not be found; the slow test has all."""
+    monkeypatch.setattr(finish_study, "DRAWS", 1)
+    monkeypatch.setattr(study, "WITH_K", {})
+    monkeypatch.setattr(study, "UNLIMITED", dict(list(study.UNLIMITED.items())[:2]))
+    real = replay.read_pools()
+    text = "\n".join([study.unlimited_table(real), study.stated_table(real)])
+    left = without_intervals(committed("long_list_study"))
+    printed = without_intervals(rows(text))
+    assert [line for line in printed if line not in left] == []
+    assert len(printed) == 8
+
+
+@pytest.mark.slow
+def test_all_tables_are_those_that_are_committed(capsys):
+    study.main([])
+    assert rows(capsys.readouterr().out) == committed("long_list_study")
