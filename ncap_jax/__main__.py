@@ -144,6 +144,20 @@ def refuse(why: str) -> int:
     return 2
 
 
+def ranking_config() -> RankConfig:
+    """The ranking's options: what a finish needs is kept, and the time that it takes is left."""
+    from ncap_jax.commands import finish
+
+    config = flagging.record(RankConfig, FLAGS)
+    if FLAGS.finish is None:
+        return config
+    return dataclasses.replace(
+        config,
+        keep_states=max(config.keep_states, FLAGS.finish),
+        time_budget=finish.ranking_seconds(config.time_budget),
+    )
+
+
 def rank() -> int:
     """Rank as the flags say, print the table and where the files are; returns the exit code."""
     from ncap_jax import api, distributed
@@ -155,13 +169,7 @@ def rank() -> int:
         )
     if FLAGS.distributed:
         distributed.join()
-    config = flagging.record(RankConfig, FLAGS)
-    if FLAGS.finish is not None:
-        config = dataclasses.replace(
-            config,
-            keep_states=max(config.keep_states, FLAGS.finish),
-            time_budget=finish.ranking_seconds(config.time_budget),
-        )
+    config = ranking_config()
     name = pathlib.Path(FLAGS.dataset).name or "data"
     folder = pathlib.Path(FLAGS.output_dir or free_folder(pathlib.Path("runs") / name))
     scalars = folder / "tensorboard" if FLAGS.tensorboard else None
@@ -202,15 +210,12 @@ def plan() -> int:
             "--plan with --rerun, which repeats a run as it was", "Leave one of them out"
         )
 
-    config, data_config = flagging.record(RankConfig, FLAGS), flagging.record(DataConfig, FLAGS)
+    from ncap_jax.commands import finish
+
+    config, data_config = ranking_config(), flagging.record(DataConfig, FLAGS)
     options.check(config)
     options.check(data_config)
-    from ncap_jax.commands import finish
     from ncap_jax.run import planning
-
-    if FLAGS.finish is not None:
-        seconds = finish.ranking_seconds(config.time_budget)
-        config = dataclasses.replace(config, time_budget=seconds)
 
     request = planning.Request(FLAGS.models, FLAGS.dataset, config, data_config, FLAGS.output_dir)
     for line in planning.plan(request):

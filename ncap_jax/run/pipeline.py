@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ncap_jax import caching, distributed, report
+from ncap_jax.finetune.learning_rates import rates_to_try
 from ncap_jax.options import RankConfig
 from ncap_jax.report.progress import Progress, Watchers, line_printer
 from ncap_jax.report.tensorboard import TensorBoard
@@ -50,8 +51,7 @@ def rank(request: Request) -> Ranking:
     programs = caching.describe_programs(kept_programs)
     cached = bool(caching.count_programs(kept_programs))
     job, about = prepare(request)
-    later = partial(race.epochs_after, epoch=1, config=job.config)
-    clock = budget.TimeBudget(job.config, call_start, cached=cached, later_epochs=later)
+    clock = make_clock(job, call_start, cached=cached)
     with contextlib.ExitStack() as stack:
         place = open_place(request, about, job.config)
         folder = place.folder
@@ -82,6 +82,14 @@ def rank(request: Request) -> Ranking:
             folder.keep_states(trajectories, kept(ranking))
     path = None if folder is None else folder.path
     return dataclasses.replace(ranking, source=Source(request, path, place.scratch))
+
+
+def make_clock(job: Job, start: float, *, cached: bool) -> budget.TimeBudget:
+    """The time budget of a call, for the arguments see `ncap_jax.selection.budget.TimeBudget`."""
+    config = job.config
+    later = partial(race.epochs_after, epoch=1, config=config)
+    trials = {spec.name: len(rates_to_try(spec, config)) for spec in job.specs}
+    return budget.TimeBudget(config, start, cached=cached, later_epochs=later, trials=trials)
 
 
 def shortened(

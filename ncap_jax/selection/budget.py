@@ -39,7 +39,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ncap_jax import predictor as predictors
 from ncap_jax.options import RankConfig
@@ -152,6 +152,7 @@ class TimeBudget:
         cached: whether compiled programs of an earlier run are at hand.
         later_epochs: number of models -> what a race of them trains after their first epochs; None:
             with how many it begins is not foretold.
+        trials: model -> at how many learning rates it takes its first epoch, if not at one.
     """
 
     def __init__(
@@ -162,7 +163,9 @@ class TimeBudget:
         *,
         cached: bool = False,
         later_epochs: Callable[[int], int] | None = None,
+        trials: Mapping[str, int] | None = None,
     ):
+        self._trials = trials or {}
         self._after_the_first = AFTER_THE_FIRST_CACHED if cached else AFTER_THE_FIRST
         self._config, self._later_epochs = config, later_epochs
         self._total, self._each = config.time_budget, config.model_time_budget
@@ -233,7 +236,7 @@ class TimeBudget:
         """Take into account that a model has finished an epoch; 0: that it was measured."""
         now = self._clock()
         if epoch > 0 and model in self._since:
-            taken = now - self._since[model]
+            taken = (now - self._since[model]) / (self._trials.get(model, 1) if epoch == 1 else 1)
             self._fastest[model] = min(taken, self._fastest.get(model, math.inf))
         self._since[model] = now
         if epoch >= self._needed and model in self._running:

@@ -135,6 +135,44 @@ def test_how_many_models_fit(clock):
     assert times.fitting(35) == 0
 
 
+def test_an_epoch_at_two_rates_counts_as_two(clock):
+    times = budget.TimeBudget(
+        RankConfig(time_budget=100.0, strategy="race"),
+        clock.now,
+        later_epochs=lambda models: 3 * models,
+        trials={"b": 2},
+    )
+    for model in ("a", "b"):
+        times.begin(model, 10)
+        clock.now += 5.0
+        times.epoch(model, 0)
+        clock.now += 8.0  # the first epoch, of b at two rates
+        times.epoch(model, 1)
+        times.end(model)
+        assert times.epoch_seconds(model) == (8.0 if model == "a" else 4.0)
+    assert times.epoch_seconds() == times.epoch_seconds("unknown") == 6.0
+    # Nine more of 13 seconds and 3 * 6 more for each of all: 69 seconds are enough for one.
+    assert times.fitting(9) == 1
+    times.begin("a", 9)
+    clock.now += 3.0
+    times.epoch("a", 2)
+    assert times.epoch_seconds("a") == 3.0
+
+
+def test_a_race_is_given_what_its_later_epochs_leave(clock):
+    times = make(clock, time_budget=100.0, strategy="race")
+    times.begin("a", 5)
+    times.epoch("a", 0)
+    clock.now += 10.0
+    times.epoch("a", 1)
+    times.end("a")
+    share = times.begin("b", 4, later_epochs=6)
+    assert (share.rest, share.even) == (25.0, 25.0)  # of 85 seconds
+    assert times.begin("c", 3, workers=2, later_epochs=6).rest == 55.0
+    refused = times.begin("d", 3, later_epochs=9)
+    assert refused.refusal == "no time was left"
+
+
 def test_where_programs_are_cached_there_is_less_to_share(clock):
     times = budget.TimeBudget(RankConfig(time_budget=100.0), clock.now, cached=True)
     trained(times, clock, "a", 20.0, 2.0)  # the next: 14 + 2
