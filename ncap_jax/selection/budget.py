@@ -316,12 +316,17 @@ class TimeBudget:
             return ""
         if share.rest <= 0:
             return "no time was left"
-        if share.answered or not self._first or min(self._firsts()) <= share.rest:
+        if share.answered or not self._first:
+            return ""
+        # What a model that is stopped within its first epoch has taken, a race lacks at its end.
+        expected = statistics.median(self._firsts()) if self.races else min(self._firsts())
+        if expected <= share.rest:
             return ""
         others = " beside the race's later epochs" if self.races else ""
+        about = f"about {expected:.1f}" if self.races else f"{expected:.1f} or more"
         return (
             f"{share.rest:.1f} seconds were left{others}, and a first epoch was expected to take "
-            f"{min(self._firsts()):.1f} or more"
+            f"{about}"
         )
 
 

@@ -38,6 +38,8 @@ QUOTED = {
     "finish": ("finish_study", "finish_live"),
     "from-scratch": ("nas_cells",),
     "halving": ("halving_study",),
+    "long-epochs": ("long_epochs_study",),
+    "long-lists": ("long_list_study",),
     "race": ("race_study",),
     "recall": ("recall_study",),
     "rivals": ("rivals_study",),
