@@ -139,12 +139,16 @@ def pools(runs: Sequence[Run], head: Head) -> list[list[Run]]:
 
 
 def tau(pool: Sequence[Run], signal: Signal, step: int, truth: Mapping[str, float]) -> float:
-    """Of one seed; NaN where a run lacks the look or the signal."""
+    """Of one seed; NaN where a run lacks the look, or more than one lacks the signal.
+
+    One network is too short for a beta_eff of the whole, and is left out of that signal.
+    """
     if any(step not in run["step"] for run in pool):
         return math.nan
     scores = np.array([signal(run, run["step"].index(step)) for run in pool])
     goal = np.array([truth[run["model"]] for run in pool])
-    return kendall_tau(scores, goal) if np.all(np.isfinite(scores)) else math.nan
+    known = np.isfinite(scores)
+    return kendall_tau(scores[known], goal[known]) if sum(~known) <= 1 else math.nan
 
 
 def mean_tau(

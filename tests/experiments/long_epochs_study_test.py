@@ -64,6 +64,10 @@ def test_tau_is_that_of_a_step():
     assert study.tau(THREE, study.SIGNALS["absolute β_eff"], 52, TRUTH) == pytest.approx(1.0)
     assert study.tau(THREE, study.SIGNALS["accuracy"], 52, {"a": 0.5, "b": 0.7, "c": 0.9}) == -1
     assert math.isnan(study.tau(THREE, study.SIGNALS["accuracy"], 104, TRUTH))
+    without = [{**THREE[0], "beta_eff_absolute": [[]] * len(STEPS)}, *THREE[1:]]
+    assert study.tau(without, study.SIGNALS["absolute β_eff"], 313, TRUTH) == pytest.approx(1.0)
+    none = [{**each, "beta_eff_absolute": [[]] * len(STEPS)} for each in THREE]
+    assert math.isnan(study.tau(none, study.SIGNALS["absolute β_eff"], 313, TRUTH))
 
 
 def test_a_seed_that_lacks_a_model_does_not_count():
