@@ -77,8 +77,10 @@ def tau_after_steps(
         for i, (name, values) in enumerate(signals.items()):
             style = f"{MARKERS[i]}-"
             axis.plot(steps, values, style, color=COLOURS[i], markersize=4, label=name)
-        axis.set(title=title, xlabel="steps", xscale="log", ylim=(-0.2, 1.0))
-    axes[0].set_ylabel("Kendall τ with fine-tuning")
+        axis.set(title=title, xlabel="steps", xscale="log", ylim=(-0.7, 1.0))
+        axis.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
+        axis.title.set_fontsize(8)
+    axes[0].set_ylabel("Kendall τ with the end")
     axes[-1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return _save(figure, "long_epochs.svg")
 

@@ -232,23 +232,34 @@ def sections(name: str, runs: Sequence[Run]) -> Iterator[str]:
             yield f"Within a run: median {middle:.2f}, {low:.2f} to {high:.2f}."
 
 
+def panels_of(name: str, runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
+    """What is drawn of a set: by kind of run and truth, some signals after each number of steps."""
+    panels = {}
+    full = ends(runs, "linear")
+    for head in HEADS:
+        found = pools(runs, head)
+        truths = {"fine-tuning's end": full}
+        if head != "linear":
+            truths = {"its own end": ends(runs, head), **truths}
+        for words, truth in truths.items():
+            if found and len(truth) == len(found[0]):
+                panels[f"{name}, {head}: {words}"] = {
+                    signal: [mean_tau(found, SIGNALS[signal], step, truth) for step in STEPS]
+                    for signal in ("absolute β_eff", "accuracy", "training loss")
+                }
+    return panels
+
+
 def main(argv: list[str]) -> None:
     """Print the tables and draw the figure."""
     del argv
     print(json.dumps(facts.describe(), default=str))
     sets = {name: build_long_epochs.read(name) for name in build_long_epochs.SETS}
-    panels = {}
+    panels: dict[str, dict[str, list[float]]] = {}
     for name, runs in sets.items():
         for section in sections(name, runs):
             print(f"\n{section}")
-        full = ends(runs, "linear")
-        for head in HEADS:
-            found = pools(runs, head)
-            if found and len(full) == len(found[0]):
-                panels[f"{name}, {head}"] = {
-                    signal: [mean_tau(found, SIGNALS[signal], step, full) for step in STEPS]
-                    for signal in ("absolute β_eff", "accuracy", "training loss")
-                }
+        panels.update(panels_of(name, runs))
     if panels:
         comparison_figures.tau_after_steps(panels, STEPS)
 
