@@ -321,16 +321,25 @@ def line(
     return {"model": model, "seed": seed, "parameters": parameters, "scores": found, "runs": runs}
 
 
+def define_places(work_dir: str) -> None:
+    """The flags that every builder of a corpus has.
+
+    Args:
+        work_dir: default of the flag of that name.
+    """
+    flags.DEFINE_string("shared", "../shared/data", "Folder with the sets and the weights.")
+    flags.DEFINE_string("weights_dir", "../shared/data/weights", "Folder with the weight files.")
+    flags.DEFINE_string("work_dir", work_dir, "Where the runs are kept.")
+    flags.DEFINE_bool("pack", False, "Only gather what is complete into experiments/corpus.")
+
+
 def define_flags() -> None:
     """Called by the script alone: tests import several studies into one process."""
     flags.DEFINE_enum("pool", "embedded", list(POOLS), "Which models.")
     flags.DEFINE_list("models", [], "Only these names or patterns of the pool.")
     flags.DEFINE_list("sets", ["digits", "fashion_mnist", "birds6"], "On which sets.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Which seeds.")
-    flags.DEFINE_string("shared", "../shared/data", "Folder with the sets and the weights.")
-    flags.DEFINE_string("weights_dir", "../shared/data/weights", "Folder with the weight files.")
-    flags.DEFINE_string("work_dir", "runs/corpus", "Where the runs are kept.")
-    flags.DEFINE_bool("pack", False, "Only gather what is complete into experiments/corpus.")
+    define_places("runs/corpus")
 
 
 def main(argv: list[str]) -> None:

@@ -37,7 +37,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from experiments import corpus_files
+from experiments import build_corpus, corpus_files
 from experiments.build_corpus import GENUINE
 from ncap_jax import caching, data
 from ncap_jax.data.feed import Feed
@@ -152,19 +152,14 @@ def run(spec: ModelSpec, feed: Feed, head: Head, seed: int, weights_dir: str) ->
 
 def read(name: str) -> list[dict[str, Any]]:
     """The packed runs on a set."""
-    file = FOLDER / f"{name}.jsonl"
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return corpus_files.lines_of(FOLDER / f"{name}.jsonl")
 
 
 def pack(work_dir: pathlib.Path) -> None:
     """Add the runs of a folder to the packed ones."""
     for folder in sorted(path for path in work_dir.glob("*") if path.is_dir()):
         found = [json.loads(file.read_text()) for file in sorted(folder.glob("*/*.json"))]
-        lines = {(x["model"], x["head"], x["seed"]): x for x in (*read(folder.name), *found)}
-        text = "".join(json.dumps(lines[k], allow_nan=False) + "\n" for k in sorted(lines))
-        write_atomically(FOLDER / f"{folder.name}.jsonl", text)
+        corpus_files.add(FOLDER / f"{folder.name}.jsonl", found, ("model", "head", "seed"))
     about = {"epochs": EPOCHS, "batch": BATCH, "side": SIDE, "environment": facts.describe()}
     write_atomically(FOLDER / "about.json", json.dumps(about, indent=1, default=str) + "\n")
 
@@ -175,10 +170,7 @@ def define_flags() -> None:
     flags.DEFINE_list("models", [], "Only these names or patterns.")
     flags.DEFINE_list("heads", list(HEADS), "Which heads.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Which seeds.")
-    flags.DEFINE_string("shared", "../shared/data", "Folder with the sets and the weights.")
-    flags.DEFINE_string("weights_dir", "../shared/data/weights", "Folder with the weight files.")
-    flags.DEFINE_string("work_dir", "runs/long_epochs", "Where the runs are kept.")
-    flags.DEFINE_bool("pack", False, "Only gather what is there into experiments/corpus.")
+    build_corpus.define_places("runs/long_epochs")
 
 
 def main(argv: list[str]) -> None:

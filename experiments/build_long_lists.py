@@ -108,11 +108,7 @@ def pack(work_dir: pathlib.Path) -> None:
     """Add the runs of a folder to the packed ones."""
     for folder in sorted(path for path in work_dir.glob("*") if path.is_dir()):
         found = [json.loads(file.read_text()) for file in sorted(folder.glob("*/*.json"))]
-        file = packed(folder.name)
-        before = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        lines = {(x["model"], x["seed"]): x for x in (*map(json.loads, before), *found)}
-        text = "".join(json.dumps(lines[key], allow_nan=False) + "\n" for key in sorted(lines))
-        write_atomically(file, text)
+        corpus_files.add(packed(folder.name), found, ("model", "seed"))
     about = {"epochs": EPOCHS, "batch": BATCH, "side": SIDE, "environment": facts.describe()}
     write_atomically(FOLDER / "about.json", json.dumps(about, indent=1, default=str) + "\n")
 
@@ -121,10 +117,7 @@ def define_flags() -> None:
     """Called by the script alone: tests import several studies into one process."""
     flags.DEFINE_list("sets", ["fashion_mnist-500", "birds6", "cifar10-500"], "On which sets.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Which seeds.")
-    flags.DEFINE_string("shared", "../shared/data", "Folder with the sets and the weights.")
-    flags.DEFINE_string("weights_dir", "../shared/data/weights", "Folder with the weight files.")
-    flags.DEFINE_string("work_dir", "runs/long_lists", "Where the runs are kept.")
-    flags.DEFINE_bool("pack", False, "Only gather what is there into experiments/corpus.")
+    build_corpus.define_places("runs/long_lists")
 
 
 def main(argv: list[str]) -> None:

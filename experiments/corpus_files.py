@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ncap_jax.files import write_atomically
 from ncap_jax.options import Head
 from ncap_jax.types import STRENGTHS, ClassCounts, EpochRecord, Trajectory
 
@@ -109,14 +110,26 @@ def read(path: pathlib.Path) -> list[dict]:
 
     Every run has `images` beside its columns: how many validate, None where that cannot be told.
     """
-    if not path.is_file():
-        return []
-    lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    lines = lines_of(path)
     runs = [run for line in lines for run in line["runs"].values()]
     images = validation_images([a for run in runs for a in run["validation_accuracy"]])
     for run in runs:
         run["images"] = images
     return sorted(lines, key=lambda line: (line["model"], line["seed"]))
+
+
+def lines_of(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a file as they are; none where there is no file."""
+    if not path.is_file():
+        return []
+    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+
+
+def add(path: pathlib.Path, found: Iterable[dict[str, Any]], key: Sequence[str]) -> None:
+    """Add lines to a file, sorted by some of their fields; an equal key replaces a line."""
+    lines = {tuple(line[name] for name in key): line for line in (*lines_of(path), *found)}
+    text = "".join(json.dumps(lines[k], allow_nan=False) + "\n" for k in sorted(lines))
+    write_atomically(path, text)
 
 
 def validation_images(accuracies: Iterable[float | None]) -> int | None:

@@ -211,6 +211,18 @@ def within_runs(found: Sequence[Sequence[Run]]) -> np.ndarray:
     return np.array(values)
 
 
+def spread_of_ends(found: Sequence[Sequence[Run]]) -> str:
+    """How close models end, the lowest one apart, and how much an epoch changes at the end."""
+    runs = [run["validation_accuracy"] for pool in found for run in pool]
+    last = sorted(100 * run[-1] for run in runs)
+    steps = np.abs(np.diff([[100 * a for a in run[-5:]] for run in runs]))
+    return (
+        f"All but the lowest end between {last[1]:.1f} and {last[-1]:.1f} %; from one of the last "
+        f"epochs to the next accuracy changes by {np.median(steps):.1f} points in the median, by "
+        f"{steps.max():.1f} at most."
+    )
+
+
 def sections(name: str, runs: Sequence[Run]) -> Iterator[str]:
     """What is printed of a set."""
     full = ends(runs, "linear")
@@ -226,6 +238,7 @@ def sections(name: str, runs: Sequence[Run]) -> Iterator[str]:
             yield f"Against the end of the same kind of run:\n\n{table(found, ends(runs, head))}"
         if len(full) == len(found[0]):
             yield f"Few validation images:\n\n{few_images_table(found, full)}"
+        yield spread_of_ends(found)
         values = within_runs(found)
         if values.size:
             low, middle, high = np.quantile(values, (0, 0.5, 1))

@@ -332,6 +332,21 @@ def _stated(pool: Pool, strategy: str) -> tuple[float, ...]:
     )
 
 
+def remarks(pools: Sequence[Pool]) -> str:
+    """What a first look shares with a start, and how far random networks come in a race."""
+    looks = [model.features for model in pools[0].models]
+    shared = [model.shared for model in pools[0].models]
+    furthest = 0
+    for pool in pools:
+        ranking, _ = replay.rank(pool, pool.names, CONFIG, 0.0, frozenset())
+        drawn = [r for r in ranking.models if r.name.startswith(build_long_lists.DECOY)]
+        furthest = max(furthest, *(row.epochs for row in drawn))
+    return (
+        f"A first look takes {np.mean(looks):.1f} s, {np.mean(shared):.1f} of them for loading and "
+        f"compiling. No random network comes beyond epoch {furthest}."
+    )
+
+
 def sets_table(pools: Sequence[Pool]) -> str:
     """Points lost set by set, mean over seeds."""
     lines = [f"| set | seeds | {' | '.join(UNLIMITED)} |", "|---" * (2 + len(UNLIMITED)) + "|"]
@@ -350,7 +365,7 @@ def main(argv: list[str]) -> None:
     print(f"### Without a budget\n\n{unlimited_table(pools)}\n")
     print(f"### Within a budget\n\n{budgets_table(pools)}\n")
     print(f"### Set by set\n\n{sets_table(pools)}\n")
-    print(f"### The race, on new sets\n\n{stated_table(pools)}")
+    print(f"### The race, on new sets\n\n{stated_table(pools)}\n\n{remarks(pools)}")
 
 
 if __name__ == "__main__":

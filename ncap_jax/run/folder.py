@@ -179,6 +179,11 @@ class RunFolder:
         self._facts = json.loads(files.to_json(dict(facts)))
         distributed.on_primary(self._check)
 
+    @property
+    def earlier(self) -> dict[str, Any]:
+        """The options of the latest ranking in the folder: until `grow`, of an earlier call."""
+        return distributed.on_primary(self._check)["config"]
+
     def grow(self) -> None:
         """Enter into `run.json` what the folder holds from now on."""
         distributed.on_primary(self._grow)

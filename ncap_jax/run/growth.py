@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from ncap_jax import errors
 from ncap_jax import predictor as predictors
@@ -42,30 +43,42 @@ def as_ranked(
     )
 
 
-def check_measured(known: Mapping[str, Recorded], config: RankConfig, folder: object) -> None:
+def was_followed(earlier: Mapping[str, Any], config: RankConfig, num_train: int) -> bool:
+    """Whether the folder's latest ranking measured beta_eff after every epoch.
+
+    Args:
+        earlier: options of that ranking, from `run.json`.
+        config: of the ranking that is to be made; what it does not share with `earlier` never
+            differs in one folder.
+        num_train: samples of the training part.
+    """
+    names = ("predictor", "epochs", "beta_eff")
+    given = {name: earlier[name] for name in names if name in earlier}
+    recipe = dataclasses.replace(config, **given)
+    return measured_epochs(recipe, num_train) == frozenset(range(recipe.epochs + 1))
+
+
+def check_measured(
+    known: Mapping[str, Recorded], config: RankConfig, folder: object, *, followed: bool
+) -> None:
     """Refuse to rank by a beta_eff that the folder's epochs were recorded without.
 
     Args:
         known: by name.
         config: of the ranking.
         folder: for the message.
+        followed: see `was_followed`; then a model without any beta_eff is one that has none.
 
     Raises:
         OutputError: the predictor reads beta_eff after every epoch, and a model that can be
-            measured was not. One without any, beside others that have all of theirs, cannot be.
+            measured was not.
     """
     strength = predictors.get(config.predictor, config.head).strength
     if strength is None:
         return
-    lacking = {
-        each.model: [
-            r.epoch for r in each.records[: config.epochs + 1] if strength not in r.beta_eff
-        ]
-        for each in known.values()
-    }
-    followed = not all(lacking.values())
     for each in known.values():
-        missing = lacking[each.model]
+        records = each.records[: config.epochs + 1]
+        missing = [record.epoch for record in records if strength not in record.beta_eff]
         if missing and (not followed or any(record.beta_eff for record in each.records)):
             raise errors.OutputError(
                 f"{folder} was recorded without what predictor={config.predictor!r} reads: "

@@ -55,12 +55,12 @@ class Looker:
             if flaw := evaluation.feature_flaw(features):
                 raise errors.ModelError(f"its features are {flaw}", "Check its weights and input")
             scores = feature_scores(features, labels)
+            # A file that was downloaded has a digest only now.
+            digest = weights_digest(spec, self._config)
         except (errors.OutputError, errors.ChangedDataError):
             raise
         except Exception as error:  # one candidate must not cost the others their run
             return Looked(failure=in_words(error))
-        # A file that was downloaded has a digest only now.
-        digest = weights_digest(spec, self._config)
         return Looked(scores, time.monotonic() - began, digest)
 
     def _features(self, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:

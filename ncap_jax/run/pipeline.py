@@ -165,7 +165,8 @@ def grow(folder: RunFolder, job: Job) -> Known:
         OutputError: the predictor or the metric reads what was not recorded.
     """
     known = folder.recorded()
-    growth.check_measured(known, job.config, folder.path)
+    followed = growth.was_followed(folder.earlier, job.config, len(job.dataset.labels))
+    growth.check_measured(known, job.config, folder.path, followed=followed)
     growth.check_counted(known, job.config, folder.path)
     folder.grow()
     return known

@@ -242,7 +242,11 @@ class _Looks:
     def _from_cache(self, found: dict[str, Candidate], name: str) -> bool:
         """Whether the scores of a model were kept by an earlier call."""
         spec = self._specs[name]
-        known = self._cache.get(_identity(spec), weights_digest(spec, self._job.config))
+        try:
+            digest = weights_digest(spec, self._job.config)
+        except Exception:  # whoever looks at the model will tell what is wrong with its file
+            return False
+        known = self._cache.get(_identity(spec), digest)
         if known is not None:
             self._take(found, name, Looked(known.values, known.seconds))
         return known is not None

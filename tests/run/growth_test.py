@@ -35,20 +35,39 @@ def test_of_what_a_folder_keeps_a_ranking_is_made_of_a_part():
 def test_a_predictor_needs_what_it_reads_after_every_epoch(tmp_path):
     by_beta = RankConfig(epochs=3, predictor="scaled_ridge")
     with pytest.raises(errors.OutputError) as error:
-        growth.check_measured({"a": MODEL}, by_beta, tmp_path)
+        growth.check_measured({"a": MODEL}, by_beta, tmp_path, followed=False)
     assert error.value.cause == (
         f"{tmp_path} was recorded without what predictor='scaled_ridge' reads: a has no "
         "absolute beta_eff after epochs 0, 1, 2"
     )
     assert error.value.remedy == "Choose another folder, or a predictor that reads no beta_eff"
-    growth.check_measured({"a": MODEL}, RankConfig(), tmp_path)
-    never = tuple(record(epoch, beta=False) for epoch in range(4))  # its network has none
-    always = tuple(record(epoch) for epoch in range(4))
-    known = {"a": Recorded("a", never), "b": Recorded("b", always)}
-    growth.check_measured(known, by_beta, tmp_path)
-    growth.check_measured({}, by_beta, tmp_path)
+    growth.check_measured({"a": MODEL}, RankConfig(), tmp_path, followed=False)
+    always = {"b": Recorded("b", tuple(record(epoch) for epoch in range(4)))}
+    growth.check_measured(always, by_beta, tmp_path, followed=False)
+
+
+def test_a_model_that_was_followed_without_any_has_none(tmp_path):
+    """Its network is too short, or a race stopped it before it was measured: `followed` tells."""
+    by_beta = RankConfig(epochs=3, predictor="scaled_ridge")
+    bare = {"a": Recorded("a", tuple(record(epoch, beta=False) for epoch in range(4)))}
+    growth.check_measured(bare, by_beta, tmp_path, followed=True)
     with pytest.raises(errors.OutputError, match="a has no absolute beta_eff after epochs 0, 1, 2"):
-        growth.check_measured({"a": known["a"]}, by_beta, tmp_path)  # a race stopped it early
+        growth.check_measured(bare, by_beta, tmp_path, followed=False)
+    with pytest.raises(errors.OutputError):
+        growth.check_measured({"a": MODEL}, by_beta, tmp_path, followed=True)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "config", "expected"),
+    [
+        ({"predictor": "default", "epochs": 3}, RankConfig(predictor="scaled_ridge"), False),
+        ({"predictor": "scaled_ridge", "epochs": 3}, RankConfig(), True),
+        ({"beta_eff": "every_epoch", "epochs": 3}, RankConfig(beta_eff="every_epoch"), True),
+        ({"epochs": 3}, RankConfig(head="probe"), True),
+    ],
+)
+def test_what_an_earlier_ranking_followed(earlier, config, expected):
+    assert growth.was_followed(earlier, config, 100) == expected
 
 
 def test_a_metric_by_class_needs_answers_by_class(tmp_path):

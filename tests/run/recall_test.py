@@ -271,6 +271,18 @@ def test_other_processes_look_at_the_models_and_train_them(tmp_path):
         assert len(list((tmp_path / folder / "recall").iterdir())) == 3
 
 
+def test_a_file_that_cannot_be_read_fails_alone(features, monkeypatch):
+    def unreadable(spec, config):
+        if spec.name == "toy_2":
+            raise PermissionError("not yours")
+
+    for module in (recall, looking):
+        monkeypatch.setattr(module, "weights_digest", unreadable)
+    found = decide(job(), lambda line: None)
+    assert sorted(found.chosen) == ["toy_1", "toy_3"]
+    assert found.candidates[1].failure == "PermissionError: not yours"
+
+
 def test_a_worker_that_dies_costs_its_model(monkeypatch):
     class Dying(start.executors.Local):
         def run(self, names, make_task, on_item, on_end):
@@ -281,7 +293,7 @@ def test_a_worker_that_dies_costs_its_model(monkeypatch):
     monkeypatch.setattr(looking, "feature_scores", lambda x, labels: {"logme": float(x.std())})
     said: list[str] = []
     found = decide(job(), said.append)
-    assert found.chosen == ("toy_2", "toy_3") or found.chosen == ("toy_3", "toy_2")
+    assert sorted(found.chosen) == ["toy_2", "toy_3"]
     assert found.candidates[0].failure == "its worker ended 3 times"
     assert said[1] == "toy_1: failed: its worker ended 3 times [1/3 candidates]"
 
