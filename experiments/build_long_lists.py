@@ -44,8 +44,7 @@ FLAGS = flags.FLAGS
 
 FOLDER = corpus_files.FOLDER / "long_lists"
 SIDE, BATCH, EARLY, EPOCHS = 40, 32, 5, 10
-# What the product scores features by.
-SCORES = ("logme", "linear_probe")
+SCORES = ("logme", "linear_probe", "nearest_neighbours")
 DECOY = "untrained_"
 DECOYS = (
     "mobilenet_025",

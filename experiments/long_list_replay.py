@@ -12,6 +12,7 @@ cheapest, which found it compiled.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from ncap_jax.predictor.base import truncate
 from ncap_jax.predictor.static_prior import static_prior
 from ncap_jax.run.job import EpochDone, Task
 from ncap_jax.run.schedule import Scheduler
+from ncap_jax.selection import race
 from ncap_jax.selection.budget import TimeBudget, TimeIsUp
 from ncap_jax.selection.ranking import rank_trajectories
 from ncap_jax.selection.recall import Candidate
@@ -31,6 +33,8 @@ from ncap_jax.types import EpochRecord, Ranking, Trajectory
 from ncap_jax.zoo import catalogue
 
 HEAD = "linear"
+# What the product scores features by.
+SCORES = ("logme", "linear_probe")
 
 
 class Model(NamedTuple):
@@ -89,7 +93,7 @@ def first_prices(lines: Sequence[Mapping]) -> dict[str, tuple[float, float, floa
 
 def feature_seconds(line: Mapping) -> float:
     """Each score's seconds contain those of the features, which are taken off once too often."""
-    seconds = [line["scores"][name]["seconds"] for name in build_long_lists.SCORES]
+    seconds = [line["scores"][name]["seconds"] for name in SCORES]
     return sum(seconds) - min(seconds)
 
 
@@ -128,7 +132,7 @@ def described() -> dict[str, Candidate]:
 
 def _model(line: Mapping, known: Candidate, prices: tuple[float, float, float]) -> Model:
     columns = line["runs"]["linear"]
-    scores = {n: float(line["scores"][n]["value"]) for n in build_long_lists.SCORES}
+    scores = {n: float(line["scores"][n]["value"]) for n in SCORES}
     return Model(
         dataclasses.replace(known, scores=scores),
         line["parameters"],
@@ -238,11 +242,40 @@ def rank(
         The ranking, and the seconds that are over then.
     """
     clock = Clock(begun)
-    budget = TimeBudget(config, 0.0, clock)
-    scheduler = Scheduler(list(turns), config, None, Silent(), budget)
+    scheduler = Scheduler(list(turns), config, None, Silent(), TimeBudget(config, 0.0, clock))
     scheduler.run(Replayed(pool, clock, seen))
     found = rank_trajectories(scheduler.trajectories(), pool.name, config)
     return found, clock.now
+
+
+class Foreteller(Silent):
+    """A watcher that asks a time budget after each first epoch how many models will race."""
+
+    def __init__(self, budget: TimeBudget):
+        self._budget, self.racing = budget, list[int]()
+
+    def epoch(self, model: str, record: EpochRecord) -> None:
+        """See `ncap_jax.types.Watcher`."""
+        if record.epoch == 1:
+            self.racing.append(self._budget.racing())
+
+
+def foretold(pool: Pool, turns: Sequence[str], config: RankConfig) -> tuple[list[int], int]:
+    """How many models shall race, as said after each first epoch, and how many then do.
+
+    Args:
+        pool: of which the models are.
+        turns: names in the order in which models have their turns.
+        config: of a race within a time budget.
+    """
+    clock = Clock()
+    later = functools.partial(race.epochs_after, epoch=1, config=config)
+    budget = TimeBudget(config, 0.0, clock, beside=False, later_epochs=later)
+    parameters = {model.early.model: model.parameters for model in pool.models}
+    budget.expect({name: parameters[name] for name in turns})
+    watcher = Foreteller(budget)
+    Scheduler(list(turns), config, None, watcher, budget).run(Replayed(pool, clock, ()))
+    return watcher.racing, len(watcher.racing)
 
 
 def finish(pool: Pool, ranking: Ranking, top: int = 2) -> tuple[int, float]:

@@ -292,6 +292,48 @@ def budgets_table(pools: Sequence[Pool]) -> str:
     return "\n".join(lines)
 
 
+def forecast_table(pools: Sequence[Pool]) -> str:
+    """With how many models a race in a budget was foretold to begin, and how far that was off."""
+    whole = {(p.name, p.seed): UNLIMITED["race over all"](p) for p in pools}
+    lines = [
+        "| order | budget | models that raced | foretold after 1 | after 2 | after 3 "
+        "| off by, after 1 | after 2 | after 3 |",
+        "|---" * 9 + "|",
+    ]
+    for name, order in {"small first": small_first, "published accuracy": published}.items():
+        for share in BUDGETS:
+            rows = []
+            for pool in pools:
+                reference = whole[pool.name, pool.seed]
+                seconds = share * (reference.seconds - reference.finish)
+                config = dataclasses.replace(CONFIG, time_budget=seconds)
+                turns = [pool.names[place] for place in order(pool).order]
+                said, came = replay.foretold(pool, turns, config)
+                rows.append((came, *(said[min(k, came) - 1] for k in (1, 2, 3))))
+            found = np.array(rows, float)
+            off = 100 * np.abs(found[:, 1:] / found[:, :1] - 1).mean(axis=0)
+            cells = [f"{mean:.1f}" for mean in found.mean(axis=0)] + [f"{one:.0f} %" for one in off]
+            lines.append(f"| {name} | {100 * share:.0f} % | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def growth_of_seconds(pools: Sequence[Pool]) -> str:
+    """The powers of the number of parameters that seconds grow with, by least squares."""
+    lines = []
+    for name, seconds in (("start", lambda m: m.start), ("epoch", lambda m: m.epoch)):
+        powers, correlations = [], []
+        for pool in pools:
+            size = np.log([model.parameters for model in pool.models])
+            taken = np.log([seconds(model) for model in pool.models])
+            powers.append(np.polyfit(size, taken, 1)[0])
+            correlations.append(np.corrcoef(size, taken)[0, 1])
+        lines.append(
+            f"{name}: parameters to the power of {np.mean(powers):.2f}, correlation of the "
+            f"logarithms {np.mean(correlations):.2f}"
+        )
+    return "Seconds to the first step and of an epoch. " + "; ".join(lines) + "."
+
+
 def stated_table(pools: Sequence[Pool]) -> str:
     """The race beside all epochs of all models, on sets that its rule was not chosen on.
 
@@ -364,6 +406,7 @@ def main(argv: list[str]) -> None:
     print(f"{json.dumps(facts.describe(), default=str)}\n")
     print(f"### Without a budget\n\n{unlimited_table(pools)}\n")
     print(f"### Within a budget\n\n{budgets_table(pools)}\n")
+    print(f"### What is foretold\n\n{forecast_table(pools)}\n\n{growth_of_seconds(pools)}\n")
     print(f"### Set by set\n\n{sets_table(pools)}\n")
     print(f"### The race, on new sets\n\n{stated_table(pools)}\n\n{remarks(pools)}")
 

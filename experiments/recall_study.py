@@ -9,9 +9,11 @@ best of the pool, by full fine-tuning, mean over seeds.
     published accuracy   the static prior of the product (`ncap_jax.predictor.static_prior`)
     order on other sets  by the mean of a model's ranks on the sets of other sources, a static list
                          that no user has: it knows how these very models end elsewhere
-    LogME, linear probe  by that score of the untouched model's features
-    features             by both, as the product does
+    LogME, linear probe, k-NN
+                         by that score of the untouched model's features
+    features             by LogME and the linear probe, as the product does
     prior and features   by the mean of the three ranks, as the product does without diversity
+    with k-NN            by the mean of four ranks: these three and k-NN
     the product          likewise, with at most three of one family
     learned weights      by the weight of the features against the prior that lost least on the sets
                          of other sources, of those in WEIGHTS; equal weights of all three are 2/3
@@ -50,7 +52,9 @@ from ncap_jax.zoo import MODELS, catalogue
 KEPT = (3, 4, 6)
 # Of the features, from the prior alone to the features alone.
 WEIGHTS = (0.0, 0.25, 0.5, 2 / 3, 0.75, 0.9, 1.0)
+# What the product scores features by, and what was tried beside it.
 SCORES = ("logme", "linear_probe")
+NEIGHBOURS = "nearest_neighbours"
 
 
 class Pool(NamedTuple):
@@ -141,8 +145,10 @@ WAYS: Mapping[str, Way] = {
     "order on other sets": elsewhere,
     "LogME": recalled("features", scores=("logme",)),
     "linear probe": recalled("features", scores=("linear_probe",)),
+    "k-NN": recalled("features", scores=(NEIGHBOURS,)),
     "features": recalled("features"),
     "prior and features": recalled("prior", "features"),
+    "with k-NN": recalled("prior", "features", scores=(*SCORES, NEIGHBOURS)),
     "the product": recalled("prior", "features", "diversity"),
     "learned weights": learned,
     "one epoch": after_an_epoch,

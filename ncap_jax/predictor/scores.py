@@ -19,6 +19,7 @@ from ncap_jax.predictor.leep import leep
 from ncap_jax.predictor.linear_probe import linear_probe
 from ncap_jax.predictor.logme import logme
 from ncap_jax.predictor.nce import nce
+from ncap_jax.predictor.nearest_neighbours import nearest_neighbours
 from ncap_jax.predictor.transrate import transrate
 
 
@@ -49,6 +50,9 @@ _ALL = (
     TransferScore("hscore", hscore, "features", "covariance explained by the classes"),
     TransferScore("transrate", transrate, "features", "mutual information by coding rates"),
     TransferScore("linear_probe", linear_probe, "features", "cross-validated linear accuracy"),
+    TransferScore(
+        "nearest_neighbours", nearest_neighbours, "features", "leave-one-out accuracy of k-NN"
+    ),
     TransferScore("leep", leep, "source_probabilities", "log expected empirical prediction"),
     TransferScore("nce", nce, "source_probabilities", "negative conditional entropy"),
 )

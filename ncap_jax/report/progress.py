@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 UNKNOWN = "not known yet"
+# A forecast is stated again once it has changed by this part of itself.
+CHANGED = 0.2
 
 
 class Watchers:
@@ -100,6 +102,7 @@ class Progress:
         self._best: tuple[float, str] | None = None
         self._begun: set[str] = set()
         self._fit_told = clock is None or not clock.limited
+        self._answered, self._racing_told = 0, 0
         self._pace = Pace()
         self._start = time.monotonic()
         self._console = Console(
@@ -235,16 +238,16 @@ class Progress:
         )
 
     def _tell_who_races(self) -> None:
-        """Likewise, once the first model has an epoch, with how many models the race will begin."""
-        if self._fit_told or self._clock is None or not self._clock.races:
+        """Say with how many models the race will begin, and again once that has changed."""
+        if self._clock is None or not self._clock.races or self._clock.answered == self._answered:
             return
-        if self._clock.answered:
-            self._fit_told = True
-            begun = len(self._begun)
-            fitting = begun + self._clock.fitting(self._models - begun)
+        self._fit_told, self._answered = True, self._clock.answered
+        racing, told = self._clock.racing(), self._racing_told
+        if abs(racing - told) >= CHANGED * told:
+            self._racing_told = racing
             self._line(
-                f"Time budget: about {fitting} of {self._models} models will race, in "
-                f"{text.duration(self._clock.rest())}."
+                f"Time budget: {'now ' if told else ''}about {racing} of {self._models} models "
+                f"will race, in {text.duration(self._clock.rest())}."
             )
 
     def _left(self) -> str:

@@ -19,6 +19,9 @@ from ncap_jax.types import RankedModel, Ranking
 # Standard error of a difference of accuracies above which the first two models may be confused: two
 # points, twice what the shortlist allows.
 COARSE = 0.02
+# Below this many standard errors a difference may be chance: a one-sided test at the 5 % level, as
+# of ties (`ncap_jax.selection.contest`).
+TOLD_APART = 1.645
 # So many splits are advised where one has too few images.
 SPLITS = 5
 # A sentence names at most this many models.
@@ -310,12 +313,12 @@ def _too_few_images(ranking: Ranking) -> list[str]:
     error = difference_error(first.last_seen, second.last_seen, worth)
     difference = abs(first.last_seen - second.last_seen)
     splits = max(SPLITS, 2 * ranking.config.validation_splits)
-    if error <= COARSE or difference >= error:
+    if error <= COARSE or difference >= TOLD_APART * error:
         return []
     return [
         f"{count} validation images cannot tell {visible(first.name)} from {visible(second.name)}: "
-        f"their {what} differ by {points(100 * difference)}, with a standard error of up to "
-        f"{points(100 * error)}. Give more images, or rank with validation_splits={splits}"
+        f"their {what} differ by {points(100 * difference)}, which may be chance (standard error "
+        f"up to {points(100 * error)}). Give more images, or rank with validation_splits={splits}"
     ]
 
 

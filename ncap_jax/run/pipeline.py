@@ -18,6 +18,7 @@ from ncap_jax.report.progress import Progress, Watchers, line_printer
 from ncap_jax.report.tensorboard import TensorBoard
 from ncap_jax.run import (
     admission,
+    ahead,
     facts,
     finish_record,
     growth,
@@ -51,7 +52,7 @@ def rank(request: Request) -> Ranking:
     programs = caching.describe_programs(kept_programs)
     cached = bool(caching.count_programs(kept_programs))
     job, about = prepare(request)
-    clock = make_clock(job, call_start, cached=cached)
+    clock = make_clock(job, call_start, beside=not cached and ahead.threads() > 0)
     with contextlib.ExitStack() as stack:
         place = open_place(request, about, job.config)
         folder = place.folder
@@ -84,12 +85,12 @@ def rank(request: Request) -> Ranking:
     return dataclasses.replace(ranking, source=Source(request, path, place.scratch))
 
 
-def make_clock(job: Job, start: float, *, cached: bool) -> budget.TimeBudget:
+def make_clock(job: Job, start: float, *, beside: bool) -> budget.TimeBudget:
     """The time budget of a call, for the arguments see `ncap_jax.selection.budget.TimeBudget`."""
     config = job.config
     later = partial(race.epochs_after, epoch=1, config=config)
     trials = {spec.name: len(rates_to_try(spec, config)) for spec in job.specs}
-    return budget.TimeBudget(config, start, cached=cached, later_epochs=later, trials=trials)
+    return budget.TimeBudget(config, start, beside=beside, later_epochs=later, trials=trials)
 
 
 def shortened(
@@ -194,8 +195,11 @@ def finetune_all(
     turns = job.names if job.in_order else budget.admission_order(job.specs, job.config)
     with contextlib.ExitStack() as stack:
         measured = growth.measured_epochs(job.config, len(job.dataset.labels))
+        parameters = {spec.name: spec.parameters for spec in job.specs}
         scheduler = Scheduler(job.names, job.config, folder, watcher, clock, turns, measured, known)
         executor = None
+        beginners = scheduler.beginners()
+        clock.expect({name: parameters[name] for name in beginners}, len(turns) - len(beginners))
         if scheduler.unfinished():
             executor = start.make_executor(job.config, makers(job, folder), len(job.specs))
             executor = stack.enter_context(executor)

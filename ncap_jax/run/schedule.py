@@ -71,6 +71,10 @@ class Scheduler:
         """The models that may have something to train, in order of their turns."""
         return [name for name in self._turns if not self._reaches(name, self._config.epochs)]
 
+    def beginners(self) -> list[str]:
+        """The models whose first epoch is not recorded, in order of their turns."""
+        return [name for name in self._turns if not self._reaches(name, 1)]
+
     def trajectories(self) -> tuple[Trajectory, ...]:
         """Of all models, in order; once all have ended."""
         return tuple(self._ends[name] for name in self._names)

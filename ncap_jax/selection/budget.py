@@ -17,7 +17,7 @@ model is not started once less time is left than any model took to its first epo
 
 In a race (`ncap_jax.selection.race`) no model has a share: one is started as long as the seconds
 that the race's later epochs take, (H4), are left for them. What an epoch takes is the median of the
-models' fastest ones.
+models' fastest ones. How many will be started: `ncap_jax.selection.forecast`.
 
 A budget always answers: in every call the first model that starts has an epoch, however long it
 takes. `model_time_budget` bounds a model once it has its first epoch. The clock starts with each
@@ -43,6 +43,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ncap_jax import predictor as predictors
 from ncap_jax.options import RankConfig
+from ncap_jax.selection import forecast
 from ncap_jax.types import ModelSpec, Trajectory
 
 # Kept for ranking and reporting: this part of the time budget, but no more than these seconds.
@@ -50,9 +51,9 @@ RESERVED_PART, RESERVED_SECONDS = 0.05, 5.0
 # What the quickest models of the zoo take to their first epoch.
 START_SECONDS = 3.0
 # The first model compiles what all share, and the next ones are compiled beside it: they take this
-# part of its seconds to their first epoch. Where compiled programs are found there is less to share
-# (13 small models: 0.25 to 0.5 in a first run, 0.7 in a second).
-AFTER_THE_FIRST, AFTER_THE_FIRST_CACHED = 0.5, 0.7
+# part of its seconds to their first epoch. Where compiled programs are found, or on one core, there
+# is less to share (13 small models: 0.25 to 0.5 in a first run, 0.7 in a second).
+AFTER_THE_FIRST, AFTER_THE_FIRST_ALONE = 0.5, 0.7
 
 
 class TimeIsUp(Exception):
@@ -149,7 +150,8 @@ class TimeBudget:
         config: `time_budget` and `model_time_budget`, in seconds; `predictor` and `head`.
         start: what `clock` said when the call started.
         clock: seconds; None: `time.monotonic`.
-        cached: whether compiled programs of an earlier run are at hand.
+        beside: whether the next models are compiled beside the one that trains; not where compiled
+            programs of an earlier run are at hand, or on one core.
         later_epochs: number of models -> what a race of them trains after their first epochs; None:
             with how many it begins is not foretold.
         trials: model -> at how many learning rates it takes its first epoch, if not at one.
@@ -161,12 +163,12 @@ class TimeBudget:
         start: float,
         clock: Callable[[], float] | None = None,
         *,
-        cached: bool = False,
+        beside: bool = True,
         later_epochs: Callable[[int], int] | None = None,
         trials: Mapping[str, int] | None = None,
     ):
         self._trials = trials or {}
-        self._after_the_first = AFTER_THE_FIRST_CACHED if cached else AFTER_THE_FIRST
+        self._after_the_first = AFTER_THE_FIRST if beside else AFTER_THE_FIRST_ALONE
         self._config, self._later_epochs = config, later_epochs
         self._total, self._each = config.time_budget, config.model_time_budget
         self._needed = predictors.get(config.predictor, config.head).min_epochs
@@ -177,6 +179,9 @@ class TimeBudget:
         # Model -> the beginning of its turn, or the end of its last epoch.
         self._since: dict[str, float] = {}
         self._fastest: dict[str, float] = {}  # model -> seconds of its fastest epoch
+        # Of the models that have no epoch from earlier calls, in the order of their turns.
+        self._parameters: dict[str, float] = {}
+        self._recorded = 0  # models that have one
         self._promised: str | None = None
         self._workers = 1
 
@@ -191,9 +196,20 @@ class TimeBudget:
         return self.limited and self._config.strategy == "race"
 
     @property
-    def answered(self) -> bool:
-        """Whether a model has its first epoch in this call."""
-        return bool(self._first)
+    def answered(self) -> int:
+        """How many models have had their first epoch in this call."""
+        return len(self._first)
+
+    def expect(self, parameters: Mapping[str, int | None], recorded: int = 0) -> None:
+        """Take into account who will be given a first epoch.
+
+        Args:
+            parameters: model -> how many it has, as far as is known; in the order of their turns.
+            recorded: how many further models have one from earlier calls.
+        """
+        self._recorded = recorded
+        numbers = forecast.sizes(list(parameters.values()))
+        self._parameters = dict(zip(parameters, numbers, strict=True))
 
     def rest(self) -> float:
         """Seconds that are left for training; infinite without a time budget."""
@@ -261,9 +277,9 @@ class TimeBudget:
         """How many of the models left are expected to have an epoch; all while nothing is known."""
         if not self._first:
             return models_left
-        first = statistics.median(self._firsts(self._after_the_first))
         if self._later_epochs is not None and self.races:
-            return self._fitting_in_race(first, models_left)
+            return self._fitting_in_race(models_left, self._later_epochs)
+        first = statistics.median(self._firsts(self._after_the_first))
         if first <= self._even(models_left):
             return models_left
         if first > self.rest():
@@ -272,14 +288,27 @@ class TimeBudget:
         one_after_another = 1 + round((self.rest() - first) / (first + epochs))
         return min(models_left, one_after_another * self._workers)
 
-    def _fitting_in_race(self, first: float, models_left: int) -> int:
-        """The most of the models left that a race has time for, (H4)."""
-        assert self._later_epochs is not None
-        known, epoch, left = len(self._first), self.epoch_seconds(), self.rest() * self._workers
-        for more in range(models_left, 0, -1):
-            if more * first + epoch * self._later_epochs(known + more) <= left:
-                return more
-        return 0
+    def racing(self) -> int:
+        """With how many models a race is expected to begin, once one of them has an epoch."""
+        return self._recorded + self.answered + self.fitting(len(self._parameters))
+
+    def _fitting_in_race(self, models_left: int, later_epochs: Callable[[int], int]) -> int:
+        """The most of the models left that a race has time for."""
+        sizes, over = self._parameters, {*self._first, *self._used}
+        largest = max(sizes.values(), default=1.0)
+
+        def taken(seconds: Mapping[str, float]) -> list[forecast.Taken]:
+            return [forecast.Taken(sizes.get(m, largest), s) for m, s in seconds.items()]
+
+        first, *others = taken(self._first)
+        first = first._replace(seconds=first.seconds * self._after_the_first)
+        return forecast.beginning(
+            self.rest() * self._workers,
+            [first, *others],
+            taken({model: self.epoch_seconds(model) for model in self._first}),
+            [number for model, number in sizes.items() if model not in over][:models_left],
+            lambda models: later_epochs(self._recorded + models),
+        )
 
     def doubt(self) -> str:
         """Why nobody can be compared within a budget, as far as it is known before any training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -165,14 +166,42 @@ def test_rows_are_those_of_the_committed_table(monkeypatch):
     monkeypatch.setattr(study, "WITH_K", {})
     monkeypatch.setattr(study, "UNLIMITED", dict(list(study.UNLIMITED.items())[:2]))
     real = replay.read_pools()
-    text = "\n".join([study.unlimited_table(real), study.stated_table(real)])
+    tables = (study.unlimited_table, study.stated_table, study.forecast_table)
+    text = "\n".join(table(real) for table in tables)
     left = without_intervals(committed("long_list_study"))
     printed = without_intervals(rows(text))
     assert [line for line in printed if line not in left] == []
-    assert len(printed) == 8
+    assert len(printed) == 18
 
 
 @pytest.mark.slow
 def test_all_tables_are_those_that_are_committed(capsys):
     study.main([])
     assert rows(capsys.readouterr().out) == committed("long_list_study")
+
+
+def test_what_is_foretold_is_asked_after_each_first_epoch(pools):
+    """Where all fit, all are foretold as soon as the first one has an epoch."""
+    pool = pools[-1]
+    config = dataclasses.replace(study.CONFIG, time_budget=1e6)
+    said, came = replay.foretold(pool, NAMES, config)
+    assert (said, came) == ([41] * 41, 41)
+    config = dataclasses.replace(study.CONFIG, time_budget=200.0)
+    said, came = replay.foretold(pool, NAMES, config)
+    assert len(said) == came < 41
+    assert said[-1] == came
+    ranking, _ = replay.rank(pool, NAMES, config, 0.0, frozenset())
+    assert sum(row.epochs > 0 for row in ranking.models) == came
+
+
+def test_seconds_that_grow_as_a_power_are_found(pools):
+    pool = pools[-1]
+    models = tuple(
+        model._replace(start=model.parameters**0.25, epoch=2.0 * model.parameters**0.5)
+        for model in pool.models
+    )
+    assert study.growth_of_seconds([pool._replace(models=models)]) == (
+        "Seconds to the first step and of an epoch. start: parameters to the power of 0.25, "
+        "correlation of the logarithms 1.00; epoch: parameters to the power of 0.50, correlation "
+        "of the logarithms 1.00."
+    )

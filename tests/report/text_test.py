@@ -218,8 +218,9 @@ def test_of_accuracy_nothing_is_said_that_was_not_said_before():
 @pytest.mark.parametrize(
     ("accuracies", "images", "words"),
     [
-        ((0.50, 0.45), 100, "differ by 5 points, with a standard error of up to 7.1 points"),
-        ((0.50, 0.40), 100, ""),  # more than a standard error
+        ((0.50, 0.45), 100, "5 points, which may be chance (standard error up to 7.1 points)"),
+        ((0.50, 0.39), 100, "11 points, which may be chance (standard error up to 7 points)"),
+        ((0.50, 0.38), 100, ""),  # more than 1.645 standard errors
         ((0.50, 0.50), 5000, ""),  # told apart to a point
         ((0.50, 0.45), None, ""),
     ],

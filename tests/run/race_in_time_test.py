@@ -29,6 +29,9 @@ def test_it_begins_with_as_many_models_as_it_can_bring_to_its_end(capsys):
     assert outcome.seconds == pytest.approx(53.0)
     said = capsys.readouterr().err
     assert "Time budget: about 11 of 38 models will race, in 52.0 s." in said
+    # The first one's five seconds promised too much: the next ones were expected to take half.
+    assert "Time budget: now about 8 of 38 models will race, in 32.0 s." in said
+    assert said.count("models will race") == 2, said
     (why,) = set(outcome.messages.values())
     assert why == (
         "stopped by time_budget before anything was measured: 3.0 seconds were left beside the "

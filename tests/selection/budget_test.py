@@ -142,6 +142,7 @@ def test_an_epoch_at_two_rates_counts_as_two(clock):
         later_epochs=lambda models: 3 * models,
         trials={"b": 2},
     )
+    times.expect(dict.fromkeys("abcdefghijk", 1000))
     for model in ("a", "b"):
         times.begin(model, 10)
         clock.now += 5.0
@@ -151,8 +152,9 @@ def test_an_epoch_at_two_rates_counts_as_two(clock):
         times.end(model)
         assert times.epoch_seconds(model) == (8.0 if model == "a" else 4.0)
     assert times.epoch_seconds() == times.epoch_seconds("unknown") == 6.0
-    # Nine more of 13 seconds and 3 * 6 more for each of all: 69 seconds are enough for one.
+    # Nine more of (6.5 + 13) / 2 seconds and 3 * 6 more for each of all: 69 are enough for one.
     assert times.fitting(9) == 1
+    assert times.racing() == 2 + 1
     times.begin("a", 9)
     clock.now += 3.0
     times.epoch("a", 2)
@@ -173,8 +175,8 @@ def test_a_race_is_given_what_its_later_epochs_leave(clock):
     assert refused.refusal == "no time was left"
 
 
-def test_where_programs_are_cached_there_is_less_to_share(clock):
-    times = budget.TimeBudget(RankConfig(time_budget=100.0), clock.now, cached=True)
+def test_where_nothing_is_compiled_beside_there_is_less_to_share(clock):
+    times = budget.TimeBudget(RankConfig(time_budget=100.0), clock.now, beside=False)
     trained(times, clock, "a", 20.0, 2.0)  # the next: 14 + 2
     assert times.fitting(37) == 1 + 4  # in 73 seconds
 
