@@ -17,8 +17,9 @@ Without a budget:
 
 k is the largest number whose mean seconds are at most the product's, and two at least. Within a
 budget, a share of the seconds of the race over all without its finish: in which order models have
-their turns, and whether they race or train all epochs one after another. A recall takes a third of
-the budget at most; what is not looked at by then counts as in the middle.
+their turns, and whether they race or train all epochs one after another. Looking takes a third of
+the budget at most; what is not looked at by then counts as in the middle of a recall, and comes
+last by LogME.
 
 Lost: points of the kept model against the best by full fine-tuning, mean over seeds, with 95 %
 bootstraps over sets, and over seeds in each. Seconds are CPU seconds of a first run on one worker.
@@ -45,7 +46,7 @@ from ncap_jax.options import Limits, RankConfig
 from ncap_jax.run import facts
 from ncap_jax.selection import recall
 
-BUDGETS = (0.1, 0.2, 0.4, 0.6)
+BUDGETS = (0.1, 0.2, 0.4, 0.5, 0.6)
 # Of a budget, which a recall may take.
 PART = 1 / 3
 CONFIG = RankConfig(epochs=build_long_lists.EARLY, head="linear", strategy="race")
@@ -145,11 +146,12 @@ def published(pool: Pool) -> Turns:
     return by_value(pool, [model.candidate.prior for model in pool.models])
 
 
-def by_logme(pool: Pool) -> Turns:
-    """By LogME alone, of all models."""
-    candidates, spent = looked_at(pool)
-    turns = by_value(pool, [each.scores["logme"] for each in candidates], spent)
-    return turns._replace(seen=frozenset(pool.names))
+def by_logme(pool: Pool, seconds: float = math.inf) -> Turns:
+    """By LogME alone, of all models that these seconds suffice for; the others last."""
+    candidates, spent = looked_at(pool, seconds)
+    values = [each.scores.get("logme", -math.inf) for each in candidates]
+    seen = frozenset(each.name for each in candidates if each.scores)
+    return by_value(pool, values, spent)._replace(seen=seen)
 
 
 def small_first(pool: Pool) -> Turns:
@@ -197,6 +199,8 @@ IN_TIME: Mapping[str, Callable[[Pool, float], Outcome]] = {
     "small first, race": lambda p, t: raced(p, small_first(p), t),
     "published accuracy, one after another": lambda p, t: raced(p, published(p), t, "full"),
     "published accuracy, race": lambda p, t: raced(p, published(p), t),
+    "LogME, one after another": lambda p, t: raced(p, by_logme(p, PART * t), t, "full"),
+    "LogME, race": lambda p, t: raced(p, by_logme(p, PART * t), t),
     "recall of 12, one after another": lambda p, t: raced(
         p, recalled(p, recall.KEPT, PART * t), t, "full"
     ),
@@ -270,8 +274,9 @@ def unlimited_table(pools: Sequence[Pool]) -> str:
 
 
 def budgets_table(pools: Sequence[Pool]) -> str:
-    """Points lost in each budget, and how many models had an epoch."""
+    """Points lost in each budget, how many models had an epoch, and the seconds with the finish."""
     whole = {(p.name, p.seed): UNLIMITED["race over all"](p) for p in pools}
+    reference = by_set(pools, lambda pool: whole[pool.name, pool.seed])
     lines = [
         "| way | " + " | ".join(f"{100 * share:.0f} %" for share in BUDGETS) + " |",
         "|---" * (1 + len(BUDGETS)) + "|",
@@ -281,13 +286,14 @@ def budgets_table(pools: Sequence[Pool]) -> str:
         for share in BUDGETS:
 
             def limited(pool: Pool, way=way, share=share) -> Outcome:
-                reference = whole[pool.name, pool.seed]
-                return way(pool, share * (reference.seconds - reference.finish))
+                unlimited = whole[pool.name, pool.seed]
+                return way(pool, share * (unlimited.seconds - unlimited.finish))
 
             results = by_set(pools, limited)
             lost = interval([np.array([one.lost for one in rows]) for rows in results])
             trained = np.mean([np.mean([one.trained for one in rows]) for rows in results])
-            cells.append(f"{lost}, {trained:.1f} models")
+            taken = 100 * mean_seconds(results) / mean_seconds(reference)
+            cells.append(f"{lost}; {trained:.1f} models; {taken:.0f} %")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -375,7 +381,7 @@ def _stated(pool: Pool, strategy: str) -> tuple[float, ...]:
 
 
 def remarks(pools: Sequence[Pool]) -> str:
-    """What a first look shares with a start, and how far random networks come in a race."""
+    """What a look and a start take, and how far random networks come in a race."""
     looks = [model.features for model in pools[0].models]
     shared = [model.shared for model in pools[0].models]
     furthest = 0
@@ -383,9 +389,13 @@ def remarks(pools: Sequence[Pool]) -> str:
         ranking, _ = replay.rank(pool, pool.names, CONFIG, 0.0, frozenset())
         drawn = [r for r in ranking.models if r.name.startswith(build_long_lists.DECOY)]
         furthest = max(furthest, *(row.epochs for row in drawn))
+    starts = [model.start + model.shared for model in pools[0].models]
+    race = np.mean([UNLIMITED["race over all"](pool).race for pool in pools])
     return (
         f"A first look takes {np.mean(looks):.1f} s, {np.mean(shared):.1f} of them for loading and "
-        f"compiling. No random network comes beyond epoch {furthest}."
+        f"compiling. A start takes {np.mean(starts):.1f} s; all starts are "
+        f"{100 * sum(starts) / race:.0f} % of the race over all. No random network comes beyond "
+        f"epoch {furthest}."
     )
 
 

@@ -13,11 +13,12 @@ Signals, those before training first:
 - parameters: more is better;
 - ImageNet accuracy: as published (`PUBLISHED`), of the models that have one;
 - static list: mean relative rank of a model on the sets of other sources;
-- logme, linear_probe: of the untouched features;
+- logme, linear_probe, nearest_neighbours: of the untouched features;
 - accuracy, n: the last validation accuracy after n epochs, which is the default;
 - accuracy and list, n: both standardised over the pool and added, the list with weight 1/n;
-- accuracy and prior, accuracy and features, n: likewise with what a user has instead of such a
-  list, the product's static prior, or the mean rank by LogME and linear probe.
+- accuracy and prior, accuracy and features, accuracy and k-NN, n: likewise with what a user has
+  instead of such a list: the product's static prior, the mean rank by the three scores of the
+  features, or k-NN alone.
 
 Columns:
 
@@ -53,6 +54,9 @@ from ncap_jax.zoo import MODELS
 
 EPOCHS = (1, 2, 3, 5)
 LIST = "static list"
+NEIGHBOURS = "nearest_neighbours"
+# By what a recall scores features.
+FEATURES = ("logme", "linear_probe", NEIGHBOURS)
 # Top-1 on ImageNet, per cent: table 6 of arXiv 1704.04861, table 4 of 1801.04381, 1602.07360.
 PUBLISHED: Mapping[str, float] = {
     "mobilenet_025": 50.6,
@@ -120,7 +124,7 @@ def prior(task: Task, pool: Sequence[Task]) -> np.ndarray:
 def features(task: Task, pool: Sequence[Task]) -> np.ndarray:
     """By the mean rank of the untouched features' scores, as a recall has them."""
     del pool
-    known = [task.scores[name] for name in ("logme", "linear_probe") if name in task.scores]
+    known = [task.scores[name] for name in FEATURES if name in task.scores]
     return -np.mean([list(map(shares_above, rows)) for rows in known], axis=0)
 
 
@@ -145,10 +149,12 @@ SIGNALS: Mapping[str, Signal] = {
     LIST: static_list,
     "logme": score("logme"),
     "linear_probe": score("linear_probe"),
+    NEIGHBOURS: score(NEIGHBOURS),
     **{f"accuracy, {n}": accuracy(n) for n in EPOCHS},
     **{f"accuracy and list, {n}": combined(static_list, n) for n in EPOCHS},
     **{f"accuracy and prior, {n}": combined(prior, n) for n in EPOCHS},
     **{f"accuracy and features, {n}": combined(features, n) for n in EPOCHS},
+    **{f"accuracy and k-NN, {n}": combined(score(NEIGHBOURS), n) for n in EPOCHS},
 }
 
 

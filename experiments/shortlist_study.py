@@ -16,6 +16,11 @@ Columns, means over sets of means over seeds:
 - within stated, true: chance that the first model is within a point, and how often it is;
 - 95 %: models whose lead over the pool lies in its stated interval, by Student's t (G2).
 
+The second table has the differences of the stated and the true regret, with 95 % bootstraps over
+sets, and over seeds in each. The third has the first four rows again, if accuracies are drawn as
+normals instead of Beta variables; the fourth has covered and size over all sets, if a shortlist
+covers other shares of the samples.
+
 Expected result: experiments/tables/shortlist_study.md; what follows: docs/results/shortlist.md.
 """
 
@@ -23,12 +28,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 from absl import app
 from scipy.stats import t as student
 
+from experiments.finish_study import interval
 from experiments.tasks import POOLS, Rate, Task, data_of, growth_priors, read_tasks
 from ncap_jax import predictor as predictors
 from ncap_jax.options import Head
@@ -40,6 +48,10 @@ from ncap_jax.types import Prediction
 HEAD: Head = "linear"
 EPOCHS = (1, 2, 3, 5)
 POINTS = 1.0
+# Of the samples, for the last table.
+SHARES = (0.85, 0.90, 0.95)
+# Of an outcome: what is stated and what comes true.
+SAID = ("stated", "lost")
 # Of the standardised error that (G2) supposes, both sides of 95 %.
 QUANTILE = float(student.ppf(0.975, growth.FREEDOM))
 # A pool has the learning rates that the product would take: those known from other sets.
@@ -123,13 +135,64 @@ def table(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
     return "\n".join(lines)
 
 
+def differences(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+    """By how much more is stated than lost, over all sets."""
+    lines = ["| epochs | stated | lost | stated - lost |", "|---" * 4 + "|"]
+    for n in EPOCHS:
+        found = [list(outcomes(task, n, priors[data_of(task.name)])) for task in tasks]
+        values = [[np.array([getattr(o, w) for o in rows]) for rows in found if rows] for w in SAID]
+        more = [stated - lost for stated, lost in zip(*values, strict=True)]
+        cells = map(interval, (*values, more))
+        lines.append(f"| {n} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def normals(predictions: Sequence[Prediction], seed: int | Sequence[int]) -> np.ndarray:
+    """As `ncap_jax.selection.contest.samples`, of normals, which may lie beyond 0 and 1."""
+    mean, spread = (
+        np.array([getattr(p, name) for p in predictions]) for name in ("mean", "spread")
+    )
+    size = (contest.DRAWS, mean.size)
+    return mean + spread * np.random.default_rng(seed).standard_normal(size)
+
+
+def as_normals(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+    """The rows over all sets, of normal samples."""
+    lines = HEADER[:]
+    with mock.patch.object(contest, "samples", normals):
+        for n in EPOCHS:
+            found = [list(outcomes(task, n, priors[data_of(task.name)])) for task in tasks]
+            lines.append(row([rows for rows in found if rows], f"all, {n}, normals"))
+    return "\n".join(lines)
+
+
+def by_share(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+    """How often shortlists hold that cover other shares of the samples, and their sizes."""
+    lines = [
+        f"| samples covered | {' | '.join(map(str, EPOCHS))} |",
+        "|---" * (1 + len(EPOCHS)) + "|",
+    ]
+    cover = shortlist.smallest_cover
+    for share in SHARES:
+        with mock.patch.object(shortlist, "smallest_cover", partial(cover, covered=share)):
+            cells = []
+            for n in EPOCHS:
+                found = [list(outcomes(task, n, priors[data_of(task.name)])) for task in tasks]
+                covered, size = np.mean([np.mean(rows, axis=0) for rows in found if rows], 0)[:2]
+                cells.append(f"{100 * covered:.0f} %, {size:.1f}")
+            lines.append(f"| {100 * share:.0f} % | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main(argv: list[str]) -> None:
     """Print the table."""
     del argv
     tasks = [task for pool in POOLS for task in read_tasks(HEAD, pool, RATES[pool], large=True)]
     sources = sorted({data_of(task.name) for task in tasks})
     priors = {name: growth_priors(name, large=True) for name in sources}
-    print(f"{json.dumps(facts.describe(), default=str)}\n\n{table(tasks, priors)}")
+    print(f"{json.dumps(facts.describe(), default=str)}\n\n{table(tasks, priors)}\n")
+    print(f"{differences(tasks, priors)}\n\n{as_normals(tasks, priors)}\n")
+    print(by_share(tasks, priors))
 
 
 if __name__ == "__main__":

@@ -392,8 +392,8 @@ class Limits:
     )
     recall_parts: tuple[str, ...] = option(
         RECALL_PARTS,
-        "What a recall goes by: prior, published accuracy; features, LogME and a linear probe on "
-        "features of the untouched models; diversity, recall_family.",
+        "What a recall goes by: prior, published accuracy; features, LogME, a linear probe "
+        "and k-NN on features of the untouched models; diversity, recall_family.",
         PARTS_OF_RECALL,
     )
     recall_family: int = option(

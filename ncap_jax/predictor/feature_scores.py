@@ -1,7 +1,7 @@
-"""What the features of an untouched model say of it: LogME and a linear probe.
+"""What the features of an untouched model say of it: LogME, a linear probe and nearest neighbours.
 
-Both need every class twice: classes with a single sample are left out. Columns of zeros change
-neither score, so features are padded to a power of two: one compiled program serves models of
+The first two need every class twice: classes with a single sample are left out. Columns of zeros
+change no score, so features are padded to a power of two: one compiled program serves models of
 different widths.
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 from ncap_jax import errors
 from ncap_jax.predictor.linear_probe import linear_probe
 from ncap_jax.predictor.logme import logme
+from ncap_jax.predictor.nearest_neighbours import nearest_neighbours
 
 NARROWEST = 64
 
@@ -33,7 +34,12 @@ def feature_scores(features: np.ndarray, labels: np.ndarray) -> dict[str, float]
             "fewer than two classes have two samples", "Give more images, or leave features out"
         )
     x, y = padded(np.asarray(features)[often]), labels[often]
-    return {"logme": float(logme(x, y)), "linear_probe": float(linear_probe(x, y))}
+    scores = {
+        "logme": logme(x, y),
+        "linear_probe": linear_probe(x, y),
+        "nearest_neighbours": nearest_neighbours(x, y),
+    }
+    return {name: float(score) for name, score in scores.items()}
 
 
 def padded(features: np.ndarray) -> np.ndarray:

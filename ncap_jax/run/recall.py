@@ -42,7 +42,7 @@ PER_CLASS, FEWEST, MOST = 8, 256, 1024
 # Part of a time budget that a recall may take.
 PART = 1 / 3
 # What scores depend on beside what their key names; another number makes all cached ones stale.
-VERSION = 1
+VERSION = 2
 Tell = Callable[[str], None]
 
 

@@ -1,9 +1,13 @@
 """Which model is better, by the predictive distributions: chances and ties.
 
-Accuracies at convergence are taken as independent normals N(mean, spread²), one per model. `spread`
-leaves out what is common to the pool, which decides nothing between its models
-(`ncap_jax.types.Prediction`). Of `DRAWS` samples of all models, the chance of model m to be among
-the best k is
+Accuracies at convergence are shares, and are taken as independent Beta variables, one per model,
+
+    a_m ~ Beta(μ κ, (1 − μ) κ),   κ = μ (1 − μ) / σ² − 1                                   (H0)
+
+with μ the predicted mean and σ its `spread`, which leaves out what is common to the pool and
+decides nothing between its models (`ncap_jax.types.Prediction`). Normals would put much of what is
+expected of good models above 100 %, and make longer shortlists (experiments/shortlist_study.py). Of
+`DRAWS` samples of all models, the chance of model m to be among the best k is
 
     c_m = share of samples in which fewer than k other models are above m                  (H1)
 
@@ -24,6 +28,9 @@ DRAWS = 20_000
 # Chance of being better than the first model above which a model counts as not told apart: a
 # one-sided test at the 5 % level.
 TIE_PROBABILITY = 0.05
+# Means are held this far from 0 and 1, and σ² below this part of the largest variance that a share
+# of that mean can have, where all of it is at 0 and 1.
+_EDGE, _WIDEST = 1e-3, 0.5
 
 
 def has_distribution(prediction: Prediction) -> bool:
@@ -45,14 +52,19 @@ def chances(predictions: Sequence[Prediction], top: int, seed: int | Sequence[in
 
 
 def samples(predictions: Sequence[Prediction], seed: int | Sequence[int]) -> np.ndarray:
-    """`DRAWS` samples of all models' accuracies, (DRAWS, models); see the module.
+    """`DRAWS` samples of all models' accuracies (H0), (DRAWS, models); a mean where σ is 0.
 
     Args: as for `chances`.
     """
     mean = np.array([p.mean for p in predictions])
     spread = np.array([p.spread for p in predictions])
+    share = np.clip(mean, _EDGE, 1.0 - _EDGE)
+    largest = share * (1.0 - share)
+    certain = spread == 0
+    kappa = largest / np.minimum(np.where(certain, 1.0, spread) ** 2, _WIDEST * largest) - 1.0
     rng = np.random.default_rng(seed)
-    return mean + spread * rng.standard_normal((DRAWS, mean.size))
+    drawn = rng.beta(share * kappa, (1.0 - share) * kappa, size=(DRAWS, mean.size))  # (H0)
+    return np.where(certain, mean, drawn)
 
 
 def tied_with_first(predictions: Sequence[Prediction]) -> list[bool]:

@@ -1,7 +1,7 @@
 """From a long list to a short pool: which candidates are fine-tuned.
 
-Of N candidates, value v_p (p: the prior, LogME, the linear probe; higher is better) is known of
-n_p. Each known value becomes the share of others that are above it, ties counted half:
+Of N candidates, value v_p (p: the prior, LogME, the linear probe, k-NN; higher is better) is known
+of n_p. Each known value becomes the share of others that are above it, ties counted half:
 
     r_p(c) = (#{o : v_p(o) > v_p(c)} + ½ #{o ≠ c : v_p(o) = v_p(c)}) / (n_p − 1)             (P1)
     r_p(c) = ½                                     where v_p(c) is not known, or alone       (P2)

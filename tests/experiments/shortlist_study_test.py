@@ -34,3 +34,42 @@ def test_a_row_is_that_of_the_table():
     (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
     rows = list(study.outcomes(task, 3, growth_priors("digits", large=True)))
     assert study.row([rows], "digits_embedded, 3") in committed("shortlist_study")
+
+
+def test_differences_are_means_over_sets_of_means_over_seeds(monkeypatch):
+    """Two sets, of two seeds and of one: (1 + 3) / 2 and 5 points stated, nothing lost."""
+    said = {"a": [1.0, 3.0], "b": [5.0]}
+
+    def outcomes(task, epochs, priors):
+        return [study.Outcome(1.0, 1.0, stated, 0.0, 1.0, 1.0, 1.0) for stated in said[task.name]]
+
+    monkeypatch.setattr(study, "outcomes", outcomes)
+    monkeypatch.setattr(study, "data_of", lambda name: name)
+    tasks = [study.Task(name, "linear", [], *[np.zeros(0)] * 2, {}, np.zeros(0)) for name in said]
+    first = study.differences(tasks, dict.fromkeys(said)).splitlines()[2]
+    assert first.startswith("| 1 | 3.50 [")
+    assert " | 0.00 [0.00, 0.00] | 3.50 [" in first
+
+
+def test_normals_are_drawn_in_the_study_alone():
+    predictions = [Prediction(0.97, 0.1, own_std=0.05), Prediction(0.90, 0.1, own_std=0.02)]
+    drawn = study.normals(predictions, seed=0)
+    assert drawn.max() > 1.0
+    assert np.mean(drawn, axis=0) == pytest.approx([0.97, 0.90], abs=0.002)
+    assert np.std(drawn, axis=0) == pytest.approx([0.05, 0.02], rel=0.03)
+    (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
+    before = study.contest.samples
+    said = study.as_normals([task], {"digits": growth_priors("digits", large=True)})
+    assert study.contest.samples is before
+    assert said.count(", normals |") == len(study.EPOCHS)
+
+
+def test_more_samples_covered_make_longer_lists():
+    (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
+    priors = {"digits": growth_priors("digits", large=True)}
+    lines = study.by_share([task], priors).splitlines()[2:]
+    sizes = [float(line.split("|")[2].split(",")[1]) for line in lines]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    product = study.row([list(study.outcomes(task, 1, priors["digits"]))], "x").split("|")
+    assert lines[1].split("|")[2].split(", ")[1].strip() == product[3].strip()

@@ -9,6 +9,7 @@ from ncap_jax import errors
 from ncap_jax.predictor import feature_scores as scores
 from ncap_jax.predictor.linear_probe import linear_probe
 from ncap_jax.predictor.logme import logme
+from ncap_jax.predictor.nearest_neighbours import nearest_neighbours
 
 
 def features(width: int, classes: int = 3, each: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -18,7 +19,7 @@ def features(width: int, classes: int = 3, each: int = 8) -> tuple[np.ndarray, n
     return x.astype(np.float32), labels
 
 
-def test_padding_changes_neither_score():
+def test_padding_changes_no_score():
     x, y = features(width=20)
     assert scores.padded(x).shape == (24, 64)
     assert scores.padded(np.ones((2, 65))).shape == (2, 128)
@@ -26,6 +27,8 @@ def test_padding_changes_neither_score():
     found = scores.feature_scores(x, y)
     assert found["logme"] == pytest.approx(logme(x, y), abs=1e-4)
     assert found["linear_probe"] == pytest.approx(linear_probe(x, y), abs=1e-6)
+    assert found["nearest_neighbours"] == pytest.approx(nearest_neighbours(x, y), abs=1e-6)
+    assert len(found) == 3
 
 
 def test_classes_with_one_sample_are_left_out():

@@ -161,6 +161,31 @@ def test_an_epoch_at_two_rates_counts_as_two(clock):
     assert times.epoch_seconds("a") == 3.0
 
 
+def test_a_race_is_foretold_with_those_that_have_an_epoch_from_earlier_calls(clock):
+    """Of 57 seconds 12 are over; two more models, of the same size, take half of that each."""
+    asked = []
+
+    def later(models: int) -> int:
+        asked.append(models)
+        return models
+
+    config = RankConfig(time_budget=60.0, strategy="race")
+    times = budget.TimeBudget(config, clock.now, later_epochs=later)
+    times.expect({"a": 1000, "b": 1000, "c": None}, recorded=5)
+    times.begin("a", 3)
+    times.epoch("a", 0)
+    clock.now += 12.0
+    times.epoch("a", 1)
+    times.end("a")
+    assert times.answered == 1
+    # 6 + 12 (5 + 2) seconds are not there.
+    assert times.racing() == 5 + 1
+    assert asked == [7]
+    times.epoch("a", 2)  # an epoch that takes no time
+    assert times.racing() == 5 + 3
+    assert asked == [7, 7, 8]
+
+
 def test_a_race_is_given_what_its_later_epochs_leave(clock):
     times = make(clock, time_budget=100.0, strategy="race")
     times.begin("a", 5)
