@@ -58,7 +58,8 @@ CHANGES: Mapping[str, tuple[str, Sequence[Any], Way]] = {
     "patience": ("patience", (1, 2, 3, 5, 10, None), PRODUCT),
     "compared by": ("choice", ("best", "last", "loss", "mean"), PRODUCT),
     "learning rate": ("rate", replay.HOW, PRODUCT),
-    "strategy": ("strategy", STRATEGIES, PRODUCT),
+    # `auto` comes to one of these.
+    "strategy": ("strategy", tuple(s for s in STRATEGIES if s != "auto"), PRODUCT),
 }
 WORDS = {("top", None): "all", ("patience", None): "none", ("rate", "better"): "tried"}
 
