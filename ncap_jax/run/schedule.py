@@ -72,8 +72,9 @@ class Scheduler:
         return [name for name in self._turns if not self._reaches(name, self._config.epochs)]
 
     def beginners(self) -> list[str]:
-        """The models whose first epoch is not recorded, in order of their turns."""
-        return [name for name in self._turns if not self._reaches(name, 1)]
+        """The models that are not recorded up to the first rung, in order of their turns."""
+        first = min(race.rungs(self._config), default=1)
+        return [name for name in self._turns if not self._reaches(name, first)]
 
     def trajectories(self) -> tuple[Trajectory, ...]:
         """Of all models, in order; once all have ended."""

@@ -290,7 +290,9 @@ class TimeBudget:
 
     def racing(self) -> int:
         """With how many models a race is expected to begin, once one of them has an epoch."""
-        return self._recorded + self.answered + self.fitting(len(self._parameters))
+        # At later rungs those that earlier calls have recorded are trained as well.
+        begun = len(self._first.keys() & self._parameters.keys())
+        return self._recorded + begun + self.fitting(len(self._parameters))
 
     def _fitting_in_race(self, models_left: int, later_epochs: Callable[[int], int]) -> int:
         """The most of the models left that a race has time for."""

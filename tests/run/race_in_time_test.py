@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 
 import pytest
 
@@ -107,16 +108,20 @@ def test_unequal_models_are_ranked_in_time(workers, budget):
     assert max(ends(outcome)) > 1
 
 
-def test_the_same_command_again_lets_others_race(tmp_path):
+def test_the_same_command_again_lets_others_race(tmp_path, capsys):
     """Nothing is trained twice, and the epochs are those of a run without a budget."""
     specs = timed_runs.models(12)
-    counts = [
-        len(
-            timed_runs.rank(specs, QUICK, folder=tmp_path, time_budget=40.0, strategy="race").epochs
+    counts, said = [], []
+    for _ in range(3):
+        outcome = timed_runs.rank(
+            specs, QUICK, folder=tmp_path, time_budget=40.0, strategy="race", show_progress=True
         )
-        for _ in range(3)
-    ]
+        counts.append(len(outcome.epochs))
+        said.append(re.findall(r"about (\d+) of 12 models will race", capsys.readouterr().err))
     assert counts[0] < counts[1] <= counts[2] == 12
+    # Those with an epoch from earlier calls are counted, and once.
+    assert [int(numbers[-1]) for numbers in said] == pytest.approx(counts, abs=1)
+    assert all(int(number) <= 12 for numbers in said for number in numbers)
     whole = timed_runs.rank(specs, strategy="full").ranking
     known = {t.model: [r.validation_accuracy for r in t.records] for t in whole.trajectories}
     last = timed_runs.rank(specs, QUICK, folder=tmp_path, time_budget=40.0, strategy="race")

@@ -184,6 +184,10 @@ def test_a_race_is_foretold_with_those_that_have_an_epoch_from_earlier_calls(clo
     times.epoch("a", 2)  # an epoch that takes no time
     assert times.racing() == 5 + 3
     assert asked == [7, 7, 8]
+    times.begin("recorded", 3)
+    times.epoch("recorded", 2)
+    assert times.answered == 2
+    assert times.racing() == 5 + 3
 
 
 def test_a_race_is_given_what_its_later_epochs_leave(clock):
