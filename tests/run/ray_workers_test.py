@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import socket
 import sys
 import threading
@@ -288,13 +289,25 @@ def test_a_recall_by_features_on_ray_is_that_of_one_process(cluster, tmp_path):
 
 
 def actors():
-    """Process ids of the workers: Ray names them in their command lines."""
+    """Process ids of this cluster's workers: Ray names them in their command lines.
+
+    Other tests may have a cluster of their own at the same time.
+    """
     found = []
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (folder / "cmdline").read_bytes().startswith(b"ray::_Server"):
+            named = (folder / "cmdline").read_bytes().startswith(b"ray::_Server")
+            if named and descends_from(int(folder.name), os.getpid()):
                 found.append(int(folder.name))
     return sorted(found)
+
+
+def descends_from(process: int, ancestor: int) -> bool:
+    """Whether a process was started by another, or by one of those that it started."""
+    while process > 1 and process != ancestor:
+        status = pathlib.Path(f"/proc/{process}/status").read_text()
+        process = int(re.search(r"^PPid:\s+(\d+)", status, re.MULTILINE)[1])
+    return process == ancestor
 
 
 @pytest.mark.slow
