@@ -7,7 +7,7 @@ untouched model's features are computed again, without any fine-tuning. Where th
 not depend on the seed, which then decides nothing, one model serves all seeds. A file is written
 once all its lines are done, and the same command continues.
 
-Expected: half an hour of one core for all files.
+Expected: ten minutes of one core for all files.
 """
 
 from __future__ import annotations

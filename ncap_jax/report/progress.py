@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 UNKNOWN = "not known yet"
 # A forecast is stated again once it has changed by this part of itself.
 CHANGED = 0.2
+# Models that have an epoch before a changed forecast is stated.
+TELLING = 3
 
 
 class Watchers:
@@ -241,8 +243,11 @@ class Progress:
         """Say with how many models the race will begin, and again once that has changed."""
         if self._clock is None or not self._clock.races or self._clock.answered == self._answered:
             return
-        self._fit_told, self._answered = True, self._clock.answered
-        racing, told = self._clock.racing(), self._racing_told
+        self._fit_told, self._answered, told = True, self._clock.answered, self._racing_told
+        # The second smallest model is often as quick as the smallest, and the others are not.
+        if told and self._answered < TELLING:
+            return
+        racing = self._clock.racing()
         if abs(racing - told) >= CHANGED * told:
             self._racing_told = racing
             self._line(

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from ncap_jax.report import progress
 from ncap_jax.selection import race
 from tests.support import timed_runs
 from tests.support.timed_runs import Pace
@@ -38,6 +39,22 @@ def test_it_begins_with_as_many_models_as_it_can_bring_to_its_end(capsys):
         "stopped by time_budget before anything was measured: 3.0 seconds were left beside the "
         "race's later epochs, and a first epoch was expected to take about 5.0"
     )
+
+
+@pytest.mark.parametrize(("telling", "promised"), [(progress.TELLING, False), (1, True)])
+def test_what_a_quick_second_model_promises_is_not_said(capsys, monkeypatch, telling, promised):
+    """Its seconds would raise what is foretold, and the next ones lower it again."""
+    monkeypatch.setattr(progress, "TELLING", telling)
+    quick = [collections.defaultdict(lambda s=s: s, m01=0.05) for s in (4.0, 1.0)]
+    pace = Pace(*quick)
+    timed_runs.rank(
+        timed_runs.models(38), pace, time_budget=60.0, strategy="race", show_progress=True
+    )
+    lines = capsys.readouterr().err.splitlines()
+    told = [place for place, line in enumerate(lines) if "models will race" in line]
+    third = next(place for place, line in enumerate(lines) if line.startswith("m02: epoch 1/5"))
+    assert lines[told[0]].startswith("Time budget: about 11 of 38")
+    assert any(place < third for place in told[1:]) == promised
 
 
 def test_all_models_but_a_few_race_where_there_is_time():
