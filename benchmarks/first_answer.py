@@ -8,7 +8,8 @@
 images of 96 pixels (of six bird species; without --shared, digits enlarged), 5 epochs, batches of
 32, Adam at one rate. Beside the zoo, by turns and on the same cores, PyTorch eager fine-tunes
 timm's networks on the same data, with the same batches and evaluations
-(`benchmarks.first_answer_torch`).
+(`benchmarks.first_answer_torch`). PyTorch trains every network to the end, and beside it so do we;
+`--strategy=auto` is the usual run, a race, which stops networks early.
 
 Every run is a fresh process. `cold`: the folder of compiled programs is empty; `warm`: the same
 command once more. What a stage is, and how its seconds are found: `benchmarks.first_answer_stages`.
@@ -32,6 +33,7 @@ from absl import app, flags
 from benchmarks.first_answer_runs import PARTS, Settings, measure
 from benchmarks.first_answer_stages import table
 from ncap_jax import files
+from ncap_jax.options import STRATEGIES
 
 _PART = flags.DEFINE_list("part", list(PARTS), f"Which parts to run: {', '.join(PARTS)}.")
 _MODELS = flags.DEFINE_list("models", None, "Models of the part (default: see above).")
@@ -42,6 +44,13 @@ _TORCH = flags.DEFINE_string(
 )
 _BESIDE = flags.DEFINE_integer(
     "beside", None, "Models prepared beside the one that trains (default: as a run decides)."
+)
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    None,
+    STRATEGIES,
+    "Who trains how long (default: full beside PyTorch, which trains every network to the end; "
+    "else as a run decides).",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write; the table is printed.")
 
@@ -62,7 +71,8 @@ def work_folder(output: pathlib.Path | None) -> Iterator[pathlib.Path]:
 def settings_of(part: str) -> Settings:
     """What the flags say of a part."""
     models = tuple(_MODELS.value or PARTS[part])
-    return Settings(part, models, _EPOCHS.value, _SHARED.value, _TORCH.value, _BESIDE.value)
+    where = (_SHARED.value, _TORCH.value)
+    return Settings(part, models, _EPOCHS.value, *where, _BESIDE.value, _STRATEGY.value)
 
 
 def main(argv: list[str]) -> None:
@@ -81,7 +91,7 @@ def main(argv: list[str]) -> None:
     wanted = [settings_of(part) for part in _PART.value]
     for settings in wanted:
         found = result.setdefault(settings.part, settings.about())
-        if any(found[key] != value for key, value in settings.about().items()):
+        if any(found.get(key) != value for key, value in settings.about().items()):
             raise app.UsageError(f"{output} holds runs of other models, epochs or data")
     with work_folder(output) as work:
         for settings in wanted:

@@ -28,7 +28,7 @@ import ncap_jax as ncap
 from benchmarks import accelerator_beside, first_answer_torch
 from benchmarks.first_answer_recorder import Recorder
 from benchmarks.first_answer_stages import OURS, RIVAL, TURNS
-from ncap_jax import files
+from ncap_jax import files, huge_pages
 from ncap_jax.run import ahead, facts
 from ncap_jax.types import Dataset, ModelSpec, Ranking
 
@@ -48,6 +48,8 @@ class Settings:
         shared: folder of the real images; None: digits.
         torch_python: the rival's interpreter; None: no rival.
         beside: how many models are prepared beside the one that trains; None: as a run decides.
+        strategy: who trains how long; None: every model to the end beside a rival, which does so
+            too, else as a run decides.
     """
 
     part: str
@@ -56,6 +58,7 @@ class Settings:
     shared: str | None = None
     torch_python: str | None = None
     beside: int | None = None
+    strategy: str | None = None
 
     def about(self) -> dict[str, Any]:
         """What decides the results."""
@@ -63,13 +66,23 @@ class Settings:
         if self.part == "zoo":
             what = "birds6" if self.shared else "digits"
             data = f"{what}, {TRAIN} + {VALIDATION} images of {SIDE} x {SIDE} pixels"
-        beside = {} if self.beside is None else {"beside": self.beside}
-        return {"models": list(self.models), "epochs": self.epochs, "data": data, **beside}
+        given = {"beside": self.beside, "strategy": self.training}
+        return {
+            "models": list(self.models),
+            "epochs": self.epochs,
+            "data": data,
+            **{name: value for name, value in given.items() if value is not None},
+        }
 
     @property
     def rival(self) -> str | None:
         """The rival's interpreter, if it has a part in this."""
         return self.torch_python if self.part == "zoo" else None
+
+    @property
+    def training(self) -> str | None:
+        """The strategy of our runs; None: as a run decides."""
+        return self.strategy or ("full" if self.rival else None)
 
 
 def measure(
@@ -87,7 +100,7 @@ def measure(
     if "warm" not in found and not (cache / "xla").is_dir():
         found.pop("cold", None)  # without its compiled programs a second run would be cold
     request = {"models": settings.models, "epochs": settings.epochs, "batch": BATCH}
-    request["beside"] = settings.beside
+    request |= {"beside": settings.beside, "strategy": settings.training}
     if settings.part == "zoo":
         make_data(data, settings.shared)
         request["data"] = str(data)
@@ -118,6 +131,7 @@ def run_ours(request: dict[str, Any], cache: pathlib.Path) -> dict[str, Any]:
     theirs = ("JAX_COMPILATION", "JAX_PERSISTENT")  # of the caller's own cache
     environ = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     environ |= {"NCAP_CACHE": str(cache), "NCAP_OFFLINE": "1"}
+    environ |= huge_pages.environment(environ)  # as the command does
     return run([sys.executable, "-m", "benchmarks.first_answer_runs"], request, environ)
 
 
@@ -146,6 +160,8 @@ def one_run(request: dict[str, Any]) -> dict[str, Any]:
         config = dataclasses.replace(config, **request["config"])
     elif "data" in request:
         config = dataclasses.replace(config, weights="random", trial_rates=(), input_size=SIDE)
+    if request.get("strategy") is not None:
+        config = dataclasses.replace(config, strategy=request["strategy"])
     if request.get("beside") is not None:
         ahead.threads = lambda: request["beside"]
     return ours(request["models"], request.get("data", "digits"), config, request["started"])

@@ -222,7 +222,12 @@ def in_words(found: Mapping[str, Any], turn: str) -> str:
     run = found[turn]
     cpu = {stage: row["cpu"] for stage, row in run["stages"].items()}
     overhead = run["total"]["cpu"] - sum(cpu.get(stage, 0.0) for stage in ANSWER)
-    said = [f"overhead {overhead / cpu['train']:.2f} × training in CPU seconds"]
+    curves = [row.get("validation_accuracy", ()) for row in run["models"].values()]
+    epochs = sum(max(0, len(curve) - 1) for curve in curves)  # the first is before training
+    said = [
+        f"{epochs} epochs of training",
+        f"overhead {overhead / cpu['train']:.2f} × training in CPU seconds",
+    ]
     if turn in OURS:
         said.append(f"β_eff {run['beta_eff']['cpu'] / run['total']['cpu']:.1%} of the CPU seconds")
         said.append(f"{run['programs']['compiled']} programs compiled")

@@ -87,6 +87,7 @@ def config() -> dict[str, Any]:
         "trial_rates": (),
         "dtype": FLAGS.dtype,
         "input_size": FLAGS.size or None,
+        "strategy": "full",  # PyTorch trains every network to the end
         **execution,
     }
 

@@ -3,10 +3,11 @@
     python -m benchmarks.steps --torch_python=PATH/python --output=benchmarks/results/steps_cpu.json
 
 Networks with random weights and a linear classifier, float32, Adam; images of 96 pixels. Each side
-runs in a process of its own, by turns, one network at a time: PyTorch with timm's networks
+runs in processes of its own, by turns, one network at a time: PyTorch with timm's networks
 (`benchmarks.steps_torch`), ours as a ranking runs it (`ncap_jax.finetune.steps`), without a cache
-of compiled programs. A time is the fastest of `--repeats`; CPU time of all threads is the figure to
-compare on a machine that others use.
+of compiled programs. Each runs in huge pages, which the command asks for, and in small ones, which
+PyTorch has by default (`ncap_jax.huge_pages`). A time is the fastest of `--repeats`; CPU time of
+all threads is the figure to compare on a machine that others use.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,6 +26,7 @@ from absl import app, flags
 from benchmarks import timing
 from benchmarks.first_answer_torch import NAMES
 from benchmarks.steps_torch import BATCH, EVALUATED, best_of
+from ncap_jax import huge_pages
 from ncap_jax.data.feeding import make_feed
 from ncap_jax.finetune import steps
 from ncap_jax.finetune.candidate import prepare
@@ -34,6 +37,8 @@ from ncap_jax.zoo import find_model
 
 FLAGS = flags.FLAGS
 CLASSES = 6
+# The first is how the command runs, the last how PyTorch does unless it is told.
+SIDES = ("ours, huge pages", "ours, small pages", "PyTorch, huge pages", "PyTorch, small pages")
 
 
 def define_flags() -> None:
@@ -85,12 +90,31 @@ def measure(model: str, side: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def in_process(command: list[str]) -> dict[str, Any]:
-    """The JSON that a command prints on its last line."""
+def in_process(command: list[str], huge: bool = False) -> dict[str, Any]:
+    """The JSON that a command prints on its last line; `huge`: whether it asks for huge pages."""
     environ = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environ.pop(huge_pages.VARIABLE, None)
+    if huge:
+        environ |= huge_pages.environment(environ)
     done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def table(networks: Mapping[str, Mapping[str, Any]], what: str, kind: str = "cpu_ms") -> str:
+    """Milliseconds of all sides, and ours over PyTorch's, each as it comes: in Markdown.
+
+    Args:
+        networks: name -> side and pages -> what was measured.
+        what: "step" or "evaluate".
+        kind: "cpu_ms" or "wall_ms".
+    """
+    lines = [f"| {' | '.join(['model', *SIDES, 'ours over PyTorch'])} |", "|---" * 6 + "|"]
+    for name, sides in networks.items():
+        found = [sides[side][what][kind] for side in SIDES]
+        cells = [f"`{name}`", *(f"{ms:,.0f}" for ms in found), f"{found[0] / found[3]:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> None:
@@ -104,13 +128,19 @@ def main(argv: list[str]) -> None:
     networks = result["networks"] = {}
     for model in FLAGS.models:
         ours = [sys.executable, "-m", "benchmarks.steps", f"--one={model}"]
-        networks[model] = {
-            "ours": in_process([*ours, f"--side={shared[0]}", f"--repeats={shared[1]}"])
-        }
+        sides = {"ours": [*ours, f"--side={shared[0]}", f"--repeats={shared[1]}"]}
         if FLAGS.torch_python is not None:
-            theirs = [FLAGS.torch_python, "-m", "benchmarks.steps_torch", model, *shared]
-            networks[model]["torch"] = in_process(theirs)
+            sides["PyTorch"] = [FLAGS.torch_python, "-m", "benchmarks.steps_torch", model, *shared]
+        networks[model] = {
+            f"{side}, {pages} pages": in_process(command, huge=pages == "huge")
+            for pages in ("huge", "small")
+            for side, command in sides.items()
+        }
     timing.report(result, FLAGS.output)
+    if FLAGS.torch_python is not None:
+        for kind in ("cpu_ms", "wall_ms"):
+            for what in ("step", "evaluate"):
+                print(f"\n{what}, {kind}\n\n{table(networks, what, kind)}")
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ from __future__ import annotations
 
 import sys
 
-from ncap_jax import interrupts
+from ncap_jax import huge_pages, interrupts
 
-if interrupts.is_command(__name__, sys.argv[0]):
-    interrupts.install()  # before all imports that take a while
+if interrupts.is_command(__name__, sys.argv[0]):  # before all imports that take a while
+    huge_pages.use()
+    interrupts.install()
 
 import dataclasses
 import importlib

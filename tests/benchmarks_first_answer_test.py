@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -131,7 +132,11 @@ def test_the_table_says_what_follows():
     ours = {
         "beta_eff": {"cpu": 2.0, "wall": 1.0},
         "programs": {"compiled": 7, "read": 2},
-        "models": {"vgg16": {"status": "failed"}, "xception": {"status": "ok"}},
+        "models": {
+            "vgg16": {"status": "failed", "validation_accuracy": []},
+            "xception": {"status": "ok", "validation_accuracy": [0.1, 0.2, 0.3]},
+            "resnet50": {"status": "ok", "validation_accuracy": [0.1, 0.2]},
+        },
     }
     found = {
         "models": ["vgg16", "xception"],
@@ -147,11 +152,14 @@ def test_the_table_says_what_follows():
     assert "| compile | 20.0 | 20.0 | 1.0 | 1.0 | 0.0 | 0.0 |" in tables.rows(text)
     assert "| of that for β_eff | 2.0 | 1.0 |  |  |  |  |" in tables.rows(text)
     assert text.splitlines()[-3:] == [
-        "- cold: overhead 2.00 × training in CPU seconds; β_eff 6.7% of the CPU seconds; "
+        "- cold: 3 epochs of training; overhead 2.00 × training in CPU seconds; "
+        "β_eff 6.7% of the CPU seconds; "
         "7 programs compiled; 2 read; 3.75 × PyTorch's wall seconds; peak memory 1,234 MB; "
         "not finished: vgg16.",
-        "- PyTorch: overhead 0.10 × training in CPU seconds; peak memory 1,234 MB.",
-        "- PyTorch again: overhead 0.00 × training in CPU seconds; peak memory 1,234 MB.",
+        "- PyTorch: 0 epochs of training; overhead 0.10 × training in CPU seconds; "
+        "peak memory 1,234 MB.",
+        "- PyTorch again: 0 epochs of training; overhead 0.00 × training in CPU seconds; "
+        "peak memory 1,234 MB.",
     ]
 
 
@@ -219,6 +227,30 @@ def test_how_many_models_are_prepared_beside_the_training(monkeypatch, beside):
         {"models": ["tiny_plain"], "epochs": 1, "batch": 4, "started": 0.0, "beside": beside}
     )
     assert seen == [usual() if beside is None else beside]
+
+
+@pytest.mark.parametrize("strategy", [None, "full"])
+def test_who_trains_how_long(monkeypatch, strategy):
+    seen = []
+    monkeypatch.setattr(runs, "ours", lambda models, data, config, start: seen.append(config))
+    runs.one_run(
+        {"models": ["tiny_plain"], "epochs": 1, "batch": 4, "started": 0.0, "strategy": strategy}
+    )
+    assert [config.strategy for config in seen] == [strategy or "auto"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "strategy"),
+    [
+        (ZOO, "full"),
+        (dataclasses.replace(ZOO, strategy="auto"), "auto"),
+        (dataclasses.replace(ZOO, torch_python=None), None),
+        (dataclasses.replace(ZOO, part="embedded"), None),
+    ],
+)
+def test_beside_a_rival_that_trains_every_network_to_the_end_so_do_we(settings, strategy):
+    assert settings.training == strategy
+    assert settings.about().get("strategy") == strategy
 
 
 def test_both_sides_get_the_same_images(tmp_path):

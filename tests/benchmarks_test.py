@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import pathlib
 import time
@@ -156,6 +157,22 @@ def test_a_step_and_an_evaluation_are_timed():
     assert found["effort"] == "some"
     assert all(found[name]["wall_ms"] > 0 for name in ("compile", "step", "evaluate"))
     assert found["step"]["wall_ms"] < found["compile"]["wall_ms"]
+
+
+def test_the_page_of_training_steps_holds_the_tables_of_its_result():
+    result = json.loads((FOLDER / "results" / "steps_cpu.json").read_text(encoding="utf-8"))
+    page = (FOLDER.parent / "docs" / "results" / "training-step.md").read_text(encoding="utf-8")
+    for what, kind in itertools.product(("step", "evaluate"), ("cpu_ms", "wall_ms")):
+        printed = rows(steps.table(result["networks"], what, kind))
+        assert len(printed) > 5
+        assert set(printed[2:]) <= set(rows(page))
+
+
+def test_ours_is_compared_with_pytorch_as_it_comes():
+    sides = {name: {"step": {"cpu_ms": ms}} for name, ms in zip(steps.SIDES, (100, 120, 150, 200))}
+    assert (
+        rows(steps.table({"net": sides}, "step"))[-1] == "| `net` | 100 | 120 | 150 | 200 | 0.50 |"
+    )
 
 
 def test_of_several_runs_the_fastest_counts():
