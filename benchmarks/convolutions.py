@@ -1,9 +1,9 @@
-"""Depthwise and 1x1 convolutions: ours against XLA's, both gradients, and what compiling costs.
+"""Convolutions that have a form of their own on a CPU: ours against XLA's, with both gradients.
 
     python -m benchmarks.convolutions --output=benchmarks/results/convolutions_cpu.json
 
-The depthwise shapes are layers of MobileNetV2 at 96 pixels and of a ConvNeXt (7x7), the others of
-ResNet50 and MobileNetV2 at 96 pixels. Both sides are jitted
+The depthwise shapes are layers of MobileNetV2 at 96 pixels and of a ConvNeXt (7x7), those of 1x1 of
+ResNet50 and MobileNetV2 at 96 pixels, the others of VGG16, at 96 pixels too. Both sides are jitted
 functions of the same arrays that return the value and the two gradients; they take turns in one
 process, after agreeing to 1e-4 of the largest entry (float32, sums in another order).
 `compile_s` is the time to compile that function anew, the compilation cache switched off.
@@ -43,6 +43,10 @@ LAYERS = (
     (6, 256, 1024, 1, 1),
     (3, 2048, 512, 1, 1),
     (24, 24, 144, 1, 1),
+    (96, 64, 64, 3, 1),
+    (48, 64, 128, 3, 1),
+    (48, 128, 128, 3, 1),
+    (24, 256, 256, 3, 1),
 )
 
 

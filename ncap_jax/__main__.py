@@ -31,8 +31,8 @@ import sys
 from ncap_jax import huge_pages, interrupts
 
 if interrupts.is_command(__name__, sys.argv[0]):  # before all imports that take a while
-    huge_pages.use()
     interrupts.install()
+    huge_pages.use()
 
 import dataclasses
 import importlib

@@ -2,3 +2,4 @@
 
 from ncap_jax.ops import depthwise as depthwise
 from ncap_jax.ops import pointwise as pointwise
+from ncap_jax.ops import spatial as spatial

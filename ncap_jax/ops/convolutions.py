@@ -1,8 +1,8 @@
 """`lax.conv_general_dilated`, with the forms that suit a CPU where XLA's is slow.
 
-`ncap_jax.ops.depthwise` and `ncap_jax.ops.pointwise` register them here, as primitives of their
-own. These carry the parameters of `lax.conv_general_dilated_p`, so that code that reads jaxprs
-(`ncap_jax.capacitance.trace`) can treat one as the other.
+`ncap_jax.ops.depthwise`, `ncap_jax.ops.pointwise` and, after these, `ncap_jax.ops.spatial` register
+them here, as primitives of their own. They carry the parameters of `lax.conv_general_dilated_p`, so
+that code that reads jaxprs (`ncap_jax.capacitance.trace`) can treat one as the other.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def convolution(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> Array:
-    """`lax.conv_general_dilated`; 1 x 1 and depthwise ones of images by primitives of their own.
+    """`lax.conv_general_dilated`; 1 x 1, depthwise and large ones by primitives of their own.
 
     Of images: NHWC by HWIO, floating point, with a filter that is not dilated. Everything else is
     passed on. `flax.nnx.Conv` takes this function as `conv_general_dilated`.
