@@ -6,8 +6,8 @@
 XLA's CPU compiler computes the gradient by the filter as a convolution whose filter is all of g.
 Once g is larger than the processor's last cache, that is slow: value and both gradients take up to
 twice as long. (S2) is the same convolution of parts that stay in it, which also run beside one
-another. Figures: `python -m benchmarks.convolutions`. Value and gradient by the input are XLA's own, as everything is
-on accelerators.
+another. Figures: `python -m benchmarks.convolutions`. Value and gradient by the input are XLA's
+own, as everything is on accelerators.
 """
 
 from __future__ import annotations
