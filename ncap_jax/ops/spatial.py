@@ -115,13 +115,13 @@ def _batch(
     arguments: tuple[Array, Array], axes: tuple[int | None, int | None], **params: Any
 ) -> tuple[Array, int]:
     """Under `vmap`: as XLA has it."""
-    return jax.vmap(partial(general, **params), axes)(*arguments), 0
+    return jax.vmap(lambda x, w: general(x, w, **params), axes)(*arguments), 0
 
 
 def _batch_gradient(
     arguments: tuple[Array, Array], axes: tuple[int | None, int | None], **params: Any
 ) -> tuple[Array, int]:
-    return jax.vmap(partial(_general_gradient, **params), axes)(*arguments), 0
+    return jax.vmap(lambda x, g: _general_gradient(x, g, **params), axes)(*arguments), 0
 
 
 spatial_p = bilinear_primitive(NAME, _shape, general, general, (_by_input, _by_filter), _batch)
