@@ -23,6 +23,7 @@ GROUND = {
     "distributed": ("errors", "peers"),
     "_version": (),
     "interrupts": (),
+    "huge_pages": (),
     "output": (),
 }
 CALLERS = ("api", "commands", "__main__")  # of `run`, the only room that knows all stages
