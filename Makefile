@@ -11,8 +11,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 .PHONY: rank test test-all lint format bench docs pictures address clean
 
 # Rank the embedded pretrained models on the embedded digits, offline. On two idle cores (AMD EPYC,
-# JAX 0.10.2) it took 56 to 88 s, and 41 s with compiled programs cached; on busy ones several times
-# that. It prints the command that trains the first ones to the end.
+# JAX 0.10.2) it took 56 to 88 s, and 41 to 46 s with compiled programs cached; on busy ones several
+# times that. It prints the command that trains the first ones to the end.
 rank: $(VENV)/.installed
 	$(BIN)/python -m ncap_jax $(ARGS)
 

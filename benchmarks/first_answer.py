@@ -71,8 +71,15 @@ def work_folder(output: pathlib.Path | None) -> Iterator[pathlib.Path]:
 def settings_of(part: str) -> Settings:
     """What the flags say of a part."""
     models = tuple(_MODELS.value or PARTS[part])
-    where = (_SHARED.value, _TORCH.value)
-    return Settings(part, models, _EPOCHS.value, *where, _BESIDE.value, _STRATEGY.value)
+    return Settings(
+        part,
+        models,
+        epochs=_EPOCHS.value,
+        shared=_SHARED.value,
+        torch_python=_TORCH.value,
+        beside=_BESIDE.value,
+        strategy=_STRATEGY.value,
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -92,7 +99,7 @@ def main(argv: list[str]) -> None:
     for settings in wanted:
         found = result.setdefault(settings.part, settings.about())
         if any(found.get(key) != value for key, value in settings.about().items()):
-            raise app.UsageError(f"{output} holds runs of other models, epochs or data")
+            raise app.UsageError(f"{output} holds runs with other settings: give another --output")
     with work_folder(output) as work:
         for settings in wanted:
             measure(settings, result[settings.part], work, save)

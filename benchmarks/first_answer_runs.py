@@ -66,12 +66,12 @@ class Settings:
         if self.part == "zoo":
             what = "birds6" if self.shared else "digits"
             data = f"{what}, {TRAIN} + {VALIDATION} images of {SIDE} x {SIDE} pixels"
-        given = {"beside": self.beside, "strategy": self.training}
         return {
             "models": list(self.models),
             "epochs": self.epochs,
             "data": data,
-            **{name: value for name, value in given.items() if value is not None},
+            "beside": self.beside,
+            "strategy": self.training,
         }
 
     @property

@@ -1,10 +1,10 @@
 """Large arrays in huge pages: the command starts Python again, with glibc told to ask for them.
 
 XLA allocates a program's intermediate results at every execution, gigabytes for a network of
-ImageNet's size. In pages of 4 KiB the kernel stops the program once a page, to clear it; in pages
-of 2 MiB hardly ever (docs/results/training-step.md). glibc reads its setting before a process runs
-its first line. So the process replaces itself, before any import that takes a while: it keeps its
-number and its arguments, and workers inherit the setting.
+ImageNet's size. The kernel interrupts the program at the first touch of every page, to clear it; of
+pages of 2 MiB instead of 4 KiB there are 512 times fewer (docs/results/training-step.md). glibc
+reads its setting when a process starts. So the process replaces itself, before any import that
+takes a while: it keeps its process ID and its arguments, and workers inherit the setting.
 
 Only the command does so. Elsewhere, as in a notebook, set `GLIBC_TUNABLES` before Python starts.
 """

@@ -222,7 +222,7 @@ def test_how_many_models_are_prepared_beside_the_training(monkeypatch, beside):
     seen = []
     monkeypatch.setattr(runs, "ours", lambda *_: seen.append(runs.ahead.threads()))
     settings = runs.Settings("embedded", ("tiny_*",), epochs=1, beside=beside)
-    assert settings.about().get("beside") == beside
+    assert settings.about()["beside"] == beside
     runs.one_run(
         {"models": ["tiny_plain"], "epochs": 1, "batch": 4, "started": 0.0, "beside": beside}
     )
@@ -250,7 +250,7 @@ def test_who_trains_how_long(monkeypatch, strategy):
 )
 def test_beside_a_rival_that_trains_every_network_to_the_end_so_do_we(settings, strategy):
     assert settings.training == strategy
-    assert settings.about().get("strategy") == strategy
+    assert settings.about()["strategy"] == strategy
 
 
 def test_both_sides_get_the_same_images(tmp_path):

@@ -7,9 +7,10 @@ that code that reads jaxprs (`ncap_jax.capacitance.trace`) can treat one as the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import Array, lax
@@ -118,3 +119,36 @@ def general_params(
         "precision": lax.Precision(precision) if isinstance(precision, str) else precision,
         "preferred_element_type": None,
     }
+
+
+def params_of(
+    x: Array,
+    w: Array,
+    strides: Sequence[int],
+    padding: Any,
+    dilation: Sequence[int] | None,
+    groups: int,
+    precision: Any,
+) -> dict[str, Any]:
+    """`general_params` of these operands, with the padding in pixels."""
+    dilation = tuple(dilation or (1, 1))
+    if isinstance(padding, str):
+        dilated = [(n - 1) * d + 1 for n, d in zip(x.shape[1:3], dilation)]
+        padding = lax.padtype_to_pads(dilated, w.shape[:2], strides, padding)
+    return general_params(strides, padding, dilation, groups, precision)
+
+
+def output_sides(x: Any, kernel: Sequence[int], params: Mapping[str, Any]) -> list[int]:
+    """Height and width of the output."""
+    sides = []
+    for axis, (low, high) in enumerate(params["padding"]):
+        padded = low + (x.shape[1 + axis] - 1) * params["lhs_dilation"][axis] + 1 + high
+        sides.append(max(0, (padded - kernel[axis]) // params["window_strides"][axis] + 1))
+    return sides
+
+
+def general_gradient(x: Array, g: Array, *, kernel: Sequence[int], **params: Any) -> Array:
+    """The gradient by a filter of this height and width, as XLA's convolution has it."""
+    inputs = x.shape[3] // params["feature_group_count"]
+    w = jax.ShapeDtypeStruct((*kernel, inputs, g.shape[3]), x.dtype)
+    return jax.linear_transpose(lambda w: general(x, w, **params), w)(g)[0]

@@ -27,7 +27,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ncap_jax.ops.bilinear import bilinear_primitive
-from ncap_jax.ops.convolutions import FORMS, general, general_params
+from ncap_jax.ops.convolutions import (
+    FORMS,
+    general,
+    general_gradient,
+    output_sides,
+    params_of,
+)
 from ncap_jax.ops.dtypes import accumulator
 
 NAME = "depthwise_convolution"
@@ -51,43 +57,18 @@ def convolution(
     """
     if not groups == x.shape[3] == w.shape[3] or w.shape[2] != 1:
         return None
-    params = _params(x, w, strides, padding, dilation, precision)
-    if 0 in (*x.shape, *w.shape, *_output_sides(x, w.shape, params)):
+    params = params_of(x, w, strides, padding, dilation, x.shape[3], precision)
+    if 0 in (*x.shape, *w.shape, *output_sides(x, w.shape, params)):
         return None
     return _convolution_p.bind(x, w, **params)
-
-
-def _params(
-    x: Array,
-    w: Array,
-    strides: Sequence[int],
-    padding: Any,
-    dilation: Sequence[int] | None,
-    precision: Any,
-) -> Params:
-    """The parameters of `lax.conv_general_dilated_p`."""
-    dilation = tuple(dilation or (1, 1))
-    if isinstance(padding, str):
-        dilated = [(n - 1) * d + 1 for n, d in zip(x.shape[1:3], dilation)]
-        padding = lax.padtype_to_pads(dilated, w.shape[:2], strides, padding)
-    return general_params(strides, padding, dilation, x.shape[3], precision)
 
 
 # ---- the arithmetic -----------------------------------------------------------------------------
 
 
-def _output_sides(x: Any, kernel: Sequence[int], params: Params) -> list[int]:
-    """Height and width of the output."""
-    sides = []
-    for axis, (low, high) in enumerate(params["padding"]):
-        padded = low + (x.shape[1 + axis] - 1) * params["lhs_dilation"][axis] + 1 + high
-        sides.append(max(0, (padded - kernel[axis]) // params["window_strides"][axis] + 1))
-    return sides
-
-
 def _windows(x: Array, kernel: Sequence[int], params: Params) -> Iterator[Array]:
     """x̃[:, s p + i, s q + j, :] for every (i, j) of the filter, row by row."""
-    rows, columns = _output_sides(x, kernel, params)
+    rows, columns = output_sides(x, kernel, params)
     inner = [(*pads, d - 1) for pads, d in zip(params["padding"], params["lhs_dilation"])]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *inner, (0, 0, 0)))
     down, right = params["window_strides"]
@@ -124,18 +105,12 @@ def _accumulated(x: Array, g: Array, *, kernel: Sequence[int], **params: Any) ->
     return taps.reshape(*kernel, 1, x.shape[3]).astype(dtype)
 
 
-def _general_gradient(x: Array, g: Array, *, kernel: Sequence[int], **params: Any) -> Array:
-    """(D2) by XLA's convolution."""
-    w = jax.ShapeDtypeStruct((*kernel, 1, x.shape[3]), x.dtype)
-    return jax.linear_transpose(lambda w: general(x, w, **params), w)(g)[0]
-
-
 # ---- the primitives -----------------------------------------------------------------------------
 
 
 def _convolution_shape(x: Any, w: Any, **params: Any) -> jax.core.ShapedArray:
     return jax.core.ShapedArray(
-        (x.shape[0], *_output_sides(x, w.shape, params), x.shape[3]), x.dtype
+        (x.shape[0], *output_sides(x, w.shape, params), x.shape[3]), x.dtype
     )
 
 
@@ -161,7 +136,7 @@ def _transposed(g: Array, w: Array, sizes: Sequence[int], params: Params) -> Arr
         padding.append((before, there + w.shape[axis] - 1 - here - before))
     rotated = lax.rev(w, (0, 1))
     strides, dilation = params["lhs_dilation"], params["window_strides"]
-    back = _params(g, rotated, strides, padding, dilation, params["precision"])
+    back = params_of(g, rotated, strides, padding, dilation, g.shape[3], params["precision"])
     return _convolution_p.bind(g, rotated, **back)
 
 
@@ -232,7 +207,7 @@ _gradient_p = bilinear_primitive(
     f"{NAME}_gradient",
     _gradient_shape,
     _accumulated,
-    _general_gradient,
+    general_gradient,
     (_gradient_by_input, _gradient_by_cotangent),
     _batch_gradient,
 )

@@ -15,6 +15,7 @@ compute the gradient of the pixels that are left out, which is zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ncap_jax.ops.bilinear import bilinear_primitive
-from ncap_jax.ops.convolutions import FORMS, general, general_params
+from ncap_jax.ops.convolutions import FORMS, general, general_gradient, general_params
 from ncap_jax.ops.dtypes import accumulator
 
 NAME = "pointwise_convolution"
@@ -76,12 +77,6 @@ def _matmul(a: Array, b: Array, params: Params) -> Array:
     wide = accumulator(a.dtype)
     product = jnp.matmul(a, b, precision=params["precision"], preferred_element_type=wide)
     return product.astype(a.dtype)
-
-
-def _general_gradient(x: Array, g: Array, **params: Any) -> Array:
-    """(P2) by XLA's convolution."""
-    w = jax.ShapeDtypeStruct((1, 1, x.shape[3], g.shape[3]), x.dtype)
-    return jax.linear_transpose(lambda w: general(x, w, **params), w)(g)[0]
 
 
 def _shape(x: Any, w: Any, **params: Any) -> jax.core.ShapedArray:
@@ -165,7 +160,7 @@ _gradient_p = bilinear_primitive(
     f"{NAME}_gradient",
     _gradient_shape,
     _gradient,
-    _general_gradient,
+    partial(general_gradient, kernel=_ONCE),
     (_gradient_by_input, _gradient_by_cotangent),
     _batch_gradient,
 )

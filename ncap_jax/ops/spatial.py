@@ -13,15 +13,14 @@ own, as everything is on accelerators.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from ncap_jax.ops.bilinear import bilinear_primitive
-from ncap_jax.ops.convolutions import FORMS, general, general_params
+from ncap_jax.ops.convolutions import FORMS, general, general_gradient, output_sides, params_of
 
 NAME = "spatial_convolution"
 # Bytes of the larger of x and g from which parts pay, those of a part, and how many parts there are
@@ -47,18 +46,15 @@ def convolution(
     """
     if groups != 1 or x.dtype.itemsize < 4 or any(step != 1 for step in dilation or ()):
         return None
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], w.shape[:2], strides, padding)
-    params = general_params(strides, padding, None, 1, precision)
+    params = params_of(x, w, strides, padding, None, 1, precision)
     if max(x.nbytes, _shape(x, w, **params).size * x.dtype.itemsize) < LEAST:
         return None
     return spatial_p.bind(x, w, **params)
 
 
 def _shape(x: Any, w: Any, **params: Any) -> jax.core.ShapedArray:
-    operands = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (x, w))
-    y = jax.eval_shape(partial(general, **params), *operands)
-    return jax.core.ShapedArray(y.shape, y.dtype)
+    sides = output_sides(x, w.shape, params)
+    return jax.core.ShapedArray((x.shape[0], *sides, w.shape[3]), x.dtype)
 
 
 def _gradient_shape(
@@ -68,19 +64,13 @@ def _gradient_shape(
     return jax.core.ShapedArray((*kernel, x.shape[3], g.shape[3]), x.dtype)
 
 
-def _general_gradient(x: Array, g: Array, *, kernel: Sequence[int], **params: Any) -> Array:
-    """(S2) by one convolution."""
-    w = jax.ShapeDtypeStruct((*kernel, x.shape[3], g.shape[3]), x.dtype)
-    return jax.linear_transpose(lambda w: general(x, w, **params), w)(g)[0]
-
-
 def _gradient_in_parts(x: Array, g: Array, **params: Any) -> Array:
     """(S2)."""
     count = len(x)
     image = max(x.nbytes, g.nbytes) // count
     size = max(1, PART // image, -(-count // MOST_PARTS))
     starts = range(0, count, size)
-    parts = [_general_gradient(x[i : i + size], g[i : i + size], **params) for i in starts]
+    parts = [general_gradient(x[i : i + size], g[i : i + size], **params) for i in starts]
     return jnp.sum(jnp.stack(parts), axis=0)
 
 
@@ -121,7 +111,7 @@ def _batch(
 def _batch_gradient(
     arguments: tuple[Array, Array], axes: tuple[int | None, int | None], **params: Any
 ) -> tuple[Array, int]:
-    return jax.vmap(lambda x, g: _general_gradient(x, g, **params), axes)(*arguments), 0
+    return jax.vmap(lambda x, g: general_gradient(x, g, **params), axes)(*arguments), 0
 
 
 spatial_p = bilinear_primitive(NAME, _shape, general, general, (_by_input, _by_filter), _batch)
@@ -129,7 +119,7 @@ _gradient_p = bilinear_primitive(
     f"{NAME}_gradient",
     _gradient_shape,
     _gradient_in_parts,
-    _general_gradient,
+    general_gradient,
     (_gradient_by_input, _gradient_by_cotangent),
     _batch_gradient,
 )
