@@ -212,7 +212,7 @@ def architecture_table(tasks: Sequence[Task]) -> str:
 
 def growth_table(priors: Priors) -> str:
     """The constants of the growth law without each set, and from all of them: those shipped."""
-    lines = ["| head | left out | c | spread | own | k | q |", "|---" * 7 + "|"]
+    lines = ["| head | left out | c | r | own | k | q | w |", "|---" * 8 + "|"]
     for head in HEADS:
         for name, known in {**priors, "none": growth_priors()}.items():
             numbers = " | ".join(f"{number:.2f}" for number in known[head])

@@ -20,7 +20,7 @@ own records:
    with the validation images if it is more, because it contains it. About the accuracy: the error
    of the gain too, which all models share, so that it decides nothing between them:
 
-       own² = max(σ², v) exp(-2 k gain) + own'² + q² S² u²,   std² = 2 own² + (spread · gain)²  (C2)
+       own² = max(σ², v) exp(-2 k gain) + own'² + q² S² u²,   std² = 2 own² + variance of (G4)  (C2)
 
    with the constants of the same prior, own' being its own. The 2 makes a standard deviation of the
    scale of Student's t. Which of two models is better is told from the scale, as of a normal:
@@ -43,8 +43,6 @@ from ncap_jax.types import Prediction, Trajectory
 
 # Below this many records the noise of the relation is a guess.
 FEW_RECORDS = 8
-# Standard deviation over scale of Student's t of `growth.FREEDOM` degrees of freedom.
-_HEAVY = float(np.sqrt(growth.FREEDOM / (growth.FREEDOM - 2)))
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
 
 
@@ -146,7 +144,8 @@ def _outlook(
     left = float(np.exp(-prior.shrink * gain))  # of a lead (G2)
     doubt = left * np.sqrt(max(seen.noise**2, luck))
     own = float(np.hypot(doubt, growth.scatter(prior, gain, rise, apart)))
-    return Outlook(gain, left, own, float(np.hypot(_HEAVY * own, prior.spread * gain)))  # (C2)
+    error = growth.gain_error(prior, gain, rise)
+    return Outlook(gain, left, own, float(np.hypot(growth.HEAVY * own, error)))  # (C2)
 
 
 class _Seen(NamedTuple):

@@ -30,13 +30,21 @@ S = s. The half keeps a pool that differs by no more than luck from counting as 
 lead is not drawn in by the share of luck in it: the order would stay, and a pool that has hardly
 begun to rise differs far more at its end than its leads say.
 
+(G1) misses by a share r of what it says, and by the more the less of the climb has been seen: a
+pool that has hardly risen can end anywhere.
+
+    variance of gain's error = r² gain² + 2 w² u⁴                                          (G4)
+
+The 2 makes a variance of the scale w of Student's t.
+
 `fit` takes the constants from pools of finished runs, for each head its own: what is predicted is
 the end of *ordinary fine-tuning*, which a frozen probe only approaches from below. c is the median
-of gain / b, `spread` the relative error of (G1). k, own and q maximise the likelihood under (G2)
-with Student's t of 4 degrees of freedom for e, because a few models end far from where all signs
-point and must not blur the others; its standard deviation is √2 times its scale. How well the
-constants hold on a set to which they were not fitted: `experiments/compare_predictors.py`,
-docs/results/early-signals.md.
+of gain / b, r (`spread`) the quantile of the relative errors of (G1) that a standard deviation of a
+normal covers. w (`unforeseen`) maximises the likelihood of the gains, and k, own and q that of
+(G2), with Student's t of 4 degrees of freedom, because a few pools and models end far from where
+all signs point and must not blur the others; its standard deviation is √2 times its scale. How well
+the constants hold on a set to which they were not fitted: `experiments/compare_predictors.py` and
+`experiments/shortlist_study.py`, docs/results/early-signals.md and docs/results/shortlist.md.
 """
 
 from __future__ import annotations
@@ -45,8 +53,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logit
+from scipy.stats import t as student
 
 from ncap_jax import errors
 from ncap_jax.options import Head
@@ -59,10 +68,13 @@ FITTED_EPOCHS = (1, 2, 3, 5)
 # Slopes below this are too flat to divide by.
 _FLAT = 0.05
 FREEDOM = 4.0  # degrees of freedom of Student's t
+HEAVY = float(np.sqrt(FREEDOM / (FREEDOM - 2)))  # its standard deviation over its scale
 # The ½ of (G2), in logits.
 _BEGUN = 0.5
 # Lower bound of a logit's standard deviation: pools that follow the law exactly would have 0.
 _LEAST = 0.01
+# Between these w of (G4) is looked for, as logarithms.
+_UNFORESEEN = (float(np.log(_LEAST)), float(np.log(10.0)))
 
 
 class Prior(NamedTuple):
@@ -70,10 +82,11 @@ class Prior(NamedTuple):
 
     Attributes:
         growth: c.
-        spread: standard deviation of the true gain around (G1), as a share of it.
+        spread: r of (G4).
         own: scale, in logits, of where a model ends when its lead is known.
         shrink: k.
         scatter: q.
+        unforeseen: w of (G4), in logits.
     """
 
     growth: float
@@ -81,6 +94,7 @@ class Prior(NamedTuple):
     own: float
     shrink: float
     scatter: float
+    unforeseen: float
 
 
 Priors = Mapping[Head, Prior]
@@ -126,6 +140,12 @@ def gain(trajectories: Sequence[Trajectory], prior: Prior) -> float | None:
 def share_ahead(gain: float, rise: float) -> float:
     """The share of the climb that is still ahead, u of (G2), in (0, 1]."""
     return (gain + _BEGUN) / (gain + max(0.0, rise) + _BEGUN)
+
+
+def gain_error(prior: Prior, gain: float, rise: float) -> float:
+    """Standard deviation of the error of (G1), in logits: both parts of (G4)."""
+    unforeseen = HEAVY * prior.unforeseen * share_ahead(gain, rise) ** 2
+    return float(np.hypot(prior.spread * gain, unforeseen))
 
 
 def validation_images(pool: Sequence[Trajectory]) -> int | None:
@@ -208,9 +228,23 @@ def fit_head(head: Head, leads: Sequence[Leads]) -> Prior:
         )
     growth = float(np.median(ratios))
     off = [abs(ratio / growth - 1) for ratio in ratios]
-    # The quantile that one standard deviation of a normal covers: the tails, pools that have hardly
-    # risen yet, would inflate a standard deviation.
-    return Prior(growth, float(np.quantile(off, 0.6827)), *_fit_leads(leads, growth))
+    # The tails, pools that have hardly risen yet, would inflate a standard deviation.
+    spread = float(np.quantile(off, 0.6827))
+    return Prior(growth, spread, *_fit_leads(leads, growth), _fit_unforeseen(leads, growth, spread))
+
+
+def _fit_unforeseen(leads: Sequence[Leads], growth: float, spread: float) -> float:
+    """The w of greatest likelihood (G4) when c and r are known; pools count equally."""
+    gain = growth * np.maximum(0.0, [e.slope for e in leads])
+    off = np.array([e.gained for e in leads]) - gain
+    ahead = np.array([share_ahead(g, e.rise) for g, e in zip(gain.tolist(), leads)])
+
+    def negative_log_likelihood(log: float) -> float:
+        scale = np.sqrt((spread * gain) ** 2 + (np.exp(log) * ahead**2) ** 2 + _LEAST**2)
+        return -float(np.sum(student.logpdf(off / scale, FREEDOM) - np.log(scale)))
+
+    found = minimize_scalar(negative_log_likelihood, bounds=_UNFORESEEN, method="bounded")
+    return float(np.exp(found.x))
 
 
 def _fit_leads(leads: Sequence[Leads], growth: float) -> tuple[float, float, float]:
@@ -245,7 +279,9 @@ def _fit_leads(leads: Sequence[Leads], growth: float) -> tuple[float, float, flo
 
 # Fitted to experiments/corpus by `python -m experiments.compare_predictors`, which prints them.
 PRIORS: Priors = {
-    "probe": Prior(1.80, spread=0.39, own=0.04, shrink=0.56, scatter=0.95),
-    "trainable_probe": Prior(0.80, spread=0.61, own=0.11, shrink=0.57, scatter=1.07),
-    "linear": Prior(0.71, spread=0.54, own=0.05, shrink=0.67, scatter=0.90),
+    "probe": Prior(1.80, spread=0.39, own=0.04, shrink=0.56, scatter=0.95, unforeseen=1.76),
+    "trainable_probe": Prior(
+        0.80, spread=0.61, own=0.11, shrink=0.57, scatter=1.07, unforeseen=2.19
+    ),
+    "linear": Prior(0.71, spread=0.54, own=0.05, shrink=0.67, scatter=0.90, unforeseen=1.39),
 }

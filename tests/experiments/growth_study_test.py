@@ -39,7 +39,7 @@ def test_what_is_left_falls_with_the_epochs():
 
 
 def test_ends_where_they_are_expected_are_more_likely():
-    prior = growth.Prior(1.0, 0.5, own=0.1, shrink=0.0, scatter=0.0)
+    prior = growth.Prior(1.0, 0.5, own=0.1, shrink=0.0, scatter=0.0, unforeseen=0.0)
     leads = seen("digits_embedded", np.zeros(2)).leads
     here = study.likelihood(prior, leads._replace(after=leads.before))
     assert here > study.likelihood(prior, leads) > study.likelihood(prior, leads._replace(noise=9))

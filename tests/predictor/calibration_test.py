@@ -214,3 +214,19 @@ def test_the_images_that_the_records_count_are_taken():
     assert repr(accuracies(LOSS, pool, images=7)) == repr(
         accuracies(LOSS, make_pool(epochs=3), images=7)
     )
+
+
+def test_a_pool_that_has_hardly_risen_is_stated_as_unsure():
+    """(C2) has (G4): of two pools that gain as much, the one with less of a climb is less sure."""
+    pool, head = make_pool(epochs=3), make_pool(epochs=3)[0].head
+    priors = [
+        growth.PRIORS[head]._replace(spread=0.0, own=0.0, scatter=0.0, unforeseen=w)
+        for w in (0.0, 1.0)
+    ]
+    sure, unsure = (accuracies(LOSS, pool, priors={head: p}) for p in priors)
+    curve = growth.mean_curve(pool)
+    error = growth.gain_error(priors[1], growth.gain(pool, priors[1]), float(curve[-1] - curve[0]))
+    for a, b in zip(sure, unsure, strict=True):
+        more = np.sqrt(b.std**2 - a.std**2) / (b.mean * (1 - b.mean))
+        # The delta method: exact for small deviations only.
+        assert more == pytest.approx(error, rel=0.25)
