@@ -2,11 +2,11 @@
 
 The schedule, the race, the time budget, the recall and the ranking are the product's; the seconds
 are CPU seconds of `experiments.build_long_lists`, on one worker. A model takes `start` seconds
-before its first epoch, compilation included, and `epoch` seconds for each. Seconds are those of a
-first run: of each model the most expensive start and features of all its runs count. What computes
-features evaluates the model in its fine-tuning too, and is compiled once: a model that was not
-looked at before compiles it when it starts. That is `shared`, the most expensive features less the
-cheapest, which found it compiled.
+before its first epoch, compilation included, and `epoch` seconds for each. In a first run the most
+expensive start and features of all of a model's runs count. What computes features evaluates the
+model in its fine-tuning too, and is compiled once: a model that was not looked at before compiles
+it when it starts. That is `shared`, the most expensive features less the cheapest, which found it
+compiled. In a later run all programs are on the disk: the cheapest start and features count.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PRICED = ("logme", "linear_probe")
 
 
 class Model(NamedTuple):
-    """One model on one set with one seed; seconds are CPU seconds of a first run.
+    """One model on one set with one seed; seconds are CPU seconds.
 
     `end` is the accuracy of this run after its last epoch, `left` the epochs up to it after the
     early ones.
@@ -70,26 +70,49 @@ class Pool(NamedTuple):
         return [model.early.model for model in self.models]
 
 
-def read_pools(folder: pathlib.Path = build_long_lists.FOLDER) -> list[Pool]:
-    """All sets and seeds in which no model is missing."""
+def read_pools(
+    folder: pathlib.Path = build_long_lists.FOLDER, *, compiled: bool = False
+) -> list[Pool]:
+    """All sets and seeds in which no model is missing.
+
+    Args:
+        folder: of the recorded runs.
+        compiled: whether all programs are on the disk, as in a later run.
+    """
     files = {path.stem.removesuffix("_long"): path for path in sorted(folder.glob("*_long.jsonl"))}
     lines = {name: corpus_files.read(path) for name, path in files.items()}
-    prices = first_prices([line for found in lines.values() for line in found])
+    every = [line for found in lines.values() for line in found]
+    prices = later_prices(every) if compiled else first_prices(every)
     return [pool for name, found in lines.items() for pool in _pools(name, found, prices)]
 
 
-def first_prices(lines: Sequence[Mapping]) -> dict[str, tuple[float, float, float]]:
+Prices = dict[str, tuple[float, float, float]]
+
+
+def first_prices(lines: Sequence[Mapping]) -> Prices:
     """Model -> seconds of its features with both scores, what they share, and of its start."""
+    features, starts = _seconds(lines)
+    return {
+        name: (max(found), max(found) - min(found), max(starts[name]))
+        for name, found in features.items()
+    }
+
+
+def later_prices(lines: Sequence[Mapping]) -> Prices:
+    """Likewise, where everything is compiled."""
+    features, starts = _seconds(lines)
+    return {name: (min(found), 0.0, min(starts[name])) for name, found in features.items()}
+
+
+def _seconds(lines: Sequence[Mapping]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Model -> seconds of its features and of its start, of every run."""
     features: dict[str, list[float]] = {}
     starts: dict[str, list[float]] = {}
     for line in lines:
         cpu = line["runs"]["linear"]["cpu"]
         features.setdefault(line["model"], []).append(feature_seconds(line))
-        starts.setdefault(line["model"], []).append(cpu[1] - epoch_seconds(cpu))
-    return {
-        name: (max(found), max(found) - min(found), max(starts[name]))
-        for name, found in features.items()
-    }
+        starts.setdefault(line["model"], []).append(max(0.0, cpu[1] - epoch_seconds(cpu)))
+    return features, starts
 
 
 def feature_seconds(line: Mapping) -> float:
@@ -103,9 +126,7 @@ def epoch_seconds(cpu: Sequence[float]) -> float:
     return float(np.median(np.diff(cpu[1 : build_long_lists.EARLY + 1])))
 
 
-def _pools(
-    name: str, lines: Sequence[Mapping], prices: Mapping[str, tuple[float, float, float]]
-) -> list[Pool]:
+def _pools(name: str, lines: Sequence[Mapping], prices: Prices) -> list[Pool]:
     by_key = {(line["model"], line["seed"]): line for line in lines}
     names = [spec.name for spec in build_long_lists.candidates()]
     seeds = [s for s in sorted({s for _, s in by_key}) if all((m, s) in by_key for m in names)]

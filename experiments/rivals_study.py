@@ -70,6 +70,7 @@ PUBLISHED: Mapping[str, float] = {
     "squeezenet": 57.5,
 }
 DRAWS = 500  # of the ceiling
+MIDDLE = 0.5  # the place of a model of which nothing is published
 
 # A task and all of its pool -> (seeds, models) scores, higher is better; NaN: none.
 Signal = Callable[[Task, Sequence[Task]], np.ndarray]
@@ -118,7 +119,7 @@ def prior(task: Task, pool: Sequence[Task]) -> np.ndarray:
     """By the product's static prior, minus the share of models above it; unknown: the middle."""
     del pool
     values = static_prior([MODELS[model] for model in models(task)])
-    return every_seed((-shares_above(values)).tolist(), task)
+    return every_seed((-np.nan_to_num(shares_above(values), nan=MIDDLE)).tolist(), task)
 
 
 def features(task: Task, pool: Sequence[Task]) -> np.ndarray:

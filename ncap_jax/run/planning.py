@@ -18,7 +18,7 @@ from ncap_jax.run.preparing import prepare
 from ncap_jax.run.recall_files import read_decision
 from ncap_jax.run.request import Request
 from ncap_jax.selection import race
-from ncap_jax.selection.recall import choose
+from ncap_jax.selection.recall import choose, not_worth_a_look
 
 
 def plan(request: Request) -> list[str]:
@@ -59,7 +59,8 @@ def _recall(job: Job, digest: str, run: pathlib.Path | None) -> list[str]:
     if "features" in config.recall_parts:
         known = recall.as_cached(job, digest, run, known)
         seconds = [each.seconds for each in known if each.scores]
-        missing = len(known) - len(seconds)
+        skipped = not_worth_a_look(known, job.recall, config.recall_parts)
+        missing = sum(not each.scores and each.name not in skipped for each in known)
         lines.append(
             f"Features: {len(seconds):,} models were scored before, {missing:,} are loaded in at "
             f"most {text.duration(recall.seconds_for(config))}{_about(seconds, missing)}."

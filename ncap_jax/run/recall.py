@@ -2,7 +2,8 @@
 
 Nothing is loaded for the filters and the prior. Features need each model once: of the training
 images a few are shown to the untouched model (`ncap_jax.run.looking`), the most promising model by
-its prior first, until the time is over; of the models that are left the features say nothing. They
+its prior first, until the time is over; of the models that are left the features say nothing. Those
+with random weights are looked at only if the pool cannot be filled without them. Models
 are looked at where they are trained later: in this process, in others, or on a Ray cluster. A model
 that cannot be loaded or looked at is left out with its reason.
 """
@@ -13,7 +14,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,15 @@ from ncap_jax.run.recall_files import (
     weights_digest,
     write_decision,
 )
-from ncap_jax.selection.recall import KEPT, Candidate, Choice, choose, kept_in_time, merits
+from ncap_jax.selection.recall import (
+    KEPT,
+    Candidate,
+    Choice,
+    choose,
+    kept_in_time,
+    merits,
+    not_worth_a_look,
+)
 from ncap_jax.types import LeftOut, ModelSpec
 from ncap_jax.zoo import catalogue, registry
 from ncap_jax.zoo.weights import sources
@@ -233,11 +242,19 @@ class _Looks:
         order = np.argsort(merits(candidates, ("prior",)), kind="stable").tolist()
         found = {candidates[place].name: candidates[place] for place in order}
         new = [name for name in found if not self._from_cache(found, name)]
-        if new and self._makers is not None:
-            self._look(found, new, end, self._makers)
+        while self._makers is not None and (turns := self._turns(found, new)):
+            self._look(found, turns, end, self._makers)
+            new = [name for name in new if name not in turns]
         known = [found[each.name] for each in candidates]
-        self._say_who_is_not_known(known)
+        self._say_who_is_not_known(known, len(new))
         return known
+
+    def _turns(self, found: Mapping[str, Candidate], new: Sequence[str]) -> list[str]:
+        """Who is looked at next, of those that are left."""
+        skipped = not_worth_a_look(
+            [*found.values()], self._job.recall, self._job.config.recall_parts
+        )
+        return [name for name in new if name not in skipped]
 
     def _from_cache(self, found: dict[str, Candidate], name: str) -> bool:
         """Whether the scores of a model were kept by an earlier call."""
@@ -287,11 +304,17 @@ class _Looks:
             scores = ", ".join(f"{score} {value:.4g}" for score, value in each.scores.items())
             self._tell(f"{name}: {scores} ({each.seconds:.1f} s) {progress}")
 
-    def _say_who_is_not_known(self, found: Sequence[Candidate]) -> None:
-        if count := sum(not each.scores and not each.failure for each in found):
+    def _say_who_is_not_known(self, found: Sequence[Candidate], skipped: int) -> None:
+        if skipped and self._makers is not None:
+            self._tell(
+                f"Recall: {skipped} of {len(found)} candidates have random weights and are not "
+                "looked at: enough others are left."
+            )
+        unknown = sum(not each.scores and not each.failure for each in found)
+        if count := unknown - (skipped if self._makers is not None else 0):
             self._tell(
                 f"Recall: no time was left for the features of {count} of {len(found)} candidates; "
-                "they count as in the middle."
+                "they count by their published accuracy alone."
             )
 
 

@@ -4,10 +4,11 @@ Of N candidates, value v_p (p: the prior, LogME, the linear probe, k-NN; higher 
 of n_p. Each known value becomes the share of others that are above it, ties counted half:
 
     r_p(c) = (#{o : v_p(o) > v_p(c)} + ½ #{o ≠ c : v_p(o) = v_p(c)}) / (n_p − 1)             (P1)
-    r_p(c) = ½                                     where v_p(c) is not known, or alone       (P2)
-    merit(c) = mean of r_p(c) over p                                                         (P3)
+    merit(c) = mean of r_p(c) over the p whose v_p(c) is known, ½ where none is              (P2)
 
-and the lowest merits are chosen. With `diversity`, at most m of one family are chosen as long as
+and the lowest merits are chosen. A value that is known of one candidate alone ranks nothing, and
+does not count. Nor does what is not known: taken for the middle, nothing published would hold back
+a model that all features put first. With `diversity`, at most m of one family are chosen as long as
 others are left; then the best of those that were passed over fill the pool.
 
 Ranks, because the values have no common scale; equal weights, because with a dozen sets nothing
@@ -29,7 +30,8 @@ from ncap_jax.types import LeftOut
 
 # Without --recall: of more candidates than AUTOMATIC_ABOVE, KEPT are fine-tuned.
 AUTOMATIC_ABOVE, KEPT = 24, 12
-
+# The merit of a candidate of which nothing is known.
+_MIDDLE = 0.5
 
 # A model that races takes about this many times the seconds of its features and their scores: its
 # first epoch with compilation, and its part of the later ones (docs/results/long-lists.md).
@@ -129,8 +131,21 @@ def choose(
     return Choice(tuple(each.name for each in chosen), tuple(left_out))
 
 
+def not_worth_a_look(
+    candidates: Sequence[Candidate], keep: int, parts: Sequence[str]
+) -> frozenset[str]:
+    """Those with random weights, whose features are needed only if too few others are left.
+
+    A network that was never trained loses to the same network with trained weights, and a look at it
+    takes as long. Nobody where the prior is switched off.
+    """
+    drawn = {each.name for each in candidates if each.prior == -math.inf}
+    others = sum(each.name not in drawn and not each.failure for each in candidates)
+    return frozenset(drawn if others >= keep and "prior" in parts else ())
+
+
 def merits(candidates: Sequence[Candidate], parts: Sequence[str]) -> np.ndarray:
-    """Equation (P3), (candidates,): the lower the better; equal where nothing is known."""
+    """Equation (P2), (candidates,): the lower the better; equal where nothing is known."""
     columns = []
     if "prior" in parts:
         columns.append(shares_above([each.prior for each in candidates]))
@@ -138,18 +153,22 @@ def merits(candidates: Sequence[Candidate], parts: Sequence[str]) -> np.ndarray:
         for name in sorted({name for each in candidates for name in each.scores}):
             values = [each.scores.get(name, math.nan) for each in candidates]
             columns.append(shares_above(values))
-    return np.mean(columns, axis=0) if columns else np.zeros(len(candidates))
+    if not columns:
+        return np.full(len(candidates), _MIDDLE)
+    table = np.array(columns)
+    known = np.sum(~np.isnan(table), axis=0)
+    return np.where(known > 0, np.nansum(table, axis=0) / np.maximum(known, 1), _MIDDLE)  # (P2)
 
 
 def shares_above(values: Sequence[float]) -> np.ndarray:
-    """Equations (P1) and (P2); NaN is a value that is not known."""
+    """Equation (P1); NaN where the value is not known, or known of no other."""
     found = np.asarray(values, dtype=np.float64)
     known = found[~np.isnan(found)]
     if known.size < 2:
-        return np.full(found.shape, 0.5)
+        return np.full(found.shape, math.nan)
     above = (known[None, :] > found[:, None]).sum(axis=1)
     equal = (known[None, :] == found[:, None]).sum(axis=1) - 1  # each equals itself
-    return np.where(np.isnan(found), 0.5, (above + 0.5 * equal) / (known.size - 1))  # (P1), (P2)
+    return np.where(np.isnan(found), math.nan, (above + 0.5 * equal) / (known.size - 1))  # (P1)
 
 
 def _diverse(order: Sequence[Candidate], keep: int, most: int) -> list[Candidate]:

@@ -168,7 +168,7 @@ def test_features_that_tell_nothing_are_a_failure(monkeypatch):
         decide(job(), lambda line: None, None)
 
 
-def test_when_time_is_over_the_rest_counts_as_in_the_middle(features, monkeypatch):
+def test_when_time_is_over_only_what_is_published_counts_for_the_rest(features, monkeypatch):
     clock = iter([0.0, 0.0, 0.0, 5.0, 99.0, 99.0, 99.0])  # of the first model's look: five seconds
     monkeypatch.setattr(recall.time, "monotonic", lambda: next(clock))
     said: list[str] = []
@@ -177,9 +177,28 @@ def test_when_time_is_over_the_rest_counts_as_in_the_middle(features, monkeypatc
     assert found.chosen == ("toy_1", "toy_2")  # of one known value nothing follows
     assert found.candidates[0].seconds == 5.0
     assert said[-1] == (
-        "Recall: no time was left for the features of 2 of 3 candidates; they count as in the "
-        "middle."
+        "Recall: no time was left for the features of 2 of 3 candidates; they count by their "
+        "published accuracy alone."
     )
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_random_networks_are_looked_at_only_to_fill_the_pool(features, monkeypatch, broken):
+    """toy_2 is the best by its features, but random: it has a turn where another one fails."""
+    values = {"toy_1": 70.0, "toy_2": -np.inf, "toy_3": 60.0}
+    monkeypatch.setattr(recall, "static_prior", lambda specs: [values[s.name] for s in specs])
+    if broken:
+        features.broken = {"toy_1": ValueError("torn")}
+    said: list[str] = []
+    found = decide(job(weights="pretrained"), said.append, None)
+    assert sorted(found.chosen) == (["toy_2", "toy_3"] if broken else ["toy_1", "toy_3"])
+    assert features.seen == ["toy_1", "toy_3", *(["toy_2"] if broken else [])]
+    line = (
+        "Recall: 1 of 3 candidates have random weights and are not looked at: enough others are "
+        "left."
+    )
+    assert (line in said) is not broken
+    assert not any("no time" in each for each in said)
 
 
 def test_a_time_budget_bounds_the_recall_too():

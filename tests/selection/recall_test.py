@@ -15,10 +15,10 @@ from ncap_jax.selection.recall import Candidate, choose
 ALL = Limits()
 
 
-def test_shares_above_count_ties_half_and_the_unknown_as_the_middle():
+def test_shares_above_count_ties_half_and_know_nothing_of_the_unknown():
     found = recall.shares_above([3.0, 1.0, 2.0, 2.0, math.nan])
-    assert found == pytest.approx([0, 1, 0.5, 0.5, 0.5])
-    assert recall.shares_above([math.nan, 7.0]) == pytest.approx([0.5, 0.5])
+    assert found == pytest.approx([0, 1, 0.5, 0.5, math.nan], nan_ok=True)
+    assert np.isnan(recall.shares_above([math.nan, 7.0])).all()  # one value ranks nothing
     assert recall.shares_above([-math.inf, 1.0, -math.inf]) == pytest.approx([0.75, 0, 0.75])
 
 
@@ -37,7 +37,7 @@ def pool() -> list[Candidate]:
     [
         (("prior",), "abcd"),
         (("features",), "dbca"),
-        (("prior", "features"), "dbca"),
+        (("prior", "features"), "bdca"),  # a tie of b and d: the first given
         ((), "abcd"),
     ],
 )
@@ -51,10 +51,35 @@ def test_parts_can_be_switched_off(parts, order):
     assert {each.step for each in found.left_out} == {"recall"}
 
 
-def test_the_merit_is_the_mean_of_the_prior_and_of_each_score():
+def test_the_merit_is_the_mean_of_the_prior_and_of_each_score_that_is_known():
     values = recall.merits(pool(), ("prior", "features"))
-    sums = [0 + 1 + 1, 1 / 3 + 0.5 + 0.5, 2 / 3 + 0.5 + 0.5, 1 + 0 + 0]
-    assert values == pytest.approx([each / 3 for each in sums])
+    expected = [(0 + 1 + 1) / 3, 1 / 3, (2 / 3 + 0.5 + 0.5) / 3, (1 + 0 + 0) / 3]
+    assert values == pytest.approx(expected)
+    # Of e nothing is known, and of f one value that no other has.
+    others = [*pool(), Candidate("e"), Candidate("f", scores={"new": 1.0})]
+    assert recall.merits(others, ("prior", "features"))[4:] == pytest.approx([0.5, 0.5])
+
+
+def test_what_nothing_is_published_of_is_not_held_back():
+    """Were it taken for the middle, d would be first, whose prior is the best of all."""
+    scores = {"logme": 1.0, "linear_probe": 1.0}
+    known = [
+        Candidate("specialist", scores=dict.fromkeys(scores, 9.0)),
+        *(
+            Candidate(name, prior=-float(i), scores=dict.fromkeys(scores, 8.0 - i))
+            for i, name in enumerate("dcbaefghij")
+        ),
+    ]
+    assert choose(known, 1, ALL).chosen == ("specialist",)
+
+
+def test_random_networks_are_worth_a_look_only_where_others_are_too_few():
+    drawn = [Candidate("r", prior=-math.inf), Candidate("s", prior=-math.inf)]
+    others = [Candidate("a", prior=1.0), Candidate("b"), Candidate("c", prior=2.0, failure="torn")]
+    both = frozenset({"r", "s"})
+    assert recall.not_worth_a_look([*drawn, *others], 2, ("prior", "features")) == both
+    assert recall.not_worth_a_look([*drawn, *others], 3, ("prior", "features")) == frozenset()
+    assert recall.not_worth_a_look([*drawn, *others], 2, ("features",)) == frozenset()
 
 
 def test_relatives_make_room_as_long_as_there_are_others():
@@ -91,8 +116,9 @@ def test_how_many_are_kept(wanted, candidates, kept):
 
 
 def test_the_choice_does_not_depend_on_the_order_of_candidates_that_differ():
-    chosen = {choose(list(order), 2, ALL).chosen for order in itertools.permutations(pool())}
-    assert chosen == {("d", "b")}
+    known = [each for each in pool() if each.scores]
+    chosen = {choose(list(order), 2, ALL).chosen for order in itertools.permutations(known)}
+    assert chosen == {("d", "c")}
 
 
 def test_a_long_list_is_chosen_from_in_a_moment():
