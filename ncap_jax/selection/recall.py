@@ -136,7 +136,7 @@ def not_worth_a_look(
 ) -> frozenset[str]:
     """Those with random weights, whose features are needed only if too few others are left.
 
-    A network that was never trained loses to the same network with trained weights, and a look at it
+    A network that was never trained loses to the same one with trained weights, and a look at it
     takes as long. Nobody where the prior is switched off.
     """
     drawn = {each.name for each in candidates if each.prior == -math.inf}
