@@ -138,13 +138,14 @@ def _outlook(
     """What is to be expected of a pool; `images`: m of (G3)."""
     gain = growth.gain(pool, prior) or 0.0
     curve = growth.mean_curve(pool)
+    level = float(curve[-1]) if curve.size else 0.0
     rise = float(curve[-1] - curve[0]) if curve.size else 0.0
     luck = growth.image_noise(_last_accuracies(pool), images)
     apart = growth.without_luck(seen.variance, luck)
     left = float(np.exp(-prior.shrink * gain))  # of a lead (G2)
     doubt = left * np.sqrt(max(seen.noise**2, luck))
     own = float(np.hypot(doubt, growth.scatter(prior, gain, rise, apart)))
-    error = growth.gain_error(prior, gain, rise)
+    error = growth.gain_error(prior, gain, rise, level)
     return Outlook(gain, left, own, float(np.hypot(growth.HEAVY * own, error)))  # (C2)
 
 

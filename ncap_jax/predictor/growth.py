@@ -33,9 +33,10 @@ begun to rise differs far more at its end than its leads say.
 (G1) misses by a share r of what it says, and by the more the less of the climb has been seen: a
 pool that has hardly risen can end anywhere.
 
-    variance of gain's error = r² gain² + 2 w² u⁴                                          (G4)
+    variance of gain's error = r² gain² + 2 w² u⁴ min(1, z_max - z̄_n)²                     (G4)
 
-The 2 makes a variance of the scale w of Student's t.
+The 2 makes a variance of the scale w of Student's t. z_max is the logit of the highest accuracy
+that is told from 1 (`EDGE`): a pool that is there already neither gains nor has risen.
 
 `fit` takes the constants from pools of finished runs, for each head its own: what is predicted is
 the end of *ordinary fine-tuning*, which a frozen probe only approaches from below. c is the median
@@ -63,6 +64,7 @@ from ncap_jax.types import Trajectory
 
 # Accuracies are held this far from 0 and 1 before the logit: one wrong in two hundred.
 EDGE = 0.005
+_HIGHEST = float(logit(1.0 - EDGE))  # z_max of (G4)
 # Numbers of epochs after which the constants are fitted.
 FITTED_EPOCHS = (1, 2, 3, 5)
 # Slopes below this are too flat to divide by.
@@ -142,9 +144,10 @@ def share_ahead(gain: float, rise: float) -> float:
     return (gain + _BEGUN) / (gain + max(0.0, rise) + _BEGUN)
 
 
-def gain_error(prior: Prior, gain: float, rise: float) -> float:
-    """Standard deviation of the error of (G1), in logits: both parts of (G4)."""
-    unforeseen = HEAVY * prior.unforeseen * share_ahead(gain, rise) ** 2
+def gain_error(prior: Prior, gain: float, rise: float, level: float) -> float:
+    """Standard deviation of the error of (G1), in logits: both parts of (G4); `level` is z̄_n."""
+    room = float(np.clip(_HIGHEST - level, 0.0, 1.0))
+    unforeseen = HEAVY * prior.unforeseen * share_ahead(gain, rise) ** 2 * room
     return float(np.hypot(prior.spread * gain, unforeseen))
 
 

@@ -225,7 +225,8 @@ def test_a_pool_that_has_hardly_risen_is_stated_as_unsure():
     ]
     sure, unsure = (accuracies(LOSS, pool, priors={head: p}) for p in priors)
     curve = growth.mean_curve(pool)
-    error = growth.gain_error(priors[1], growth.gain(pool, priors[1]), float(curve[-1] - curve[0]))
+    level, rise = float(curve[-1]), float(curve[-1] - curve[0])
+    error = growth.gain_error(priors[1], growth.gain(pool, priors[1]), rise, level)
     for a, b in zip(sure, unsure, strict=True):
         more = np.sqrt(b.std**2 - a.std**2) / (b.mean * (1 - b.mean))
         # The delta method: exact for small deviations only.

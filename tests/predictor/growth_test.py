@@ -135,9 +135,14 @@ def test_a_gain_is_the_less_sure_the_less_of_the_climb_was_seen():
     """(G4): both parts, as written; and the whole at u = 1."""
     ahead = (0.4 + 0.5) / (0.4 + 1.1 + 0.5)
     expected = np.sqrt((0.7 * 0.4) ** 2 + 2 * (1.5 * ahead**2) ** 2)
-    assert growth.gain_error(PRIOR, 0.4, 1.1) == pytest.approx(expected, rel=1e-12)
-    assert growth.gain_error(PRIOR, 0.0, 0.0) == pytest.approx(1.5 * np.sqrt(2), rel=1e-12)
-    assert growth.gain_error(PRIOR, 0.4, 5.0) < growth.gain_error(PRIOR, 0.4, 1.1)
+    assert growth.gain_error(PRIOR, 0.4, 1.1, 2.0) == pytest.approx(expected, rel=1e-12)
+    assert growth.gain_error(PRIOR, 0.0, 0.0, -2.0) == pytest.approx(1.5 * np.sqrt(2), rel=1e-12)
+    assert growth.gain_error(PRIOR, 0.4, 5.0, 2.0) < growth.gain_error(PRIOR, 0.4, 1.1, 2.0)
+    # At the top there is no room: half a logit below it half is left.
+    top = float(logit(1 - growth.EDGE))
+    assert growth.gain_error(PRIOR, 0.0, 0.0, top) == 0.0
+    below = growth.gain_error(PRIOR, 0.0, 0.0, top - 0.5)
+    assert below == pytest.approx(0.75 * np.sqrt(2), rel=1e-12)
 
 
 def test_the_luck_of_the_images_is_told_from_the_scatter(monkeypatch):
