@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 # Okabe and Ito's colours: told apart with every common colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+# Panels beside one another; of more there are several rows.
+IN_A_ROW = 4
 
 
 def beta_eff_against_accuracy(tasks: Sequence[Task], epochs: int) -> pathlib.Path:
@@ -79,7 +82,7 @@ def tau_after_steps(
             axis.plot(steps, values, style, color=COLOURS[i], markersize=4, label=name)
         axis.set(title=title, xlabel="steps", xscale="log", ylim=(-0.7, 1.0))
         axis.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
-        axis.title.set_fontsize(8)
+        axis.title.set_fontsize(7)
     axes[0].set_ylabel("Kendall τ with the end")
     axes[-1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return _save(figure, "long_epochs.svg")
@@ -88,8 +91,14 @@ def tau_after_steps(
 def _panels(count: int, colour: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.0 * count + 1.2, 3.0), layout="constrained", facecolor=colour)
-    return figure, np.atleast_1d(figure.subplots(1, count))
+    rows = math.ceil(count / IN_A_ROW)
+    columns = math.ceil(count / rows)
+    size = (3.0 * columns + 1.2, 3.0 * rows)
+    figure = Figure(figsize=size, layout="constrained", facecolor=colour)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    return figure, axes[:count]
 
 
 def _save(figure: Any, name: str) -> pathlib.Path:

@@ -113,3 +113,12 @@ def test_the_tables_are_those_that_are_committed(draws, capsys, monkeypatch):
     else:
         assert [line for line in printed if line not in left] == []
     assert drawn
+
+
+@pytest.mark.parametrize(("count", "rows"), [(3, 1), (4, 1), (5, 2), (8, 2)])
+def test_many_panels_are_drawn_in_rows(count, rows):
+    figure, axes = study.comparison_figures._panels(count, "white")
+    grids = [axis.get_subplotspec().get_gridspec() for axis in axes]
+    assert len(axes) == count
+    assert {grid.nrows for grid in grids} == {rows}
+    assert sum(axis.axison for axis in figure.axes) == count
