@@ -7,9 +7,9 @@ of n_p. Each known value becomes the share of others that are above it, ties cou
     merit(c) = mean of r_p(c) over the p whose v_p(c) is known, ½ where none is              (P2)
 
 and the lowest merits are chosen. A value that is known of one candidate alone ranks nothing, and
-does not count. Nor does what is not known: taken for the middle, nothing published would hold back
-a model that all features put first. With `diversity`, at most m of one family are chosen as long as
-others are left; then the best of those that were passed over fill the pool.
+does not count. Nor does what is not known: taken for the middle, it would hold back a model that
+all features put first and of which nothing is published. With `diversity`, at most m of one family
+are chosen as long as others are left; then the best of those that were passed over fill the pool.
 
 Ranks, because the values have no common scale; equal weights, because with a dozen sets nothing
 finer can be told from luck: experiments/recall_study.py, docs/results/recall.md.
