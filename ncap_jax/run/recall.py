@@ -246,7 +246,7 @@ class _Looks:
             self._look(found, turns, end, self._makers)
             new = [name for name in new if name not in turns]
         known = [found[each.name] for each in candidates]
-        self._say_who_is_not_known(known, len(new))
+        self._say_who_is_not_known(known, 0 if self._makers is None else len(new))
         return known
 
     def _turns(self, found: Mapping[str, Candidate], new: Sequence[str]) -> list[str]:
@@ -305,16 +305,16 @@ class _Looks:
             self._tell(f"{name}: {scores} ({each.seconds:.1f} s) {progress}")
 
     def _say_who_is_not_known(self, found: Sequence[Candidate], skipped: int) -> None:
-        if skipped and self._makers is not None:
+        if skipped:
             self._tell(
                 f"Recall: {skipped} of {len(found)} candidates have random weights and are not "
                 "looked at: enough others are left."
             )
         unknown = sum(not each.scores and not each.failure for each in found)
-        if count := unknown - (skipped if self._makers is not None else 0):
+        if count := unknown - skipped:
             self._tell(
                 f"Recall: no time was left for the features of {count} of {len(found)} candidates; "
-                "they count by their published accuracy alone."
+                "they are ranked without them."
             )
 
 

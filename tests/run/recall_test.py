@@ -168,7 +168,7 @@ def test_features_that_tell_nothing_are_a_failure(monkeypatch):
         decide(job(), lambda line: None, None)
 
 
-def test_when_time_is_over_only_what_is_published_counts_for_the_rest(features, monkeypatch):
+def test_when_time_is_over_the_rest_is_ranked_without_features(features, monkeypatch):
     clock = iter([0.0, 0.0, 0.0, 5.0, 99.0, 99.0, 99.0])  # of the first model's look: five seconds
     monkeypatch.setattr(recall.time, "monotonic", lambda: next(clock))
     said: list[str] = []
@@ -177,8 +177,8 @@ def test_when_time_is_over_only_what_is_published_counts_for_the_rest(features, 
     assert found.chosen == ("toy_1", "toy_2")  # of one known value nothing follows
     assert found.candidates[0].seconds == 5.0
     assert said[-1] == (
-        "Recall: no time was left for the features of 2 of 3 candidates; they count by their "
-        "published accuracy alone."
+        "Recall: no time was left for the features of 2 of 3 candidates; they are ranked "
+        "without them."
     )
 
 
