@@ -276,7 +276,7 @@ def chances_of_choice(top: int, models: int) -> np.ndarray:
     return np.array([math.comb(models - r - 1, top - 1) / whole for r in range(models)])
 
 
-def priors_without(sets: Sequence[Recorded], *, large: bool = False) -> dict[str, growth.Priors]:
+def priors_without(sets: Sequence[Recorded]) -> dict[str, growth.Priors]:
     """Source -> the constants from all others."""
     names = sorted({data_of(runs.name) for runs in sets})
-    return {name: growth_priors(name, large=large) for name in names}
+    return {name: growth_priors(name) for name in names}

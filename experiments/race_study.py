@@ -19,7 +19,8 @@ Columns:
 - more than full: the difference to the same without a race.
 
 Intervals are 95 % bootstraps over sets, and over seeds in each. The last table compares what is
-stated of those that ran to the end with what comes true among them.
+stated of those that ran to the end, the fifth epoch or an earlier one, with what comes true among
+them, with and without (A2) of `ncap_jax.predictor.common_scale`.
 
 Expected result: experiments/tables/race_study.md; what follows: docs/results/race.md.
 """
@@ -31,6 +32,7 @@ import json
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 from absl import app
@@ -44,6 +46,7 @@ from ncap_jax import predictor as predictors
 from ncap_jax.predictor import common_scale
 from ncap_jax.predictor.base import truncate
 from ncap_jax.run import facts
+from ncap_jax.selection import race
 from ncap_jax.types import Trajectory
 
 
@@ -70,8 +73,19 @@ WAYS: Mapping[str, Way] = {
 }
 
 
+def shorter(epochs: int) -> Way:
+    """The product's race in a run of fewer epochs."""
+    shares = {rung: share for rung, share in race.SHARES.items() if rung < epochs}
+    return dataclasses.replace(study.PRODUCT, strategy="race", epochs=epochs, shares=shares)
+
+
 # Rules after which what is stated of the finalists is compared with what comes true.
-STATED = ("full", "race: the product's", "halving")
+STATED: Mapping[str, Way] = {
+    "full": WAYS["full"],
+    **{f"race: the product's, {n} epochs": shorter(n) for n in (2, 3, 4)},
+    "race: the product's": WAYS["race: the product's"],
+    "halving": WAYS["halving"],
+}
 
 
 class Outcome(NamedTuple):
@@ -132,19 +146,25 @@ def finalists(way: Way, runs: Recorded, seed: int, priors) -> shortlist_study.Ou
     return shortlist_study.outcome([answers[i] for i in left], truth, seed)
 
 
-def finalists_table(sets: Sequence[Recorded], priors: study.Priors) -> str:
+def finalists_row(name: str, way: Way, sets: Sequence[Recorded], priors: study.Priors) -> str:
     """The columns of `experiments.shortlist_study`, of those that ran to the end."""
-    lines = shortlist_study.HEADER[:]
-    for name in STATED:
-        found = [
-            [
-                finalists(WAYS[name], r, seed, priors[data_of(r.name)])
-                for seed in range(len(r.lines))
-            ]
-            for r in sets
+    found = [
+        [finalists(way, runs, seed, priors[data_of(runs.name)]) for seed in range(len(runs.lines))]
+        for runs in sets
+    ]
+    return shortlist_study.row(found, name)
+
+
+def finalists_table(sets: Sequence[Recorded], priors: study.Priors) -> str:
+    """All of `STATED`, then the races without (A2)."""
+    lines = [finalists_row(name, way, sets, priors) for name, way in STATED.items()]
+    with mock.patch.object(common_scale, "narrowing", return_value=1.0):
+        lines += [
+            finalists_row(f"{name}, without (A2)", way, sets, priors)
+            for name, way in STATED.items()
+            if way.strategy == "race"
         ]
-        lines.append(shortlist_study.row(found, name))
-    return "\n".join(lines)
+    return "\n".join([*shortlist_study.HEADER, *lines])
 
 
 Results = list[list[Outcome]]
@@ -205,7 +225,7 @@ def main(argv: list[str]) -> None:
     """Print the tables."""
     del argv
     sets = [runs for pool in POOLS for runs in replay.read_pool(pool, large=True)]
-    priors = replay.priors_without(sets, large=True)
+    priors = replay.priors_without(sets)
     names = [runs.name for runs in sets]
     found = {name: replay_all(way, sets, priors) for name, way in WAYS.items()}
     print(f"{json.dumps(facts.describe(), default=str)}\n")

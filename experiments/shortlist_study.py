@@ -19,10 +19,12 @@ Columns, means over sets of means over seeds:
 The second table has the differences of the stated and the true regret, with 95 % bootstraps over
 sets, and over seeds in each. The third has the first four rows again, if accuracies are drawn as
 normals instead of Beta variables; the fourth has covered and size over all sets, if a shortlist
-covers other shares of the samples. The fifth has the accuracies themselves, as every report states
-them: the share of models that end within 1.96 standard deviations of what is predicted, mean over
-seeds and then over sets, with a bootstrap over both; the sets with less than 90 %; and the mean
-standard deviation in points. The sixth has the same without the last term of (G4).
+covers other shares of the samples. The fifth has covered and the difference of stated and true
+regret, if the normals have the scale or the standard deviation of the growth law instead of its
+quartiles. The sixth has the accuracies themselves, as every report states them: the share of models
+that end within 1.96 standard deviations of what is predicted, mean over seeds and then over sets,
+with a bootstrap over both; the sets with less than 90 %; and the mean standard deviation in points.
+The seventh has the same without the last term of (G4).
 
 Expected result: experiments/tables/shortlist_study.md; what follows: docs/results/shortlist.md.
 """
@@ -55,8 +57,8 @@ POINTS = 1.0
 SHARES = (0.85, 0.90, 0.95)
 # Of an outcome: what is stated and what comes true.
 SAID = ("stated", "lost")
-# Of the standardised error that (G2) supposes, both sides of 95 %.
-QUANTILE = float(student.ppf(0.975, growth.FREEDOM))
+# Of the standardised error that (G2) supposes, both sides of 95 %, in stated spreads.
+QUANTILE = float(student.ppf(0.975, growth.FREEDOM)) / growth.QUARTILES
 # A pool has the learning rates that the product would take: those known from other sets.
 RATES: Mapping[str, Rate] = {"embedded": "high", "genuine": "known"}
 
@@ -187,6 +189,23 @@ def by_share(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
     return "\n".join(lines)
 
 
+def by_width(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+    """How often shortlists hold, and by how much more is stated than lost, for other normals."""
+    lines = [
+        f"| own_std / own | {' | '.join(map(str, EPOCHS))} |",
+        "|---" * (1 + len(EPOCHS)) + "|",
+    ]
+    for width in (1.0, growth.QUARTILES, growth.HEAVY):
+        cells = []
+        with mock.patch.object(growth, "QUARTILES", width):
+            for n in EPOCHS:
+                found = [list(outcomes(task, n, priors[data_of(task.name)])) for task in tasks]
+                mean = Outcome(*np.mean([np.mean(rows, axis=0) for rows in found if rows], 0))
+                cells.append(f"{100 * mean.covered:.0f} %, {mean.stated - mean.lost:+.2f}")
+        lines.append(f"| {width:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def accuracy_intervals(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
     """How often accuracies end inside their 95 % interval, each source left out in turn."""
     places = (*POOLS, "birds525_genuine")
@@ -220,10 +239,11 @@ def main(argv: list[str]) -> None:
     del argv
     tasks = [task for pool in POOLS for task in read_tasks(HEAD, pool, RATES[pool], large=True)]
     sources = sorted({data_of(task.name) for task in tasks})
-    priors = {name: growth_priors(name, large=True) for name in sources}
+    priors = {name: growth_priors(name) for name in sources}
     print(f"{json.dumps(facts.describe(), default=str)}\n\n{table(tasks, priors)}\n")
     print(f"{differences(tasks, priors)}\n\n{as_normals(tasks, priors)}\n")
-    print(f"{by_share(tasks, priors)}\n\n{accuracy_intervals(tasks, priors)}\n")
+    print(f"{by_share(tasks, priors)}\n\n{by_width(tasks, priors)}\n")
+    print(f"{accuracy_intervals(tasks, priors)}\n")
     print(accuracy_intervals(tasks, {name: foreseen(known) for name, known in priors.items()}))
 
 

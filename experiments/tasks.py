@@ -80,7 +80,7 @@ def pool_files(pool: str, *, large: bool = False) -> list[tuple[pathlib.Path, li
     names = [path for path in corpus_files.files() if path.stem.endswith(f"_{pool}")]
     found = [(path, corpus_files.read(path)) for path in names]
     if large:
-        least = min(len(models_of(lines)) for _, lines in found)
+        least = min((len(models_of(lines)) for _, lines in found), default=0)
         more = [path for path in corpus_files.files(large=True) if path.stem.endswith(f"_{pool}")]
         for path in more:
             lines = corpus_files.read(path)
@@ -172,19 +172,18 @@ def mean_tau(predictor: Predictor, head: Head, epochs: int, pool: str = "embedde
     return float(np.mean(found))
 
 
-def growth_priors(without: str | None = None, *, large: bool = False) -> growth.Priors:
-    """The constants of `ncap_jax.predictor.growth` from the whole corpus, one source left out.
+def growth_priors(without: str | None = None) -> growth.Priors:
+    """The constants of `ncap_jax.predictor.growth` from the whole corpus.
 
     Args:
-        without: the source.
-        large: whether those of the linear head come from the large sets too.
+        without: this source is left out.
     """
     pools: list[list[Trajectory]] = []
     finals: list[list[float]] = []
     for head, pool in itertools.product(HEADS, POOLS):
         if pool != "embedded" and len(RATES[head]) < 2:
             continue  # not run as by default, with a trial of rates
-        for known in read_tasks(head, pool, rate_of(pool), large=large and head == "linear"):
+        for known in read_tasks(head, pool, rate_of(pool), large=head == "linear"):
             if data_of(known.name) != without:
                 pools += known.pools
                 finals += [known.truth.tolist()] * len(known.pools)

@@ -263,8 +263,8 @@ class Prediction:
         std: standard deviation of the prediction in the unit of `mean`; NaN if the method
             has none.
         flag: empty, or why the number should not be trusted.
-        own_std: the scale of what is not common to all models of the pool, which decides who is
-            better; NaN: `std`.
+        own_std: standard deviation, as of a normal, of what is not common to all models of the
+            pool, which decides who is better; NaN: `std`.
     """
 
     mean: float
@@ -274,7 +274,7 @@ class Prediction:
 
     @property
     def spread(self) -> float:
-        """The scale that decides who is better; what all models share decides nothing."""
+        """What decides who is better; what all models share decides nothing."""
         return self.std if math.isnan(self.own_std) else self.own_std
 
 

@@ -23,8 +23,9 @@ own records:
        own² = max(σ², v) exp(-2 k gain) + own'² + q² S² u²,   std² = 2 own² + variance of (G4)  (C2)
 
    with the constants of the same prior, own' being its own. The 2 makes a standard deviation of the
-   scale of Student's t. Which of two models is better is told from the scale, as of a normal:
-   docs/results/shortlist.md compares the shortlists and regrets that follow with finished runs.
+   scale of Student's t. Which of two models is better is told as of normals with the quartiles of
+   that t, whose standard deviation is 1.10 own: docs/results/shortlist.md compares the shortlists
+   and regrets that follow with finished runs.
    Mean and standard deviation of the accuracy are those of the logit-normal, by Gauss-Hermite
    quadrature; `own` is carried to the accuracy scale by the derivative of that mean.
 """
@@ -141,7 +142,7 @@ def _outlook(
     level = float(curve[-1]) if curve.size else 0.0
     rise = float(curve[-1] - curve[0]) if curve.size else 0.0
     luck = growth.image_noise(_last_accuracies(pool), images)
-    apart = growth.without_luck(seen.variance, luck)
+    apart = float(np.sqrt(seen.narrowed)) * growth.without_luck(seen.variance, luck)
     left = float(np.exp(-prior.shrink * gain))  # of a lead (G2)
     doubt = left * np.sqrt(max(seen.noise**2, luck))
     own = float(np.hypot(doubt, growth.scatter(prior, gain, rise, apart)))
@@ -150,11 +151,12 @@ def _outlook(
 
 
 class _Seen(NamedTuple):
-    """The pool on the scale of (C1): mean and s² of the models' logits, and σ."""
+    """The pool on the scale of (C1): mean and s² of the models' logits, σ, and N of (A2)."""
 
     middle: float
     variance: float
     noise: float
+    narrowed: float
 
 
 def _last_accuracies(pool: Sequence[Trajectory]) -> np.ndarray:
@@ -172,6 +174,7 @@ def accuracies(
     scores: Sequence[Prediction] | None = None,
     priors: growth.Priors = growth.PRIORS,
     images: int | None = None,
+    narrowed: float = 1.0,
 ) -> list[Prediction]:
     """Predicted accuracies at convergence, by any method.
 
@@ -185,6 +188,8 @@ def accuracies(
         priors: what finished runs say of growth, by head.
         images: how many the validation part is worth; None: as many as the records count, and where
             they count none, enough that luck plays no part.
+        narrowed: S² of (G3) is multiplied by it: how much more alike the pool is than the models
+            that it was chosen from (`ncap_jax.predictor.common_scale`).
 
     Returns:
         One per trajectory. Calibrated predictions are flagged where records or epochs are few.
@@ -196,7 +201,7 @@ def accuracies(
     if not predictor.scores_only or not pool:
         return scores
     images = images or growth.validation_images(pool)
-    return _calibrated(predictor, pool, scores, priors[pool[0].head], images)
+    return _calibrated(predictor, pool, scores, priors[pool[0].head], images, narrowed)
 
 
 def _calibrated(
@@ -205,6 +210,7 @@ def _calibrated(
     scores: Sequence[Prediction],
     prior: growth.Prior,
     images: int | None,
+    narrowed: float,
 ) -> list[Prediction]:
     """The three steps of calibration."""
     relation = fit_relation(*_score_history(predictor, pool))
@@ -214,7 +220,7 @@ def _calibrated(
     logits = relation.level + relation.slope * np.array(links)  # (C1)
     finite = logits[np.isfinite(logits)]
     spread = (float(finite.mean()), float(finite.var())) if finite.size else (0.0, 0.0)
-    seen = _Seen(*spread, relation.noise)
+    seen = _Seen(*spread, relation.noise, narrowed)
     outlook = _outlook(pool, prior, seen, images)
     flags = _doubts(pool, relation)
     answers = []
@@ -225,7 +231,7 @@ def _calibrated(
         end = float(seen.middle + outlook.left * (z - seen.middle) + outlook.gain)  # (G2)
         accuracy = logit_normal(end, outlook.std)
         flag = "; ".join(filter(None, (score.flag, *flags)))
-        own = outlook.own * accuracy.slope
+        own = growth.QUARTILES * outlook.own * accuracy.slope
         answers.append(Prediction(accuracy.mean, accuracy.std, flag, own))
     return answers
 

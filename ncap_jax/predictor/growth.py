@@ -56,6 +56,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logit
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from ncap_jax import errors
@@ -71,6 +72,8 @@ FITTED_EPOCHS = (1, 2, 3, 5)
 _FLAT = 0.05
 FREEDOM = 4.0  # degrees of freedom of Student's t
 HEAVY = float(np.sqrt(FREEDOM / (FREEDOM - 2)))  # its standard deviation over its scale
+# Standard deviation of the normal with its quartiles, over its scale.
+QUARTILES = float(student.ppf(0.75, FREEDOM) / norm.ppf(0.75))
 # The ½ of (G2), in logits.
 _BEGUN = 0.5
 # Lower bound of a logit's standard deviation: pools that follow the law exactly would have 0.
@@ -286,5 +289,5 @@ PRIORS: Priors = {
     "trainable_probe": Prior(
         0.80, spread=0.61, own=0.11, shrink=0.57, scatter=1.07, unforeseen=2.19
     ),
-    "linear": Prior(0.71, spread=0.54, own=0.05, shrink=0.67, scatter=0.90, unforeseen=1.39),
+    "linear": Prior(0.63, spread=0.57, own=0.07, shrink=0.77, scatter=0.84, unforeseen=1.46),
 }

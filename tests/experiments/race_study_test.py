@@ -57,3 +57,20 @@ def test_prices_of_epochs(sets):
     assert race_study.share([run, run], [1, 1], race_study.later_seconds) == pytest.approx(
         2 / len(cold)
     )
+
+
+@pytest.mark.slow
+def test_what_is_stated_after_a_race_is_that_of_the_table(sets):
+    found = race_study.finalists_table(sets, replay.priors_without(sets))
+    assert [line for line in rows(found) if line not in committed("race_study")] == []
+
+
+def test_a_race_states_more_once_it_is_known_how_much_it_narrowed_the_pool(sets):
+    """Of the sets of the embedded pool, after two epochs; the full run is left as it is."""
+    some = [runs for runs in sets if runs.name.endswith("embedded")][:2]
+    priors = defaultdict(lambda: growth.PRIORS)
+    lines = race_study.finalists_table(some, priors).splitlines()
+    stated = {cells[1].strip(): float(cells[4]) for cells in (x.split("|") for x in lines[2:])}
+    name = "race: the product's, 2 epochs"
+    assert stated[name] > 1.1 * stated[f"{name}, without (A2)"]
+    assert "full, without (A2)" not in stated

@@ -32,7 +32,7 @@ def test_a_certain_and_wrong_choice_is_not_covered():
 def test_a_row_is_that_of_the_table():
     """One set, with the constants from the sets of other sources."""
     (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
-    rows = list(study.outcomes(task, 3, growth_priors("digits", large=True)))
+    rows = list(study.outcomes(task, 3, growth_priors("digits")))
     assert study.row([rows], "digits_embedded, 3") in committed("shortlist_study")
 
 
@@ -59,17 +59,28 @@ def test_normals_are_drawn_in_the_study_alone():
     assert np.std(drawn, axis=0) == pytest.approx([0.05, 0.02], rel=0.03)
     (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
     before = study.contest.samples
-    said = study.as_normals([task], {"digits": growth_priors("digits", large=True)})
+    said = study.as_normals([task], {"digits": growth_priors("digits")})
     assert study.contest.samples is before
     assert said.count(", normals |") == len(study.EPOCHS)
 
 
 def test_more_samples_covered_make_longer_lists():
     (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
-    priors = {"digits": growth_priors("digits", large=True)}
+    priors = {"digits": growth_priors("digits")}
     lines = study.by_share([task], priors).splitlines()[2:]
     sizes = [float(line.split("|")[2].split(",")[1]) for line in lines]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
     product = study.row([list(study.outcomes(task, 1, priors["digits"]))], "x").split("|")
     assert lines[1].split("|")[2].split(", ")[1].strip() == product[3].strip()
+
+
+def test_wider_normals_state_more_regret():
+    (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
+    priors = {"digits": growth_priors("digits")}
+    lines = study.by_width([task], priors).splitlines()[2:]
+    after_one = [float(line.split("|")[2].split(",")[1]) for line in lines]
+    assert after_one == sorted(after_one)
+    assert after_one[0] < after_one[-1]
+    one = study.Outcome(*np.mean(list(study.outcomes(task, 1, priors["digits"])), axis=0))
+    assert after_one[1] == pytest.approx(one.stated - one.lost, abs=0.005)

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import logit
 
 from ncap_jax import predictor as predictors
 from ncap_jax.predictor import common_scale
@@ -53,11 +54,35 @@ def test_those_that_went_on_are_predicted_from_their_own_pool():
     """How far behind d was when it was stopped does not make the others less sure."""
     stopped = [*POOL[:3], truncate(POOL[3], 1)]
     found = common_scale.accuracies(METHOD, stopped)
-    assert found[:3] == predictors.accuracies(METHOD, POOL[:3])
+    narrowed = common_scale.narrowing(stopped, POOL[:3])
+    assert found[:3] == predictors.accuracies(METHOD, POOL[:3], narrowed=narrowed)
     assert found[0].spread < predictors.accuracies(METHOD, stopped)[0].spread
     # Two are no pool: with them the others count.
     two = [*POOL[:2], *(truncate(run, 1) for run in POOL[2:])]
     assert common_scale.accuracies(METHOD, two)[:2] == predictors.accuracies(METHOD, two)[:2]
+
+
+def test_how_much_a_choice_narrowed_a_pool_is_seen_after_the_epoch_that_all_have():
+    """Equation (A2) by hand: d is stopped after one epoch, which the others do not look back at."""
+    stopped = [*POOL[:3], truncate(POOL[3], 1)]
+    first = logit(np.array([0.40, 0.42, 0.30, 0.20]))
+    expected = np.var(first) / np.var(first[:3])
+    assert 1 < expected < common_scale.NARROWEST
+    assert common_scale.narrowing(stopped, POOL[:3]) == pytest.approx(expected)
+    plain, found = (predictors.accuracies(METHOD, POOL[:3], narrowed=n)[0] for n in (1.0, expected))
+    assert found.mean > 0.5
+    assert found.own_std > plain.own_std
+    assert common_scale.accuracies(METHOD, stopped)[0] == found
+
+
+def test_a_choice_narrows_nothing_where_nobody_was_left_out_or_those_left_out_were_alike():
+    assert common_scale.narrowing(POOL, POOL) == 1.0
+    assert common_scale.narrowing(POOL, [POOL[0], POOL[3]]) == 1.0
+    assert common_scale.narrowing(POOL, POOL[:1]) == 1.0
+    twins = [run("a", 0.5), run("b", 0.5), run("c", 0.2)]
+    assert common_scale.narrowing(twins, twins[:2]) == 1.0
+    alike = [run("a", 0.5), run("b", 0.501), run("c", 0.2)]
+    assert common_scale.narrowing(alike, alike[:2]) == common_scale.NARROWEST
 
 
 def test_a_level_that_rises_later_lifts_who_stopped():
