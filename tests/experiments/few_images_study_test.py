@@ -37,5 +37,15 @@ def test_the_loss_needs_no_images():
 
 def test_the_committed_table_is_the_studys():
     tasks = read_tasks(HEAD, "embedded", RATES["embedded"], large=True)
-    lines = committed("few_images_study")
-    assert study.table(tasks).splitlines() == lines[: len(lines) // 2]
+    lines = study.table(tasks).splitlines()
+    assert lines == committed("few_images_study")[: len(lines)]
+
+
+def test_what_both_gain_is_the_difference_of_the_tables_rows():
+    tasks = read_tasks(HEAD, "embedded", RATES["embedded"])[:1]
+    rows = {x.split("|")[1].strip(): x.split("|")[2:-1] for x in study.table(tasks).splitlines()}
+    first = study.gained(tasks).splitlines()[2].split("|")[1:-1]
+    assert first[0].strip() == "20"
+    for i, sign in ((0, 1), (len(study.EPOCHS), -1)):
+        difference = sign * (float(rows["both, 20"][i]) - float(rows["accuracy of 20"][i]))
+        assert float(first[1 + i].split("[")[0]) == pytest.approx(difference, abs=0.011)
