@@ -16,7 +16,15 @@ from typing import Any
 
 from ncap_jax import errors
 from ncap_jax.options import Head
-from ncap_jax.predictor import best_seen, curve, joint, last_loss, last_seen, sotl
+from ncap_jax.predictor import (
+    accuracy_and_loss,
+    best_seen,
+    curve,
+    joint,
+    last_loss,
+    last_seen,
+    sotl,
+)
 from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.calibration import accuracies
 from ncap_jax.predictor.ridge import ridge
@@ -36,8 +44,9 @@ _ALL = (
     Predictor("best_seen", best_seen.predict, "highest validation accuracy so far"),
     Predictor(
         "last_validation_accuracy",
-        last_seen.predict,
-        "validation accuracy of the last epoch, plus the growth expected until the end",
+        accuracy_and_loss.where_images_are_few(last_seen.predict),
+        "validation accuracy of the last epoch, of fewer than 50 images together with the training "
+        "loss, plus the growth expected until the end",
         scores_only=True,
         link=last_seen.logit_link,
     ),

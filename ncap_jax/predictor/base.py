@@ -87,6 +87,21 @@ def per_model(function: Callable[[Trajectory], Prediction]) -> PoolFunction:
     return predict
 
 
+def by_length(
+    score: Callable[[Sequence[Trajectory], int], list[Prediction]],
+) -> PoolFunction:
+    """Compare runs with those of equal length only: budgets make them unequal."""
+
+    def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
+        found: dict[int, Prediction] = {}
+        for epochs in {t.epochs for t in pool}:
+            members = [i for i, t in enumerate(pool) if t.epochs == epochs]
+            found |= zip(members, score([pool[i] for i in members], epochs), strict=True)
+        return [found[i] for i in range(len(pool))]
+
+    return predict
+
+
 def trained_series(trajectory: Trajectory, name: str) -> np.ndarray:
     """One field of the records after epoch 0: (epochs,) float64; may hold NaN or infinity."""
     return trajectory.series(name)[1:]

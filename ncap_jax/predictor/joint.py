@@ -41,7 +41,7 @@ ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -50,6 +50,7 @@ from ncap_jax.options import Head
 from ncap_jax.predictor.base import (
     PoolFunction,
     Predictor,
+    by_length,
     no_prediction,
     too_short,
     trained_series,
@@ -173,7 +174,7 @@ def scores(pool: Sequence[Trajectory], weights: Weights) -> list[Prediction]:
 
 def equal_weights(names: Sequence[str]) -> PoolFunction:
     """Equation (J1) with weights of one as a method of the pool; (J0) for β_eff and a loss."""
-    return _by_length(lambda pool, epochs: scores(pool, dict.fromkeys(names, 1.0)))
+    return by_length(lambda pool, epochs: scores(pool, dict.fromkeys(names, 1.0)))
 
 
 def predictor(table: Mapping[int, Weights], name: str = "capacitance_learned") -> Predictor:
@@ -193,23 +194,8 @@ def predictor(table: Mapping[int, Weights], name: str = "capacitance_learned") -
 
     return Predictor(
         name,
-        _by_length(score),
+        by_length(score),
         "regression on losses and beta_eff across the pool, learned on other data sets",
         scores_only=True,
         min_epochs=min(table),
     )
-
-
-def _by_length(
-    score: Callable[[Sequence[Trajectory], int], list[Prediction]],
-) -> PoolFunction:
-    """Compare runs with those of equal length only: budgets make them unequal."""
-
-    def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
-        found: dict[int, Prediction] = {}
-        for epochs in {t.epochs for t in pool}:
-            members = [i for i, t in enumerate(pool) if t.epochs == epochs]
-            found |= zip(members, score([pool[i] for i in members], epochs), strict=True)
-        return [found[i] for i in range(len(pool))]
-
-    return predict
