@@ -24,9 +24,9 @@ import numpy as np
 from absl import app
 
 from experiments.finish_study import interval
-from experiments.rivals_study import standard
 from experiments.shortlist_study import EPOCHS, HEAD, RATES
 from experiments.tasks import POOLS, Task, read_tasks
+from ncap_jax.predictor.accuracy_and_loss import standardised
 from ncap_jax.run import facts
 from ncap_jax.selection import metrics
 
@@ -63,7 +63,7 @@ def signals(task: Task, epochs: int) -> dict[str, list[np.ndarray]]:
     for images in IMAGES:
         few = [blurred(accuracy, images, rng) for _ in range(DRAWS)]
         found[f"accuracy of {images}"] = few
-        found[f"{BOTH}, {images}"] = [standard(each) + standard(loss) for each in few]
+        found[f"{BOTH}, {images}"] = [standardised(each) + standardised(loss) for each in few]
     return found
 
 
@@ -75,11 +75,18 @@ def by_seed(task: Task, epochs: int) -> dict[str, np.ndarray]:
     }
 
 
-def table(tasks: Sequence[Task]) -> str:
+Found = dict[int, list[dict[str, np.ndarray]]]
+
+
+def judge_all(tasks: Sequence[Task]) -> Found:
+    """Number of epochs -> `by_seed` of every set."""
+    return {n: [by_seed(task, n) for task in tasks] for n in EPOCHS}
+
+
+def table(found: Found) -> str:
     """All signals after all numbers of epochs."""
     heads = [f"{what}, {n}" for what in ("τ", "lost") for n in EPOCHS]
     lines = [f"| signal | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-    found = {n: [by_seed(task, n) for task in tasks] for n in EPOCHS}
     for name in found[EPOCHS[0]][0]:
         every = {n: np.mean([each[name].mean(axis=0) for each in found[n]], axis=0) for n in EPOCHS}
         cells = [f"{every[n][i]:.2f}" for i in (0, 1) for n in EPOCHS]
@@ -87,11 +94,10 @@ def table(tasks: Sequence[Task]) -> str:
     return "\n".join(lines)
 
 
-def gained(tasks: Sequence[Task]) -> str:
+def gained(found: Found) -> str:
     """What both gain over the accuracy alone: τ, and points that the first loses less."""
     heads = [f"{what}, {n}" for what in ("τ gained", "lost less") for n in EPOCHS]
     lines = [f"| images | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-    found = {n: [by_seed(task, n) for task in tasks] for n in EPOCHS}
     for images in IMAGES:
         cells = []
         for column, sign in ((0, 1), (1, -1)):
@@ -108,11 +114,11 @@ def main(argv: list[str]) -> None:
     """Print the tables."""
     del argv
     print(json.dumps(facts.describe(), default=str))
-    pools = {pool: read_tasks(HEAD, pool, RATES[pool], large=True) for pool in POOLS}
-    for tasks, title in zip(pools.values(), ("Embedded", "Published"), strict=True):
-        print(f"\n### {title}: {len(tasks)} sets\n\n{table(tasks)}")
-    every = [task for tasks in pools.values() for task in tasks]
-    print(f"\n### Both against the accuracy: {len(every)} sets\n\n{gained(every)}")
+    pools = [judge_all(read_tasks(HEAD, pool, RATES[pool], large=True)) for pool in POOLS]
+    every = {n: [each for found in pools for each in found[n]] for n in EPOCHS}
+    for found, title in zip(pools, ("Embedded", "Published"), strict=True):
+        print(f"\n### {title}: {len(found[1])} sets\n\n{table(found)}")
+    print(f"\n### Both against the accuracy: {len(every[1])} sets\n\n{gained(every)}")
 
 
 if __name__ == "__main__":

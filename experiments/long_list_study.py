@@ -18,8 +18,8 @@ Without a budget:
 k is the largest number whose mean seconds are at most the product's, and two at least. Within a
 budget, a share of the seconds of the race over all without its finish: in which order models have
 their turns, and whether they race or train all epochs one after another. Looking takes a third of
-the budget at most; what is not looked at by then counts as in the middle of a recall, and comes
-last by LogME.
+the budget at most; what is not looked at by then is ranked without its features in a recall, and
+comes last by LogME.
 
 Lost: points of the kept model against the best by full fine-tuning, mean over seeds, with 95 %
 bootstraps over sets, and over seeds in each. Seconds are CPU seconds on one worker: of a first run,

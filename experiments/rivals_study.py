@@ -46,6 +46,7 @@ from absl import app
 from experiments.finish_study import interval
 from experiments.shortlist_study import HEAD, RATES
 from experiments.tasks import POOLS, Task, data_of, family, read_tasks
+from ncap_jax.predictor.accuracy_and_loss import standardised
 from ncap_jax.predictor.static_prior import static_prior
 from ncap_jax.run import facts
 from ncap_jax.selection import metrics
@@ -133,15 +134,9 @@ def combined(other: Signal, epochs: int) -> Signal:
     """The accuracy and what is known before training, whose weight falls with the epochs."""
 
     def signal(task: Task, pool: Sequence[Task]) -> np.ndarray:
-        return standard(accuracy(epochs)(task, pool)) + standard(other(task, pool)) / epochs
+        return standardised(accuracy(epochs)(task, pool)) + standardised(other(task, pool)) / epochs
 
     return signal
-
-
-def standard(rows: np.ndarray) -> np.ndarray:
-    """Each row with mean 0 and standard deviation 1; equal values are all 0."""
-    spread = rows.std(axis=1, keepdims=True)
-    return (rows - rows.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
 
 
 SIGNALS: Mapping[str, Signal] = {

@@ -105,6 +105,7 @@ def outcomes(task: Task, epochs: int, priors: growth.Priors) -> Iterator[Outcome
 
 
 Found = dict[str, list[Outcome]]
+Priors = Mapping[str, growth.Priors]  # by the source that is left out
 HEADER = [
     "| pool, epochs | covered | size | regret stated | lost | r | within stated | true | 95 % |",
     "|---" * 9 + "|",
@@ -126,7 +127,7 @@ def row(found: Sequence[Sequence[Outcome]], name: str) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def table(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+def table(tasks: Sequence[Task], priors: Priors) -> str:
     """All epochs and pools, then the sets after three epochs."""
     lines = HEADER[:]
     found = {
@@ -140,12 +141,24 @@ def table(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
     return "\n".join(lines)
 
 
-def differences(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+def all_outcomes(tasks: Sequence[Task], epochs: int, priors: Priors) -> list[list[Outcome]]:
+    """Of every set that has some, a row of seeds each."""
+    found = [list(outcomes(task, epochs, priors[data_of(task.name)])) for task in tasks]
+    return [rows for rows in found if rows]
+
+
+def mean_outcome(tasks: Sequence[Task], epochs: int, priors: Priors) -> Outcome:
+    """Mean over sets of means over seeds."""
+    found = all_outcomes(tasks, epochs, priors)
+    return Outcome(*np.mean([np.mean(rows, axis=0) for rows in found], axis=0).tolist())
+
+
+def differences(tasks: Sequence[Task], priors: Priors) -> str:
     """By how much more is stated than lost, over all sets."""
     lines = ["| epochs | stated | lost | stated - lost |", "|---" * 4 + "|"]
     for n in EPOCHS:
-        found = [list(outcomes(task, n, priors[data_of(task.name)])) for task in tasks]
-        values = [[np.array([getattr(o, w) for o in rows]) for rows in found if rows] for w in SAID]
+        found = all_outcomes(tasks, n, priors)
+        values = [[np.array([getattr(o, w) for o in rows]) for rows in found] for w in SAID]
         more = [stated - lost for stated, lost in zip(*values, strict=True)]
         cells = map(interval, (*values, more))
         lines.append(f"| {n} | {' | '.join(cells)} |")
@@ -161,17 +174,16 @@ def normals(predictions: Sequence[Prediction], seed: int | Sequence[int]) -> np.
     return mean + spread * np.random.default_rng(seed).standard_normal(size)
 
 
-def as_normals(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+def as_normals(tasks: Sequence[Task], priors: Priors) -> str:
     """The rows over all sets, of normal samples."""
     lines = HEADER[:]
     with mock.patch.object(contest, "samples", normals):
         for n in EPOCHS:
-            found = [list(outcomes(task, n, priors[data_of(task.name)])) for task in tasks]
-            lines.append(row([rows for rows in found if rows], f"all, {n}, normals"))
+            lines.append(row(all_outcomes(tasks, n, priors), f"all, {n}, normals"))
     return "\n".join(lines)
 
 
-def by_share(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+def by_share(tasks: Sequence[Task], priors: Priors) -> str:
     """How often shortlists hold that cover other shares of the samples, and their sizes."""
     lines = [
         f"| samples covered | {' | '.join(map(str, EPOCHS))} |",
@@ -180,33 +192,27 @@ def by_share(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
     cover = shortlist.smallest_cover
     for share in SHARES:
         with mock.patch.object(shortlist, "smallest_cover", partial(cover, covered=share)):
-            cells = []
-            for n in EPOCHS:
-                found = [list(outcomes(task, n, priors[data_of(task.name)])) for task in tasks]
-                covered, size = np.mean([np.mean(rows, axis=0) for rows in found if rows], 0)[:2]
-                cells.append(f"{100 * covered:.0f} %, {size:.1f}")
+            means = [mean_outcome(tasks, n, priors) for n in EPOCHS]
+            cells = [f"{100 * mean.covered:.0f} %, {mean.size:.1f}" for mean in means]
             lines.append(f"| {100 * share:.0f} % | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def by_width(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+def by_width(tasks: Sequence[Task], priors: Priors) -> str:
     """How often shortlists hold, and by how much more is stated than lost, for other normals."""
     lines = [
         f"| own_std / own | {' | '.join(map(str, EPOCHS))} |",
         "|---" * (1 + len(EPOCHS)) + "|",
     ]
     for width in (1.0, growth.QUARTILES, growth.HEAVY):
-        cells = []
         with mock.patch.object(growth, "QUARTILES", width):
-            for n in EPOCHS:
-                found = [list(outcomes(task, n, priors[data_of(task.name)])) for task in tasks]
-                mean = Outcome(*np.mean([np.mean(rows, axis=0) for rows in found if rows], 0))
-                cells.append(f"{100 * mean.covered:.0f} %, {mean.stated - mean.lost:+.2f}")
+            means = [mean_outcome(tasks, n, priors) for n in EPOCHS]
+        cells = [f"{100 * m.covered:.0f} %, {m.stated - m.lost:+.2f}" for m in means]
         lines.append(f"| {width:.2f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def accuracy_intervals(tasks: Sequence[Task], priors: Mapping[str, growth.Priors]) -> str:
+def accuracy_intervals(tasks: Sequence[Task], priors: Priors) -> str:
     """How often accuracies end inside their 95 % interval, each source left out in turn."""
     places = (*POOLS, "birds525_genuine")
     lines = [

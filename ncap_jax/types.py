@@ -274,7 +274,7 @@ class Prediction:
 
     @property
     def spread(self) -> float:
-        """What decides who is better; what all models share decides nothing."""
+        """The standard deviation that decides who is better; what all share decides nothing."""
         return self.std if math.isnan(self.own_std) else self.own_std
 
 

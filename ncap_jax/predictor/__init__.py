@@ -28,6 +28,7 @@ from ncap_jax.predictor import (
 from ncap_jax.predictor.base import Predictor
 from ncap_jax.predictor.calibration import accuracies
 from ncap_jax.predictor.ridge import ridge
+from ncap_jax.predictor.validation_size import FEW
 
 __all__ = ["DEFAULT_PREDICTORS", "PREDICTORS", "Predictor", "accuracies", "get"]
 
@@ -45,8 +46,8 @@ _ALL = (
     Predictor(
         "last_validation_accuracy",
         accuracy_and_loss.where_images_are_few(last_seen.predict),
-        "validation accuracy of the last epoch, of fewer than 50 images together with the training "
-        "loss, plus the growth expected until the end",
+        "validation accuracy of the last epoch, plus the growth expected until the end; with fewer "
+        f"than {FEW} validation images, the training loss counts as well",
         scores_only=True,
         link=last_seen.logit_link,
     ),

@@ -2,8 +2,8 @@
 
 The accuracy of m images is blurred by luck, the training loss needs none of them. Below `FEW`
 images both together order models better (experiments/few_images_study.py,
-docs/results/few-images.md). Of the models of a pool that have as many epochs, with accuracies p and
-training losses l after the last one,
+docs/results/few-images.md). Let p be the accuracies, and l the training losses, of a pool's models
+with the same number of epochs, after the last one. Then
 
     score_i = mean p + s · (z(p)_i + z(−l)_i) / 2                                          (V2)
 
@@ -23,7 +23,7 @@ from ncap_jax.predictor.validation_score import counted_images, difference_error
 from ncap_jax.predictor.validation_size import FEW
 from ncap_jax.types import Prediction, Trajectory
 
-_FLAG = "the training loss counts as much as the accuracy of so few images"
+_FLAG = "with so few validation images the training loss counts as much as the accuracy"
 
 
 def where_images_are_few(accuracies: PoolFunction) -> PoolFunction:
@@ -50,7 +50,7 @@ def where_images_are_few(accuracies: PoolFunction) -> PoolFunction:
 def _together(
     pool: Sequence[Trajectory], plain: Sequence[Prediction], images: int
 ) -> list[Prediction]:
-    """Equation (V2) for models of as many epochs."""
+    """Equation (V2) for models with the same number of epochs."""
     accuracy = np.array([p.mean for p in plain])
     loss = np.array([trained_series(t, "train_loss")[-1] if t.epochs else np.nan for t in pool])
     known = np.isfinite(accuracy) & np.isfinite(loss)
@@ -58,15 +58,15 @@ def _together(
         return list(plain)
     middle = float(accuracy[known].mean())
     scale = accuracy[known].std() or difference_error(middle, middle, images)
-    scores = middle + scale * (_standard(accuracy[known]) + _standard(-loss[known])) / 2  # (V2)
-    found = iter(scores.tolist())
+    both = standardised(accuracy[known]) + standardised(-loss[known])
+    scores = iter((middle + scale * both / 2).tolist())  # (V2)
     return [
-        Prediction(next(found), flag=_FLAG) if both else answer
-        for both, answer in zip(known, plain, strict=True)
+        Prediction(next(scores), flag=_FLAG) if compared else answer
+        for compared, answer in zip(known, plain, strict=True)
     ]
 
 
-def _standard(values: np.ndarray) -> np.ndarray:
-    """Mean 0 and standard deviation 1; equal values are all 0."""
-    spread = values.std()
-    return (values - values.mean()) / (spread if spread > 0 else 1.0)
+def standardised(values: np.ndarray) -> np.ndarray:
+    """(..., models), with mean 0 and standard deviation 1 over models; equal values are all 0."""
+    spread = values.std(axis=-1, keepdims=True)
+    return (values - values.mean(axis=-1, keepdims=True)) / np.where(spread > 0, spread, 1.0)

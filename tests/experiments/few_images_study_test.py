@@ -35,16 +35,17 @@ def test_the_loss_needs_no_images():
     assert len(found["accuracy of 20"]) == len(found["both, 20"]) == study.DRAWS
 
 
-def test_the_committed_table_is_the_studys():
-    tasks = read_tasks(HEAD, "embedded", RATES["embedded"], large=True)
-    lines = study.table(tasks).splitlines()
-    assert lines == committed("few_images_study")[: len(lines)]
+def test_the_committed_tables_are_the_studys():
+    pools = [study.judge_all(read_tasks(HEAD, pool, RATES[pool], large=True)) for pool in POOLS]
+    every = {n: [each for found in pools for each in found[n]] for n in study.EPOCHS}
+    lines = [line for found in pools for line in study.table(found).splitlines()]
+    assert [*lines, *study.gained(every).splitlines()] == committed("few_images_study")
 
 
 def test_what_both_gain_is_the_difference_of_the_tables_rows():
-    tasks = read_tasks(HEAD, "embedded", RATES["embedded"])[:1]
-    rows = {x.split("|")[1].strip(): x.split("|")[2:-1] for x in study.table(tasks).splitlines()}
-    first = study.gained(tasks).splitlines()[2].split("|")[1:-1]
+    found = study.judge_all(read_tasks(HEAD, "embedded", RATES["embedded"])[:1])
+    rows = {x.split("|")[1].strip(): x.split("|")[2:-1] for x in study.table(found).splitlines()}
+    first = study.gained(found).splitlines()[2].split("|")[1:-1]
     assert first[0].strip() == "20"
     for i, sign in ((0, 1), (len(study.EPOCHS), -1)):
         difference = sign * (float(rows["both, 20"][i]) - float(rows["accuracy of 20"][i]))

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import rivals_study as study
 from experiments.tasks import Task, read_tasks
+from ncap_jax.predictor.accuracy_and_loss import standardised
 from tests.support.pool import make_pool
 from tests.support.tables import committed, without_intervals
 
@@ -36,12 +37,12 @@ def test_a_seed_is_judged_by_the_others():
 
 def test_the_list_counts_less_with_every_epoch():
     pool = [DIGITS, BIRDS]
-    listed = study.standard(study.static_list(DIGITS, pool))
+    listed = standardised(study.static_list(DIGITS, pool))
     for n in (1, 4):
-        seen = study.standard(study.accuracy(n)(DIGITS, pool))
+        seen = standardised(study.accuracy(n)(DIGITS, pool))
         both = study.combined(study.static_list, n)(DIGITS, pool)
         np.testing.assert_allclose(both - seen, listed / n)
-    np.testing.assert_array_equal(study.standard(np.ones((2, 3))), np.zeros((2, 3)))
+    np.testing.assert_array_equal(standardised(np.ones((2, 3))), np.zeros((2, 3)))
 
 
 def test_what_a_user_knows_before_training():

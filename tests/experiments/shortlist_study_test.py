@@ -11,6 +11,13 @@ from ncap_jax.types import Prediction
 from tests.support.tables import committed
 
 
+@pytest.fixture(scope="module")
+def digits():
+    """One set, and the constants from the sets of other sources."""
+    (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
+    return task, {"digits": growth_priors("digits")}
+
+
 def test_one_pool_is_judged_by_its_truth():
     """The second is truly the best, the first two points below it, and both are on the list."""
     predictions = [Prediction(m, 0.1, own_std=0.05) for m in (0.50, 0.60, 0.58)]
@@ -29,10 +36,9 @@ def test_a_certain_and_wrong_choice_is_not_covered():
     assert found.lost == pytest.approx(10.0)
 
 
-def test_a_row_is_that_of_the_table():
-    """One set, with the constants from the sets of other sources."""
-    (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
-    rows = list(study.outcomes(task, 3, growth_priors("digits")))
+def test_a_row_is_that_of_the_table(digits):
+    task, priors = digits
+    rows = list(study.outcomes(task, 3, priors["digits"]))
     assert study.row([rows], "digits_embedded, 3") in committed("shortlist_study")
 
 
@@ -51,22 +57,21 @@ def test_differences_are_means_over_sets_of_means_over_seeds(monkeypatch):
     assert " | 0.00 [0.00, 0.00] | 3.50 [" in first
 
 
-def test_normals_are_drawn_in_the_study_alone():
+def test_normals_are_drawn_in_the_study_alone(digits):
     predictions = [Prediction(0.97, 0.1, own_std=0.05), Prediction(0.90, 0.1, own_std=0.02)]
     drawn = study.normals(predictions, seed=0)
     assert drawn.max() > 1.0
     assert np.mean(drawn, axis=0) == pytest.approx([0.97, 0.90], abs=0.002)
     assert np.std(drawn, axis=0) == pytest.approx([0.05, 0.02], rel=0.03)
-    (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
+    task, priors = digits
     before = study.contest.samples
-    said = study.as_normals([task], {"digits": growth_priors("digits")})
+    said = study.as_normals([task], priors)
     assert study.contest.samples is before
     assert said.count(", normals |") == len(study.EPOCHS)
 
 
-def test_more_samples_covered_make_longer_lists():
-    (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
-    priors = {"digits": growth_priors("digits")}
+def test_more_samples_covered_make_longer_lists(digits):
+    task, priors = digits
     lines = study.by_share([task], priors).splitlines()[2:]
     sizes = [float(line.split("|")[2].split(",")[1]) for line in lines]
     assert sizes == sorted(sizes)
@@ -75,12 +80,11 @@ def test_more_samples_covered_make_longer_lists():
     assert lines[1].split("|")[2].split(", ")[1].strip() == product[3].strip()
 
 
-def test_wider_normals_state_more_regret():
-    (task,) = [t for t in read_tasks("linear", large=True) if t.name == "digits_embedded"]
-    priors = {"digits": growth_priors("digits")}
+def test_wider_normals_state_more_regret(digits):
+    task, priors = digits
     lines = study.by_width([task], priors).splitlines()[2:]
     after_one = [float(line.split("|")[2].split(",")[1]) for line in lines]
     assert after_one == sorted(after_one)
     assert after_one[0] < after_one[-1]
-    one = study.Outcome(*np.mean(list(study.outcomes(task, 1, priors["digits"])), axis=0))
+    one = study.mean_outcome([task], 1, priors)
     assert after_one[1] == pytest.approx(one.stated - one.lost, abs=0.005)
