@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,7 +171,9 @@ def test_features_that_tell_nothing_are_a_failure(monkeypatch):
 
 def test_when_time_is_over_the_rest_is_ranked_without_features(features, monkeypatch):
     clock = iter([0.0, 0.0, 0.0, 5.0, 99.0, 99.0, 99.0])  # of the first model's look: five seconds
-    monkeypatch.setattr(recall.time, "monotonic", lambda: next(clock))
+    # The modules' own clock: threads of other tests may read that of the process.
+    for module in (recall, looking):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     said: list[str] = []
     found = decide(job(recall_seconds=3.0), said.append, None)
     assert features.seen == ["toy_1"]
