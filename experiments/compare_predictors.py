@@ -38,6 +38,7 @@ from experiments.tasks import (
     data_of,
     growth_priors,
     methods,
+    priors_without_each,
     rate_of,
     read_tasks,
 )
@@ -280,8 +281,9 @@ def compare(figures: bool, pool: str = "embedded") -> None:
         + architecture_table(read_tasks("probe", pool))
         + "\n"
     )
-    sets = {data_of(task.name) for known in POOLS for task in read_tasks("probe", known)}
-    priors = {name: growth_priors(name) for name in sorted(sets)}
+    priors = priors_without_each(
+        task.name for known in POOLS for task in read_tasks("probe", known)
+    )
     print("What is still gained after the last epoch:\n\n" + growth_table(priors) + "\n")
     print("Order of pairs, stated and right:\n\n" + pairs_table(priors, pool) + "\n")
     taus: dict[str, dict[str, list[float]]] = {}

@@ -22,7 +22,6 @@ from experiments.tasks import (
     Rate,
     data_of,
     early_run,
-    growth_priors,
     known_rates,
     pool_files,
     rate_of,
@@ -274,9 +273,3 @@ def chances_of_choice(top: int, models: int) -> np.ndarray:
     """(models,): chance that the r-th best model is the best of `top` drawn at random."""
     whole = math.comb(models, top)
     return np.array([math.comb(models - r - 1, top - 1) / whole for r in range(models)])
-
-
-def priors_without(sets: Sequence[Recorded]) -> dict[str, growth.Priors]:
-    """Source -> the constants from all others."""
-    names = sorted({data_of(runs.name) for runs in sets})
-    return {name: growth_priors(name) for name in names}

@@ -32,7 +32,7 @@ from absl import app
 
 from experiments import finish_replay as replay
 from experiments.finish_replay import Recorded, Way
-from experiments.tasks import POOLS, data_of
+from experiments.tasks import POOLS, data_of, priors_without_each
 from ncap_jax.options import STRATEGIES
 from ncap_jax.predictor import growth
 from ncap_jax.run import facts
@@ -258,7 +258,7 @@ def main(argv: list[str]) -> None:
     del argv
     pools = {pool: replay.read_pool(pool) for pool in POOLS}
     sets = [runs for part in pools.values() for runs in part]
-    priors = replay.priors_without(sets)
+    priors = priors_without_each(runs.name for runs in sets)
     names = [runs.name for runs in sets]
     found = everything(pools, priors)
     print(f"{json.dumps(facts.describe(), default=str)}\n")

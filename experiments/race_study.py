@@ -41,7 +41,7 @@ from experiments import finish_replay as replay
 from experiments import finish_study as study
 from experiments import shortlist_study
 from experiments.finish_replay import Recorded, Way
-from experiments.tasks import POOLS, data_of
+from experiments.tasks import POOLS, data_of, priors_without_each
 from ncap_jax import predictor as predictors
 from ncap_jax.predictor import common_scale
 from ncap_jax.predictor.base import truncate
@@ -225,7 +225,7 @@ def main(argv: list[str]) -> None:
     """Print the tables."""
     del argv
     sets = [runs for pool in POOLS for runs in replay.read_pool(pool, large=True)]
-    priors = replay.priors_without(sets)
+    priors = priors_without_each(runs.name for runs in sets)
     names = [runs.name for runs in sets]
     found = {name: replay_all(way, sets, priors) for name, way in WAYS.items()}
     print(f"{json.dumps(facts.describe(), default=str)}\n")

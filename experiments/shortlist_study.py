@@ -42,7 +42,7 @@ from absl import app
 from scipy.stats import t as student
 
 from experiments.finish_study import interval
-from experiments.tasks import POOLS, Rate, Task, data_of, growth_priors, read_tasks
+from experiments.tasks import POOLS, Rate, Task, data_of, priors_without_each, read_tasks
 from ncap_jax import predictor as predictors
 from ncap_jax.options import Head
 from ncap_jax.predictor import growth
@@ -244,8 +244,7 @@ def main(argv: list[str]) -> None:
     """Print the table."""
     del argv
     tasks = [task for pool in POOLS for task in read_tasks(HEAD, pool, RATES[pool], large=True)]
-    sources = sorted({data_of(task.name) for task in tasks})
-    priors = {name: growth_priors(name) for name in sources}
+    priors = priors_without_each(task.name for task in tasks)
     print(f"{json.dumps(facts.describe(), default=str)}\n\n{table(tasks, priors)}\n")
     print(f"{differences(tasks, priors)}\n\n{as_normals(tasks, priors)}\n")
     print(f"{by_share(tasks, priors)}\n\n{by_width(tasks, priors)}\n")

@@ -8,7 +8,7 @@ import itertools
 import math
 import pathlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -188,6 +188,11 @@ def growth_priors(without: str | None = None) -> growth.Priors:
                 pools += known.pools
                 finals += [known.truth.tolist()] * len(known.pools)
     return growth.fit(pools, finals)
+
+
+def priors_without_each(sets: Iterable[str]) -> dict[str, growth.Priors]:
+    """Source of some sets -> `growth_priors` without it; of several sets of a source one."""
+    return {name: growth_priors(name) for name in sorted({data_of(each) for each in sets})}
 
 
 def rate_of(pool: str) -> Rate:

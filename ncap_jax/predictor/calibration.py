@@ -15,7 +15,8 @@ own records:
 2. Growth. Accuracy still rises after the last epoch: every model gains what its pool is expected
    to gain, and its lead over the pool's mean shrinks, equations (G1) and (G2) of
    `ncap_jax.predictor.growth`; both keep the order too. How far a lead is trusted depends on the
-   number of validation images, (G3).
+   number of validation images, (G3). Where they are few, accuracies and leads are drawn in, (V3) of
+   `ncap_jax.predictor.validation_size`.
 3. Uncertainty. About which model is better: the scale of (G2), where σ takes the place of the luck
    with the validation images if it is more, because it contains it. About the accuracy: the error
    of the gain too, which all models share, so that it decides nothing between them:
@@ -40,6 +41,7 @@ from scipy.special import expit
 
 from ncap_jax.predictor import growth
 from ncap_jax.predictor.base import Predictor, no_prediction, trained_series, truncate
+from ncap_jax.predictor.validation_size import are_few, by_laplace
 from ncap_jax.types import Prediction, Trajectory
 
 # Below this many records the noise of the relation is a guess.
@@ -57,9 +59,12 @@ class Relation(NamedTuple):
 
 
 def _score_history(
-    predictor: Predictor, trajectories: Sequence[Trajectory]
+    predictor: Predictor, trajectories: Sequence[Trajectory], images: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """link(score), logit accuracy and epoch of every model after every epoch, (N,) each."""
+    """link(score), logit accuracy and epoch of every model after every epoch, (N,) each.
+
+    Of few images the accuracy is that of Laplace's rule (V3).
+    """
     scores, accuracies, epochs = [], [], []
     longest = max((t.epochs for t in trajectories), default=0)
     for epoch in range(predictor.min_epochs, longest + 1):
@@ -71,7 +76,10 @@ def _score_history(
                 scores.append(predictor.link(prediction.mean))
                 accuracies.append(accuracy[epoch - 1])
                 epochs.append(epoch)
-    return np.array(scores), growth.clipped_logit(np.array(accuracies)), np.array(epochs)
+    seen = np.array(accuracies)
+    if images and are_few(images):
+        seen = by_laplace(seen, images)
+    return np.array(scores), growth.clipped_logit(seen), np.array(epochs)
 
 
 def fit_relation(x: np.ndarray, z: np.ndarray, epoch: np.ndarray) -> Relation | None:
@@ -142,12 +150,15 @@ def _outlook(
     level = float(curve[-1]) if curve.size else 0.0
     rise = float(curve[-1] - curve[0]) if curve.size else 0.0
     luck = growth.image_noise(_last_accuracies(pool), images)
-    apart = float(np.sqrt(seen.narrowed)) * growth.without_luck(seen.variance, luck)
+    signal = growth.without_luck(seen.variance, luck)
+    apart = float(np.sqrt(seen.narrowed)) * signal
     left = float(np.exp(-prior.shrink * gain))  # of a lead (G2)
-    doubt = left * np.sqrt(max(seen.noise**2, luck))
+    trusted = signal**2 / seen.variance if are_few(images) and seen.variance else 1.0  # (V3)
+    doubt = left * np.sqrt(trusted * max(seen.noise**2, luck))
     own = float(np.hypot(doubt, growth.scatter(prior, gain, rise, apart)))
     error = growth.gain_error(prior, gain, rise, level)
-    return Outlook(gain, left, own, float(np.hypot(growth.HEAVY * own, error)))  # (C2)
+    std = float(np.hypot(growth.HEAVY * own, error))  # (C2)
+    return Outlook(gain, left * trusted, own, std)
 
 
 class _Seen(NamedTuple):
@@ -213,7 +224,7 @@ def _calibrated(
     narrowed: float,
 ) -> list[Prediction]:
     """The three steps of calibration."""
-    relation = fit_relation(*_score_history(predictor, pool))
+    relation = fit_relation(*_score_history(predictor, pool, images))
     if relation is None:
         return [_last_seen(t, score) for t, score in zip(pool, scores, strict=True)]
     links = [predictor.link(s.mean) if np.isfinite(s.mean) else np.nan for s in scores]

@@ -27,8 +27,8 @@ variance v (binomial, first order). Of s² it leaves S² to the models:
 
 with p_i by Laplace's rule, (m p + 1) / (m + 2), and held like the logits. Many images: v = 0 and
 S = s. The half keeps a pool that differs by no more than luck from counting as equal for certain. A
-lead is not drawn in by the share of luck in it: the order would stay, and a pool that has hardly
-begun to rise differs far more at its end than its leads say.
+lead is not drawn in by the share of luck in it unless images are few (V3): the order would stay,
+and a pool that has hardly begun to rise differs far more at its end than its leads say.
 
 (G1) misses by a share r of what it says, and by the more the less of the climb has been seen: a
 pool that has hardly risen can end anywhere.
@@ -61,6 +61,7 @@ from scipy.stats import t as student
 
 from ncap_jax import errors
 from ncap_jax.options import Head
+from ncap_jax.predictor.validation_size import by_laplace
 from ncap_jax.types import Trajectory
 
 # Accuracies are held this far from 0 and 1 before the logit: one wrong in two hundred.
@@ -168,7 +169,7 @@ def image_noise(accuracies: np.ndarray, images: int | None) -> float:
     """
     if not images:
         return 0.0
-    share = np.clip((images * accuracies + 1) / (images + 2), EDGE, 1.0 - EDGE)
+    share = np.clip(by_laplace(accuracies, images), EDGE, 1.0 - EDGE)
     return float(np.mean(1 / (images * share * (1 - share))))
 
 

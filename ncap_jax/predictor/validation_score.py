@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ncap_jax import errors
+from ncap_jax.predictor.validation_size import by_laplace
 from ncap_jax.types import ClassCounts, EpochRecord, Trajectory
 
 if TYPE_CHECKING:
@@ -138,8 +139,8 @@ def difference_error(one: float, other: float, images: int) -> float:
         other: likewise.
         images: how many the scores are as sure as, at least 1.
     """
-    shares = [(images * score + 1) / (images + 2) for score in (one, other)]
-    return math.sqrt(sum(share * (1 - share) for share in shares) / images)  # (S5)
+    shares = by_laplace(np.array([one, other]), images)
+    return math.sqrt(float(np.sum(shares * (1 - shares))) / images)  # (S5)
 
 
 class Constant(NamedTuple):

@@ -4,10 +4,20 @@ An accuracy of k of m images says of the accuracy p on all images, every p as li
 
     mean = (k + 1) / (m + 2),   variance = mean (1 − mean) / (m + 3)                       (V1)
 
-(Laplace's rule of succession; the beta posterior). The growth law counts the luck with the images
-in its spread, (G3), but was fitted where they were hundreds. Below `FEW` images a predicted
-accuracy is drawn in by (V1) with k = m · prediction, and the variance added. All models are drawn
-in alike, which keeps their order. From `FEW` on the predictions stay as they are.
+(Laplace's rule of succession; the beta posterior). Below `FEW` images a predicted accuracy whose
+method knows nothing of the images is drawn in by (V1) with k = m · prediction, and the variance
+added.
+
+Calibrated predictions (`ncap_jax.predictor.calibration`) count the luck with the images already, in
+their spread, (G3). But the growth law was fitted where images were hundreds, and trusts leads
+whole. Below `FEW` accuracies p of m images therefore enter by Laplace's rule, and of a lead x and
+of the luck v in it the share is left that is not luck by (G3), an empirical Bayes estimate:
+
+    z = logit((m p + 1) / (m + 2)),   x → ρ x,   v → ρ v,   ρ = S² / s²                    (V3)
+
+Both draw all models in alike, which keeps their order. From `FEW` on predictions stay as they are.
+How well the chances and losses that follow hold: experiments/few_images_study.py,
+docs/results/few-images.md.
 """
 
 from __future__ import annotations
@@ -15,12 +25,25 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
+
 from ncap_jax.types import Prediction
 
 # With fewer images the standard error of an accuracy exceeds 7 points (at 50 %), more than lies
 # between most models of a pool.
 FEW = 50
-_CHANGED = "the prediction is drawn towards 50 %"
+_DRAWN_IN = "so the prediction is drawn towards 50 %"
+_COUNTED = "so leads over the other models are trusted less"
+
+
+def are_few(images: int | None) -> bool:
+    """Whether there are fewer than `FEW`; None or 0: not known, which counts as many."""
+    return 0 < (images or 0) < FEW
+
+
+def by_laplace(accuracies: np.ndarray, images: int) -> np.ndarray:
+    """The mean of (V1) for accuracies in [0, 1] of so many images, shape as given."""
+    return (images * accuracies + 1) / (images + 2)
 
 
 def doubt(images: int | None, count: int | None = None) -> str:
@@ -31,7 +54,7 @@ def doubt(images: int | None, count: int | None = None) -> str:
         count: how many there are, where classes count alike and `images` is how many they are worth
             (`ncap_jax.predictor.validation_score.effective_images`); None: the same.
     """
-    if not images or images >= FEW:
+    if not images or not are_few(images):
         return ""
     error = 100 * math.sqrt(0.25 / images)
     only = f"{images} validation image{'s' if images > 1 else ''} only"
@@ -45,23 +68,26 @@ def drawn_in(prediction: Prediction, images: int | None, count: int | None = Non
     """A predicted accuracy with what so few images leave open (V1), flagged.
 
     Args:
-        prediction: of an accuracy; one that is not finite is returned as it is.
+        prediction: of an accuracy; one that is not finite is returned as it is. One that states its
+            own part of the uncertainty is calibrated and has (V3) already: it is flagged alone.
         images: size of the validation part; None: unknown.
         count: see `doubt`.
     """
     reason = doubt(images, count)
     if not images or not reason or not math.isfinite(prediction.mean):
         return prediction
-    mean = (images * prediction.mean + 1) / (images + 2)  # (V1)
+    if not math.isnan(prediction.own_std):
+        return _flagged(prediction, f"{reason}, {_COUNTED}")
+    mean = float(by_laplace(np.asarray(prediction.mean), images))  # (V1)
     share = min(max(mean, 0.0), 1.0)  # a method may predict what no accuracy can be
     error = math.sqrt(share * (1 - share) / (images + 3))
-    return dataclasses.replace(
-        prediction,
-        mean=mean,
-        std=_added(prediction.std, error),
-        own_std=_added(prediction.spread, error),
-        flag="; ".join(filter(None, (prediction.flag, f"{reason}, so {_CHANGED}"))),
-    )
+    widened = dataclasses.replace(prediction, mean=mean, std=_added(prediction.std, error))
+    return _flagged(widened, f"{reason}, {_DRAWN_IN}")
+
+
+def _flagged(prediction: Prediction, reason: str) -> Prediction:
+    flag = "; ".join(filter(None, (prediction.flag, reason)))
+    return dataclasses.replace(prediction, flag=flag)
 
 
 def _added(std: float, error: float) -> float:

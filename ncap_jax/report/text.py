@@ -300,7 +300,10 @@ def rows_to_show(ranking: Ranking) -> tuple[Sequence[RankedModel], str]:
 
 
 def _too_few_images(ranking: Ranking) -> list[str]:
-    """A caution where the validation images cannot tell the first model from the second."""
+    """A caution where the validation images cannot tell the first model from the second.
+
+    Or where they tell that it is the worse one: a method may look at more than they do.
+    """
     count = ranking.info.num_validation
     rows = [row for row in ranking.models if row.rank is not None and math.isfinite(row.last_seen)]
     if not count or len(rows) < 2:
@@ -311,14 +314,25 @@ def _too_few_images(ranking: Ranking) -> list[str]:
     if metric != "accuracy":
         what, worth = "scores", effective_images(images, metric) or count
     error = difference_error(first.last_seen, second.last_seen, worth)
-    difference = abs(first.last_seen - second.last_seen)
+    lead = first.last_seen - second.last_seen
     splits = max(SPLITS, 2 * ranking.config.validation_splits)
-    if error <= COARSE or difference >= TOLD_APART * error:
+    if error <= COARSE or lead >= TOLD_APART * error:
         return []
+    one, other, apart = visible(first.name), visible(second.name), points(100 * abs(lead))
+    unsure = f"standard error up to {points(100 * error)}"
+    if -lead < TOLD_APART * error:
+        said = (
+            f"cannot tell {one} from {other}: their {what} differ by {apart}, which may be chance "
+            f"({unsure})"
+        )
+    else:
+        said = (
+            f"do not confirm that {one} is better than {other}: on them it is {apart} behind "
+            f"({unsure})"
+        )
     return [
-        f"{count} validation images cannot tell {visible(first.name)} from {visible(second.name)}: "
-        f"their {what} differ by {points(100 * difference)}, which may be chance (standard error "
-        f"up to {points(100 * error)}). Give more images, or rank with validation_splits={splits}"
+        f"{count} validation images {said}. Give more images, or rank with "
+        f"validation_splits={splits}"
     ]
 
 

@@ -116,7 +116,7 @@ def test_the_comparison_over_a_corpus(corpus, capsys, monkeypatch):
         assert f"| {name} |" in printed
     loss = tasks.methods("linear")["last_validation_loss"]
     known = tasks.read_tasks("linear")
-    priors = {tasks.data_of(t.name): tasks.growth_priors(tasks.data_of(t.name)) for t in known}
+    priors = tasks.priors_without_each(t.name for t in known)
     last = compare_predictors.evaluate(loss, known, 10, priors, known)
     assert last.tau.low <= last.tau.value <= last.tau.high
     assert last.tau.value > 0.8
@@ -192,7 +192,7 @@ def test_the_default_head_ranks_best():
 def priors() -> compare_predictors.Priors:
     """Growth learned from the other data sets of the committed corpus."""
     known = [task for pool in tasks.POOLS for task in tasks.read_tasks("probe", pool)]
-    return {name: tasks.growth_priors(name) for name in {tasks.data_of(t.name) for t in known}}
+    return tasks.priors_without_each(t.name for t in known)
 
 
 @pytest.mark.parametrize("head", HEADS)

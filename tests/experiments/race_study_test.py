@@ -8,7 +8,7 @@ import pytest
 
 from experiments import finish_replay as replay
 from experiments import finish_study, race_study
-from experiments.tasks import POOLS
+from experiments.tasks import POOLS, priors_without_each
 from ncap_jax.predictor import growth
 from tests.support.tables import committed, rows, without_intervals
 
@@ -61,7 +61,7 @@ def test_prices_of_epochs(sets):
 
 @pytest.mark.slow
 def test_what_is_stated_after_a_race_is_that_of_the_table(sets):
-    found = race_study.finalists_table(sets, replay.priors_without(sets))
+    found = race_study.finalists_table(sets, priors_without_each(runs.name for runs in sets))
     assert [line for line in rows(found) if line not in committed("race_study")] == []
 
 

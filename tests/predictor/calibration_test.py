@@ -9,9 +9,10 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from ncap_jax.predictor import PREDICTORS, growth
+from ncap_jax.predictor import PREDICTORS, growth, last_seen
 from ncap_jax.predictor.calibration import accuracies, fit_relation, logit_normal
 from ncap_jax.predictor.growth import EDGE
+from ncap_jax.predictor.validation_size import FEW
 from ncap_jax.types import ClassCounts, EpochRecord, Trajectory
 from tests.support.pool import make_pool, with_last
 
@@ -200,6 +201,49 @@ def test_the_fewer_images_the_less_sure():
     assert order[0] == order[1] == order[2]
     sure = [sum(a.own_std for a in answers) / len(pool) for answers in found]
     assert sure[0] < sure[1] < sure[2]
+
+
+def test_of_few_images_leads_are_drawn_in_by_the_share_of_luck_in_them():
+    """(V3) by hand, for the score that is the accuracy itself, in a pool that gains nothing."""
+    ends = (0.3, 0.5, 0.6, 0.8, 0.9)
+    pool = [curve(str(e), [0.1, 0.6 * e, 0.9 * e + 0.02, e], [1.0] * 4) for e in ends]
+    head, images = pool[0].head, 45
+    prior = growth.PRIORS[head]._replace(growth=0.0)
+    accuracy = dataclasses.replace(
+        PREDICTORS["last_seen"], scores_only=True, link=last_seen.logit_link
+    )
+    answers = accuracies(accuracy, pool, priors={head: prior}, images=images)
+
+    seen = np.array([t.series("validation_accuracy") for t in pool])
+    laplace = (images * seen + 1) / (images + 2)
+    plain, drawn = (logit(np.clip(p, EDGE, 1 - EDGE)) for p in (seen, laplace))
+    epochs = np.repeat([1, 2, 3], len(pool))
+    relation = fit_relation(plain[:, 1:].T.ravel(), drawn[:, 1:].T.ravel(), epochs)
+    lines = relation.level + relation.slope * plain[:, -1]
+    luck = np.mean(1 / (images * laplace[:, -1] * (1 - laplace[:, -1])))
+    signal = max(lines.var() - luck, lines.var() / 2)
+    trusted = signal / lines.var()
+    assert 0.5 < trusted < 0.9
+    start, level = plain.mean(axis=0)[[0, -1]].tolist()
+    apart = growth.scatter(prior, 0.0, level - start, np.sqrt(signal))
+    own = np.sqrt(trusted * max(relation.noise**2, luck) + apart**2)
+    std = np.hypot(growth.HEAVY * own, growth.gain_error(prior, 0.0, level - start, level))
+    for answer, line in zip(answers, lines.tolist(), strict=True):
+        end = lines.mean() + trusted * (line - lines.mean())
+        expected = logit_normal(float(end), float(std))
+        np.testing.assert_allclose([answer.mean, answer.std], expected[:2], rtol=1e-9)
+        np.testing.assert_allclose(answer.own_std, growth.QUARTILES * own * expected.slope)
+
+
+def test_of_many_images_leads_are_trusted_whole():
+    """From `FEW` on (V3) does nothing: a prediction changes with the luck of (G3) alone."""
+    pool = make_pool(epochs=3)
+    few, many = (accuracies(LOSS, pool, images=images) for images in (FEW - 1, FEW))
+    apart = [np.ptp([a.mean for a in answers]) for answers in (few, many)]
+    assert apart[0] < 0.9 * apart[1]
+    free = np.ptp([a.mean for a in accuracies(LOSS, pool)])
+    # The mean of a logit-normal moves a little with its spread.
+    assert apart[1] == pytest.approx(free, rel=0.05)
 
 
 def test_the_images_that_the_records_count_are_taken():

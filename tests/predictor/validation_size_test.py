@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from ncap_jax.predictor.validation_size import FEW, doubt, drawn_in
+from ncap_jax.predictor.validation_size import FEW, are_few, by_laplace, doubt, drawn_in
 from ncap_jax.types import Prediction
 
 
@@ -22,11 +23,28 @@ def test_without_other_uncertainty_it_is_the_beta_posterior(right, images):
 
 
 def test_uncertainties_add_and_flags_too():
-    found = drawn_in(Prediction(0.5, 0.3, "why", own_std=0.1), 13)
-    error = 0.25 / 16
-    np.testing.assert_allclose(found.std**2, 0.3**2 + error)
-    np.testing.assert_allclose(found.spread**2, 0.1**2 + error)
+    found = drawn_in(Prediction(0.5, 0.3, "why"), 13)
+    np.testing.assert_allclose(found.std**2, 0.3**2 + 0.25 / 16)
+    assert found.spread == found.std
     assert found.flag == f"why; {doubt(13)}, so the prediction is drawn towards 50 %"
+
+
+def test_what_counts_the_images_already_is_flagged_alone():
+    calibrated = Prediction(0.9, 0.3, "why", own_std=0.1)
+    found = drawn_in(calibrated, 13)
+    assert found.flag == f"why; {doubt(13)}, so leads over the other models are trusted less"
+    assert dataclasses.replace(found, flag="why") == calibrated
+
+
+@pytest.mark.parametrize(
+    ("images", "few"), [(None, False), (0, False), (1, True), (FEW - 1, True), (FEW, False)]
+)
+def test_how_many_are_few(images, few):
+    assert are_few(images) is few
+
+
+def test_by_laplaces_rule_none_and_all_right_are_not_certain():
+    np.testing.assert_allclose(by_laplace(np.array([0.0, 0.5, 1.0]), 8), [0.1, 0.5, 0.9])
 
 
 def test_the_order_stays():

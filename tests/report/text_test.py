@@ -245,6 +245,24 @@ def test_few_images_cannot_tell_the_first_from_the_second(accuracies, images, wo
     )
 
 
+@pytest.mark.parametrize(("behind", "confirmed"), [(0.11, "cannot tell"), (0.12, "do not confirm")])
+def test_images_that_speak_against_the_first_are_named(behind, confirmed):
+    ranking = rank_trajectories(make_pool(models=2), "x", info={"num_validation": 100})
+    first, second = (
+        dataclasses.replace(row, last_seen=accuracy)
+        for row, accuracy in zip(ranking.models, (0.5 - behind, 0.5))
+    )
+    lines = text.warnings(dataclasses.replace(ranking, models=(first, second)))
+    (found,) = (line for line in lines if line.startswith("100 validation images "))
+    assert found.startswith(f"100 validation images {confirmed} ")
+    if confirmed == "do not confirm":
+        assert found == (
+            f"100 validation images do not confirm that {first.name} is better than {second.name}: "
+            "on them it is 12 points behind (standard error up to 7 points). Give more images, or "
+            "rank with validation_splits=5"
+        )
+
+
 @pytest.mark.parametrize(("splits", "advised"), [(1, 5), (2, 5), (5, 10)])
 def test_more_splits_are_advised_than_there_were(splits, advised):
     config = RankConfig(validation_splits=splits, head="trainable_probe")

@@ -202,7 +202,7 @@ def test_a_run_says_first_that_its_validation_part_is_small(monkeypatch):
         ranking = ncap.rank_models(POOL[:1], few, STREAMED, show_progress=False)
     assert ranking.best.message.endswith(
         "1 validation image only: the standard error of an accuracy is up to 50 points, "
-        "so the prediction is drawn towards 50 %"
+        "so leads over the other models are trusted less"
     )
 
 

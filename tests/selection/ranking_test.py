@@ -369,8 +369,11 @@ def test_few_images_of_one_class_leave_a_score_by_class_open():
     accuracy = rank_trajectories(pool, "set", info=info)
     config = RankConfig(head="trainable_probe", metric="balanced_accuracy")
     balanced = rank_trajectories(pool, "set", config, info=info)
+    # 39 are few: leads are trusted less (V3), and say less about who is best.
+    for field in ("predicted_accuracy", "p_best"):
+        apart = [np.ptp([getattr(row, field) for row in r.models]) for r in (accuracy, balanced)]
+        assert apart[1] < 0.8 * apart[0]
     for before, after in zip(accuracy.models, balanced.models, strict=True):
-        assert after.std > 1.1 * before.std
         assert "validation image" not in before.message
         assert (
             "1000 validation images, worth 39 because classes count alike: the standard error of a "
