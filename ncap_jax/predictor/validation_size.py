@@ -24,10 +24,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ncap_jax.types import Prediction
+if TYPE_CHECKING:
+    from ncap_jax.types import Prediction
 
 # With fewer images the standard error of an accuracy exceeds 7 points (at 50 %), more than lies
 # between most models of a pool.
@@ -42,7 +44,12 @@ def are_few(images: int | None) -> bool:
 
 
 def by_laplace(accuracies: np.ndarray, images: int) -> np.ndarray:
-    """The mean of (V1) for accuracies in [0, 1] of so many images, shape as given."""
+    """The mean of (V1), shape as given.
+
+    Args:
+        accuracies: in [0, 1], of the validation images.
+        images: m, how many these are.
+    """
     return (images * accuracies + 1) / (images + 2)
 
 
