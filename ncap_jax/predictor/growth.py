@@ -290,5 +290,5 @@ PRIORS: Priors = {
     "trainable_probe": Prior(
         0.80, spread=0.61, own=0.11, shrink=0.57, scatter=1.07, unforeseen=2.19
     ),
-    "linear": Prior(0.63, spread=0.57, own=0.07, shrink=0.77, scatter=0.84, unforeseen=1.46),
+    "linear": Prior(0.64, spread=0.57, own=0.05, shrink=0.79, scatter=0.86, unforeseen=1.57),
 }
