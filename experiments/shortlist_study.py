@@ -12,7 +12,8 @@ Columns, means over sets of means over seeds:
 - covered: pools whose shortlist holds a model within a point of the best (stated: 90 %);
 - size: models on the shortlist;
 - regret stated, lost: what the first model is expected to cost, and what it costs, points;
-- r: correlation of the two over all pools;
+- r: correlation of the two over all pools, and over the sets' means over seeds, which have less of
+  the luck of a single run;
 - within stated, true: chance that the first model is within a point, and how often it is;
 - 95 %: models whose lead over the pool lies in its stated interval, by Student's t (G2).
 
@@ -107,21 +108,30 @@ def outcomes(task: Task, epochs: int, priors: growth.Priors) -> Iterator[Outcome
 Found = dict[str, list[Outcome]]
 Priors = Mapping[str, growth.Priors]  # by the source that is left out
 HEADER = [
-    "| pool, epochs | covered | size | regret stated | lost | r | within stated | true | 95 % |",
-    "|---" * 9 + "|",
+    "| pool, epochs | covered | size | regret stated | lost | r | r, sets | within stated | true "
+    "| 95 % |",
+    "|---" * 10 + "|",
 ]
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """NaN where one of the two does not vary, or has no more than two values."""
+    if one.size < 3 or not np.ptp(one) or not np.ptp(other):
+        return float("nan")
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def row(found: Sequence[Sequence[Outcome]], name: str) -> str:
     """One line of the table over some sets."""
-    means = np.mean([np.mean(rows, axis=0) for rows in found], axis=0)
+    sets = np.array([np.mean(rows, axis=0) for rows in found])
+    means = sets.mean(axis=0)
     every = np.array([one for rows in found for one in rows])
-    stated, lost = every[:, 2], every[:, 3]
-    r = np.corrcoef(stated, lost)[0, 1] if np.ptp(stated) and np.ptp(lost) else float("nan")
+    agree = [correlation(table[:, 2], table[:, 3]) for table in (every, sets)]
     cells = [
         f"{100 * means[0]:.0f} %",
         f"{means[1]:.1f}",
-        *(f"{value:.2f}" for value in (means[2], means[3], r)),
+        *(f"{value:.2f}" for value in (means[2], means[3])),
+        *(f"{r:.2f}" if np.isfinite(r) else "" for r in agree),
         *(f"{100 * value:.0f} %" for value in means[4:]),
     ]
     return f"| {name} | {' | '.join(cells)} |"
