@@ -7,7 +7,7 @@ with the constants of `ncap_jax.predictor.growth` fitted to the sets of other so
 forms of the gain (G1), c times
 
     epochs    the slope on ln(1 + epochs), the product's
-    steps     the slope on ln(1 + steps / 16): an epoch has 4 to 33 steps here
+    steps     the slope on ln(1 + steps / 16): an epoch has 4 to 63 steps here
     left      the slope on ln(1 + epochs), times ln((1 + K) / (1 + n)): K epochs are the end, 20 of
               the embedded and 10 of the published pool
 
@@ -27,19 +27,16 @@ import numpy as np
 from absl import app
 from scipy.stats import t as student
 
+from experiments import corpus_sets
 from experiments.shortlist_study import EPOCHS, HEAD, RATES
 from experiments.tasks import POOLS, Task, data_of, read_tasks
 from ncap_jax.predictor import growth
 from ncap_jax.run import facts
 
 BATCH, COMMON_STEPS = 32, 16
-# Training images, where they are not 500 of the embedded pool and 256 of the published one.
-IMAGES: Mapping[str, int] = {
-    "birds6_embedded": 365,
-    "digits-100_embedded": 100,
-    "cifar10-500_genuine": 500,
-    "birds525-1050_genuine": 1050,
-}
+# Training images of the sets that do not say how many they keep; of the first ones by the pool.
+IMAGES: Mapping[str, int] = {"birds6_embedded": 365, "birds525-1050": 1050, "birds_groups": 236}
+FIRST_IMAGES: Mapping[str, int] = {"embedded": 500, "genuine": 256}
 
 
 class Seen(NamedTuple):
@@ -57,7 +54,11 @@ class Seen(NamedTuple):
 
 def steps_per_epoch(task: str) -> int:
     """Of the set's training images."""
-    images = IMAGES.get(task, 500 if task.endswith("_embedded") else 256)
+    name, pool = task.rsplit("_", 1)
+    known = corpus_sets.SETS[name]
+    kept = known.config.max_train if known.large else FIRST_IMAGES[pool]
+    images = IMAGES.get(task) or IMAGES.get(name) or kept
+    assert images is not None
     return -(-images // BATCH)
 
 

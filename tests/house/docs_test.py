@@ -42,7 +42,7 @@ QUOTED = {
     "long-lists": ("long_list_study",),
     "race": ("race_study",),
     "recall": ("recall_study",),
-    "rivals": ("rivals_study",),
+    "rivals": ("rivals_study", "power_study"),
     "shortlist": ("shortlist_study", "few_images_live", "growth_study"),
     "published-weights": (
         "compare_predictors_genuine",
