@@ -35,6 +35,7 @@ from absl import app
 
 from experiments import finish_replay as replay
 from experiments import race_study, rivals_study
+from experiments.few_images_study import series
 from experiments.rivals_study import EPOCHS, HEAD, LIST, RATES, Signal
 from experiments.tasks import POOLS, Task, priors_without_each, read_tasks
 from ncap_jax.run import facts
@@ -86,9 +87,7 @@ def rules() -> Iterator[tuple[str, Differences]]:
 
 def loss(name: str, epochs: int) -> Signal:
     """Minus a loss after so many epochs."""
-    return lambda task, pool: (
-        -np.array([[getattr(run.records[epochs], name) for run in runs] for runs in task.pools])
-    )
+    return lambda task, pool: -series(task, name, epochs)
 
 
 def rivals(epochs: int) -> dict[str, Signal]:

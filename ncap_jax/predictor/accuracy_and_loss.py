@@ -20,7 +20,7 @@ import numpy as np
 
 from ncap_jax.predictor.base import PoolFunction, by_length, trained_series
 from ncap_jax.predictor.validation_score import counted_images, difference_error
-from ncap_jax.predictor.validation_size import FEW
+from ncap_jax.predictor.validation_size import are_few
 from ncap_jax.types import Prediction, Trajectory
 
 _FLAG = "with so few validation images the training loss counts as much as the accuracy"
@@ -40,7 +40,7 @@ def where_images_are_few(accuracies: PoolFunction) -> PoolFunction:
 
     def predict(pool: Sequence[Trajectory]) -> list[Prediction]:
         images = sum(counted_images(pool))
-        if not 0 < images < FEW:
+        if not are_few(images):
             return accuracies(pool)
         return by_length(lambda group, epochs: _together(group, accuracies(group), images))(pool)
 

@@ -77,7 +77,7 @@ def _score_history(
                 accuracies.append(accuracy[epoch - 1])
                 epochs.append(epoch)
     seen = np.array(accuracies)
-    if images and are_few(images):
+    if are_few(images):
         seen = by_laplace(seen, images)
     return np.array(scores), growth.clipped_logit(seen), np.array(epochs)
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
@@ -38,7 +38,7 @@ _DRAWN_IN = "so the prediction is drawn towards 50 %"
 _COUNTED = "so leads over the other models are trusted less"
 
 
-def are_few(images: int | None) -> bool:
+def are_few(images: int | None) -> TypeGuard[int]:
     """Whether there are fewer than `FEW`; None or 0: not known, which counts as many."""
     return 0 < (images or 0) < FEW
 
@@ -61,7 +61,7 @@ def doubt(images: int | None, count: int | None = None) -> str:
         count: how many there are, where classes count alike and `images` is how many they are worth
             (`ncap_jax.predictor.validation_score.effective_images`); None: the same.
     """
-    if not images or not are_few(images):
+    if not are_few(images):
         return ""
     error = 100 * math.sqrt(0.25 / images)
     only = f"{images} validation image{'s' if images > 1 else ''} only"
@@ -80,9 +80,9 @@ def drawn_in(prediction: Prediction, images: int | None, count: int | None = Non
         images: size of the validation part; None: unknown.
         count: see `doubt`.
     """
-    reason = doubt(images, count)
-    if not images or not reason or not math.isfinite(prediction.mean):
+    if not are_few(images) or not math.isfinite(prediction.mean):
         return prediction
+    reason = doubt(images, count)
     if not math.isnan(prediction.own_std):
         return _flagged(prediction, f"{reason}, {_COUNTED}")
     mean = float(by_laplace(np.asarray(prediction.mean), images))  # (V1)

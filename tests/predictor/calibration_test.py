@@ -190,7 +190,7 @@ def test_leads_shrink_with_what_is_still_to_be_gained_and_keep_their_order():
 
 
 def test_the_fewer_images_the_less_sure():
-    """(G3) widens the spread, and leaves order and distances as they are."""
+    """(G3) and, of few images, (V3) leave the order as it is."""
     pool = make_pool(epochs=3)
     plain = accuracies(LOSS, pool)
     found = [accuracies(LOSS, pool, images=images) for images in (10**9, 100, 10)]
