@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import corpus_sets
 from ncap_jax.files import write_atomically
 from ncap_jax.options import Head
 from ncap_jax.types import STRENGTHS, ClassCounts, EpochRecord, Trajectory
@@ -108,13 +109,14 @@ def files(large: bool = False) -> list[pathlib.Path]:
 def read(path: pathlib.Path) -> list[dict]:
     """The lines of one corpus file, by model and seed; none where there is no file.
 
-    Every run has `images` beside its columns: how many validate, None where that cannot be told.
+    Every run has `images` beside its columns: how many validate, None where that cannot be told;
+    and `epoch_steps`, of its set and pool: None in a file that is not the corpus's.
     """
-    lines = lines_of(path)
+    lines, steps = lines_of(path), corpus_sets.epoch_steps(path.stem)
     runs = [run for line in lines for run in line["runs"].values()]
     images = validation_images([a for run in runs for a in run["validation_accuracy"]])
     for run in runs:
-        run["images"] = images
+        run["images"], run["epoch_steps"] = images, steps
     return sorted(lines, key=lambda line: (line["model"], line["seed"]))
 
 
@@ -146,8 +148,9 @@ def validation_images(accuracies: Iterable[float | None]) -> int | None:
 def _record(columns: Mapping[str, Any], i: int) -> EpochRecord:
     strengths = [s for s in STRENGTHS if f"beta_eff_{s}" in columns]
     losses = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+    epoch, steps = columns["epoch"][i], columns.get("epoch_steps")
     return EpochRecord(
-        epoch=columns["epoch"][i],
+        epoch=epoch,
         **{name: _number(columns[name][i]) for name in losses},
         running_loss=columns["running_loss"][i],
         beta_eff={s: (_number(columns[f"beta_eff_{s}"][i]),) for s in strengths},
@@ -155,6 +158,7 @@ def _record(columns: Mapping[str, Any], i: int) -> EpochRecord:
         seconds=columns["cpu"][i] - (columns["cpu"][i - 1] if i else 0.0),
         features="",  # a corpus does not say
         validation_counts=_counts(columns["validation_accuracy"][i], columns.get("images")),
+        steps=None if steps is None else epoch * steps,
     )
 
 

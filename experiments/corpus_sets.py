@@ -86,9 +86,31 @@ SETS: Mapping[str, CorpusSet] = {
 }
 
 
+# How many images train on the sets that do not say how many they keep; on the first ones, by pool.
+TRAINING_IMAGES: Mapping[str, int] = {
+    "birds6_embedded": 365,
+    "birds525-1050": 1050,
+    "birds_groups": 236,
+}
+FIRST_TRAINING_IMAGES: Mapping[str, int] = {"embedded": 500, "genuine": 256}
+BATCH = 32
+
+
 def source_of(name: str) -> str:
     """What a set is a part of."""
     return SETS[name].source
+
+
+def epoch_steps(task: str) -> int | None:
+    """Steps of an epoch on a set as a pool sees it, by `<set>_<pool>`; None: there is no such."""
+    name, _, pool = task.rpartition("_")
+    if name not in SETS or pool not in FIRST_TRAINING_IMAGES:
+        return None
+    known = SETS[name]
+    kept = known.config.max_train if known.large else FIRST_TRAINING_IMAGES[pool]
+    images = TRAINING_IMAGES.get(task) or TRAINING_IMAGES.get(name) or kept
+    assert images is not None
+    return -(-images // BATCH)
 
 
 def load(

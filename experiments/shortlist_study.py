@@ -22,10 +22,12 @@ sets, and over seeds in each. The third has the first four rows again, if accura
 normals instead of Beta variables; the fourth has covered and size over all sets, if a shortlist
 covers other shares of the samples. The fifth has covered and the difference of stated and true
 regret, if the normals have the scale or the standard deviation of the growth law instead of its
-quartiles. The sixth has the accuracies themselves, as every report states them: the share of models
-that end within 1.96 standard deviations of what is predicted, mean over seeds and then over sets,
-with a bootstrap over both; the sets with less than 90 %; and the mean standard deviation in points.
-The seventh has the same without the last term of (G4).
+quartiles, and if the climb that is still ahead (G2) is the same for all models. The sixth has the
+accuracies themselves, as every report states them: the share of models that end within 1.96
+standard deviations of what is predicted, mean over seeds and then over sets, with a bootstrap over
+both; the sets with less than 90 %; and the mean standard deviation in points.
+The seventh has the same without the last term of (G4). The last has the two sets that lose most,
+stated and true, and what is stated minus what is lost on all others.
 
 Expected result: experiments/tables/shortlist_study.md; what follows: docs/results/shortlist.md.
 """
@@ -175,6 +177,22 @@ def differences(tasks: Sequence[Task], priors: Priors) -> str:
     return "\n".join(lines)
 
 
+def losing_most(tasks: Sequence[Task], priors: Priors, sets: int = 2) -> str:
+    """The sets that weigh most in the mean, and the difference without them."""
+    lines = ["| epochs | sets that lose most: stated, lost | the others |", "|---" * 3 + "|"]
+    for n in EPOCHS:
+        means = {
+            task.name: np.mean(rows, axis=0)[[2, 3]]
+            for task in tasks
+            if (rows := list(outcomes(task, n, priors[data_of(task.name)])))
+        }
+        order = sorted(means, key=lambda name: -means[name][1])
+        most = "; ".join(f"{k} {means[k][0]:.2f}, {means[k][1]:.2f}" for k in order[:sets])
+        others = np.mean([means[name] for name in order[sets:]], axis=0)
+        lines.append(f"| {n} | {most} | {others[0] - others[1]:+.2f} |")
+    return "\n".join(lines)
+
+
 def normals(predictions: Sequence[Prediction], seed: int | Sequence[int]) -> np.ndarray:
     """As `ncap_jax.selection.contest.samples`, of normals, which may lie beyond 0 and 1."""
     mean, spread = (
@@ -216,10 +234,26 @@ def by_width(tasks: Sequence[Task], priors: Priors) -> str:
     ]
     for width in (1.0, growth.QUARTILES, growth.HEAVY):
         with mock.patch.object(growth, "QUARTILES", width):
-            means = [mean_outcome(tasks, n, priors) for n in EPOCHS]
-        cells = [f"{100 * m.covered:.0f} %, {m.stated - m.lost:+.2f}" for m in means]
-        lines.append(f"| {width:.2f} | {' | '.join(cells)} |")
+            lines.append(_by_width_row(f"{width:.2f}", tasks, priors))
     return "\n".join(lines)
+
+
+def _by_width_row(name: str, tasks: Sequence[Task], priors: Priors) -> str:
+    means = [mean_outcome(tasks, n, priors) for n in EPOCHS]
+    cells = [f"{100 * m.covered:.0f} %, {m.stated - m.lost:+.2f}" for m in means]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def alike(rise: float, leads: np.ndarray) -> np.ndarray:
+    """As `growth.own_rises`: of every model the rise of the pool."""
+    return np.full(leads.size, rise)
+
+
+def with_one_share(tasks: Sequence[Task]) -> str:
+    """A row as of `by_width`: the climb that is still ahead is the pool's, of models ahead too."""
+    with mock.patch.object(growth, "own_rises", alike):
+        priors = priors_without_each(task.name for task in tasks)
+        return _by_width_row(f"{growth.QUARTILES:.2f}, one u", tasks, priors)
 
 
 def accuracy_intervals(tasks: Sequence[Task], priors: Priors) -> str:
@@ -257,9 +291,11 @@ def main(argv: list[str]) -> None:
     priors = priors_without_each(task.name for task in tasks)
     print(f"{json.dumps(facts.describe(), default=str)}\n\n{table(tasks, priors)}\n")
     print(f"{differences(tasks, priors)}\n\n{as_normals(tasks, priors)}\n")
-    print(f"{by_share(tasks, priors)}\n\n{by_width(tasks, priors)}\n")
+    print(f"{by_share(tasks, priors)}\n\n{by_width(tasks, priors)}")
+    print(f"{with_one_share(tasks)}\n")
     print(f"{accuracy_intervals(tasks, priors)}\n")
     print(accuracy_intervals(tasks, {name: foreseen(known) for name, known in priors.items()}))
+    print(f"\n{losing_most(tasks, priors)}")
 
 
 if __name__ == "__main__":

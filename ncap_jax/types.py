@@ -189,6 +189,7 @@ class EpochRecord:
             `not finite`.
         validation_counts: the answers behind `validation_accuracy`, by class; None in files of
             versions that did not count them.
+        steps: of the optimiser so far; None in files of versions that did not count them.
     """
 
     epoch: int
@@ -204,6 +205,7 @@ class EpochRecord:
     learning_rate: float | None = None
     features: FeatureFlaw = ""
     validation_counts: ClassCounts | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def observe(tuning: FineTuning, train_state: steps.TrainState, epoch: int = 0) -
         measure_seconds=time.perf_counter() - start,
         features=flaw,
         validation_counts=class_counts(validation),
+        steps=epoch * batching.steps_per_epoch(len(tuning.feed.labels), tuning.config.batch_size),
     )
 
 

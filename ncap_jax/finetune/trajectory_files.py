@@ -89,6 +89,9 @@ def parse(fields: dict[str, Any]) -> EpochRecord:
     values["beta_eff_status"] = {
         k: tuple(map(str, v)) for k, v in values["beta_eff_status"].items()
     }
+    steps = values.get("steps")
+    if steps is not None and (type(steps) is not int or steps < 0):
+        raise ValueError("steps is not a number of steps")
     values["features"] = str(values.get("features", ""))
     values["validation_counts"] = _counts(values.get("validation_counts"))
     return EpochRecord(**values)

@@ -21,12 +21,13 @@ own records:
    with the validation images if it is more, because it contains it. About the accuracy: the error
    of the gain too, which all models share, so that it decides nothing between them:
 
-       own² = max(σ², v) exp(-2 k gain) + own'² + q² S² u²,   std² = 2 own² + variance of (G4)  (C2)
+       own_i² = max(σ², v) left² + own'² + q² S² u_i²,   std² = 2 own² + variance of (G4)       (C2)
 
-   with the constants of the same prior, own' being its own. The 2 makes a standard deviation of the
-   scale of Student's t. Which of two models is better is told as of normals with the quartiles of
-   that t, whose standard deviation is 1.10 own: docs/results/shortlist.md compares the shortlists
-   and regrets that follow with finished runs.
+   with the constants of the same prior, own' being its own, and own² as own_i² with the pool's u:
+   one std for all keeps the order of the means. The 2 makes a standard deviation of the scale of
+   Student's t. Which of two models is better is told as of normals with the quartiles of that t,
+   whose standard deviation is 1.10 own_i: docs/results/shortlist.md compares the shortlists and
+   regrets that follow with finished runs.
    Mean and standard deviation of the accuracy are those of the logit-normal, by Gauss-Hermite
    quadrature; `own` is carried to the accuracy scale by the derivative of that mean.
 """
@@ -131,13 +132,13 @@ class Outlook(NamedTuple):
     Attributes:
         gain: of every model.
         left: the share of a model's lead over the pool that is left at the end.
-        own: scale of a model's own error.
-        std: standard deviation of its whole error.
+        own: (models,) scales of the models' own errors.
+        std: standard deviation of a model's whole error: one for all, which keeps their order.
     """
 
     gain: float
     left: float
-    own: float
+    own: np.ndarray
     std: float
 
 
@@ -146,25 +147,27 @@ def _outlook(
 ) -> Outlook:
     """What is to be expected of a pool; `images`: m of (G3)."""
     gain = growth.gain(pool, prior) or 0.0
-    curve = growth.mean_curve(pool)
+    curve, _ = growth.mean_curve(pool)
     level = float(curve[-1]) if curve.size else 0.0
     rise = float(curve[-1] - curve[0]) if curve.size else 0.0
     luck = growth.image_noise(_last_accuracies(pool), images)
     signal = growth.without_luck(seen.variance, luck)
     apart = float(np.sqrt(seen.narrowed)) * signal
-    left = float(np.exp(-prior.shrink * gain))  # of a lead (G2)
+    left = growth.lead_left(prior, gain, rise)  # (G2)
     trusted = signal**2 / seen.variance if are_few(images) and seen.variance else 1.0  # (V3)
     doubt = left * np.sqrt(trusted * max(seen.noise**2, luck))
-    own = float(np.hypot(doubt, growth.scatter(prior, gain, rise, apart)))
+    rises = growth.own_rises(rise, np.append(seen.leads, 0.0))  # the last one: of the pool
+    *own, of_pool = np.hypot(doubt, growth.scatter(prior, gain, rises, apart))
     error = growth.gain_error(prior, gain, rise, level)
-    std = float(np.hypot(growth.HEAVY * own, error))  # (C2)
-    return Outlook(gain, left * trusted, own, std)
+    std = float(np.hypot(growth.HEAVY * of_pool, error))  # (C2)
+    return Outlook(gain, left * trusted, np.array(own), std)
 
 
 class _Seen(NamedTuple):
-    """The pool on the scale of (C1): mean and s² of the models' logits, σ, and N of (A2)."""
+    """The pool on the scale of (C1): mean, x and s² of the models' logits, σ, and N of (A2)."""
 
     middle: float
+    leads: np.ndarray
     variance: float
     noise: float
     narrowed: float
@@ -230,20 +233,20 @@ def _calibrated(
     links = [predictor.link(s.mean) if np.isfinite(s.mean) else np.nan for s in scores]
     logits = relation.level + relation.slope * np.array(links)  # (C1)
     finite = logits[np.isfinite(logits)]
-    spread = (float(finite.mean()), float(finite.var())) if finite.size else (0.0, 0.0)
-    seen = _Seen(*spread, relation.noise, narrowed)
+    middle, variance = (float(finite.mean()), float(finite.var())) if finite.size else (0.0, 0.0)
+    seen = _Seen(middle, logits - middle, variance, relation.noise, narrowed)
     outlook = _outlook(pool, prior, seen, images)
     flags = _doubts(pool, relation)
+    ends = (middle + outlook.left * seen.leads + outlook.gain).tolist()  # (G2)
     answers = []
-    for score, z in zip(scores, logits, strict=True):
-        if not np.isfinite(z):
+    for score, end, own in zip(scores, ends, outlook.own.tolist(), strict=True):
+        if not np.isfinite(end):
             answers.append(no_prediction(score.flag))
             continue
-        end = float(seen.middle + outlook.left * (z - seen.middle) + outlook.gain)  # (G2)
         accuracy = logit_normal(end, outlook.std)
         flag = "; ".join(filter(None, (score.flag, *flags)))
-        own = growth.QUARTILES * outlook.own * accuracy.slope
-        answers.append(Prediction(accuracy.mean, accuracy.std, flag, own))
+        own_std = growth.QUARTILES * own * accuracy.slope
+        answers.append(Prediction(accuracy.mean, accuracy.std, flag, own_std))
     return answers
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FIELDS = tuple(
     f.name
     for f in dataclasses.fields(EpochRecord)
-    if f.name not in ("epoch", "features", "validation_counts") and "beta" not in f.name
+    if f.name not in ("epoch", "steps", "features", "validation_counts") and "beta" not in f.name
 )
 
 

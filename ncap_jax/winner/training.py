@@ -138,6 +138,7 @@ def train(
     """The next epoch and its record, which has validation figures alone; consumes the state."""
     began = time.perf_counter()
     tuning, last = course.training, records[-1].epoch
+    before = records[-1].steps
     recipe = tuning.config
     rate = records[course.first].learning_rate or recipe.learning_rate
     steps_per_epoch = batching.steps_per_epoch(len(tuning.feed.labels), recipe.batch_size)
@@ -155,6 +156,7 @@ def train(
         running_loss=loss,
         learning_rate=float(rates[-1]),
         validation_counts=evaluation.class_counts(found),
+        steps=None if before is None else before + steps_per_epoch,
     )
     return train_state, dataclasses.replace(record, seconds=time.perf_counter() - began)
 

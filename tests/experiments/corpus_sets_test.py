@@ -36,6 +36,12 @@ def test_classes_are_renumbered_in_the_order_given():
         )
 
 
+def test_an_epoch_has_the_steps_of_its_images():
+    names = ["digits_embedded", "digits-100_embedded", "digits_genuine", "birds525-1050_genuine"]
+    assert list(map(corpus_sets.epoch_steps, names)) == [16, 4, 8, 33]
+    assert corpus_sets.epoch_steps("nas_cells_digits") is None
+
+
 def test_species_of_one_kind_are_one_class(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(corpus_sets, "LEAST_SPECIES", 3)
     whole = grey_set()

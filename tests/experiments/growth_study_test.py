@@ -6,27 +6,22 @@ import numpy as np
 import pytest
 
 from experiments import growth_study as study
-from experiments.shortlist_study import HEAD, RATES
+from experiments.shortlist_study import EPOCHS, HEAD, RATES
 from experiments.tasks import POOLS, read_tasks
 from ncap_jax.predictor import growth
 from tests.support.tables import committed
 
 
-def seen(task: str, curve: np.ndarray) -> study.Seen:
+def seen(task: str, curve: np.ndarray, epoch_steps: int = 4) -> study.Seen:
     """A pool whose mean logits are these."""
     leads = growth.Leads(0.0, 0.0, 1.0, np.array([-0.5, 0.5]), np.array([-0.4, 0.4]), 0.0)
-    return study.Seen(task, curve, leads)
+    return study.Seen(task, curve, epoch_steps, leads)
 
 
-def test_an_epoch_has_the_steps_of_its_images():
-    names = ["digits_embedded", "digits-100_embedded", "digits_genuine", "birds525-1050_genuine"]
-    assert list(map(study.steps_per_epoch, names)) == [16, 4, 8, 33]
-
-
-@pytest.mark.parametrize("task", ["digits_embedded", "digits-100_embedded"])
-def test_a_curve_that_rises_by_steps_has_the_same_slope_on_every_set(task):
-    steps = np.arange(4) * study.steps_per_epoch(task)
-    curve = seen(task, 0.7 * np.log1p(steps / study.COMMON_STEPS))
+@pytest.mark.parametrize("epoch_steps", [4, 16, 313])
+def test_a_curve_that_rises_by_steps_has_the_same_slope_on_every_set(epoch_steps):
+    steps = np.arange(4) * epoch_steps
+    curve = seen("digits_embedded", 0.7 * np.log1p(steps / growth.UNIT_STEPS), epoch_steps)
     assert study.by_steps(curve) == pytest.approx(0.7)
 
 
@@ -45,6 +40,25 @@ def test_ends_where_they_are_expected_are_more_likely():
     assert here > study.likelihood(prior, leads) > study.likelihood(prior, leads._replace(noise=9))
 
 
-def test_the_committed_table_is_the_studys():
+def test_each_law_is_another_and_leaves_the_products_in_place():
+    pool = seen("digits_embedded", np.zeros(2))
+    leads = pool.leads._replace(slope=1.0, rise=1.0)
+    prior = growth.Prior(2.0, 0.5, own=0.1, shrink=0.5, scatter=0.9, unforeseen=0.0)
+    found = []
+    for law in study.LAWS.values():
+        with law():
+            found.append(study.likelihood(prior, leads))
+    assert len(set(found)) == len(study.LAWS)
+    assert study.likelihood(prior, leads) == found[0]
+
+
+def test_long_epochs_are_read_at_their_ends():
+    (curves, *_) = study.long_pools("fashion_mnist")
+    assert curves.shape == (13, 21)
+
+
+def test_the_committed_tables_are_the_studys():
     tasks = [task for pool in POOLS for task in read_tasks(HEAD, pool, RATES[pool], large=True)]
-    assert study.table(tasks).splitlines() == committed("growth_study")
+    every = [seen for n in EPOCHS for task in tasks for seen in study.pools(task, n)]
+    found = [*study.tables(every), study.long_epochs(every)]
+    assert "\n".join(found).splitlines() == committed("growth_study")

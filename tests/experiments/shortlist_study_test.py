@@ -57,6 +57,30 @@ def test_differences_are_means_over_sets_of_means_over_seeds(monkeypatch):
     assert " | 0.00 [0.00, 0.00] | 3.50 [" in first
 
 
+def test_one_share_for_all_is_another_row_and_is_left_in_the_study(digits):
+    task, priors = digits
+    before = study.growth.own_rises
+    row = study.with_one_share([task])
+    assert study.growth.own_rises is before
+    assert row.startswith("| 1.10, one u | ")
+    product = study.by_width([task], priors).splitlines()[3]
+    assert row.split("|")[2:] != product.split("|")[2:]
+    assert study.alike(0.7, np.array([-1.0, 2.0])).tolist() == [0.7, 0.7]
+
+
+def test_the_sets_that_lose_most_are_told_from_the_others(monkeypatch):
+    lost = {"a": [4.0, 6.0], "b": [0.5], "c": [9.0], "d": [1.5]}
+
+    def outcomes(task, epochs, priors):
+        return [study.Outcome(1.0, 1.0, 2.0, points, 1.0, 1.0, 1.0) for points in lost[task.name]]
+
+    monkeypatch.setattr(study, "outcomes", outcomes)
+    monkeypatch.setattr(study, "data_of", lambda name: name)
+    tasks = [study.Task(name, "linear", [], *[np.zeros(0)] * 2, {}, np.zeros(0)) for name in lost]
+    first = study.losing_most(tasks, dict.fromkeys(lost)).splitlines()[2]
+    assert first == "| 1 | c 2.00, 9.00; a 2.00, 5.00 | +1.00 |"
+
+
 def test_normals_are_drawn_in_the_study_alone(digits):
     predictions = [Prediction(0.97, 0.1, own_std=0.05), Prediction(0.90, 0.1, own_std=0.02)]
     drawn = study.normals(predictions, seed=0)

@@ -40,10 +40,12 @@ def whole():
 
 @pytest.mark.parametrize("head", ["probe", "trainable_probe", "linear"])
 def test_records(head):
-    told = []
-    trajectory = loop.finetune(small_tuning(head=head), on_record=told.append)
+    told, tuning = [], small_tuning(head=head)
+    trajectory = loop.finetune(tuning, on_record=told.append)
     assert list(trajectory.records) == told
     assert [r.epoch for r in trajectory.records] == [0, 1, 2]
+    batches = [len(c.indices) for c in tuning.feed.train(0, 1, tuning.config.batch_size)]
+    assert [r.steps for r in trajectory.records] == [0, sum(batches), 2 * sum(batches)]
     assert (trajectory.model, trajectory.head, trajectory.status) == ("small", head, "ok")
     assert (trajectory.epochs, trajectory.message) == (2, "")
     assert trajectory.records[0].running_loss is None

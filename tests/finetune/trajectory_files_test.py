@@ -25,6 +25,7 @@ RECORD = EpochRecord(
     measure_seconds=0.25,
     features="constant",
     validation_counts=ClassCounts((3, 1), ((2, 0), (1, 1)), ((3, 1), (2, 2))),
+    steps=16,
 )
 
 
@@ -43,7 +44,8 @@ def test_round_trip_is_exact(tmp_path):
 def test_optional_fields_may_be_missing_or_null():
     fields = trajectory_files.to_json(dataclasses.replace(RECORD, running_loss=None))
     assert fields["validation_loss"] is None
-    for name in ("seconds", "measure_seconds", "learning_rate", "features", "validation_counts"):
+    times, later = ("seconds", "measure_seconds"), ("features", "validation_counts", "steps")
+    for name in (*times, "learning_rate", *later):
         del fields[name]
     parsed = trajectory_files.parse(fields)
     assert math.isnan(parsed.validation_loss)
@@ -51,6 +53,14 @@ def test_optional_fields_may_be_missing_or_null():
     assert found == (None, 0.0, 0.0, None)
     assert parsed.features == ""
     assert parsed.validation_counts is None
+    assert parsed.steps is None
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, True, "16", [16]])
+def test_steps_that_are_no_number_of_steps_are_refused(steps):
+    fields = {**trajectory_files.to_json(RECORD), "steps": steps}
+    with pytest.raises(ValueError, match=r"^steps is not a number of steps$"):
+        trajectory_files.parse(fields)
 
 
 @pytest.mark.parametrize(

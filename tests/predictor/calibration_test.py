@@ -178,13 +178,15 @@ def test_truncation():
 
 
 def test_leads_shrink_with_what_is_still_to_be_gained_and_keep_their_order():
-    """(G2): with one spread of the noise, the logits' distances shrink by exp(-k gain)."""
+    """(G2): with one spread of the noise, the logits' distances shrink by exp(-k √(gain u))."""
     pool = make_pool(epochs=3)
     known, head = growth.PRIORS[pool[0].head], pool[0].head
     priors = [known._replace(spread=0.0, own=0.0, scatter=0.0, shrink=k) for k in (0.0, 0.5)]
     free, drawn = ([a.mean for a in accuracies(LOSS, pool, priors={head: p})] for p in priors)
     assert np.array_equal(np.argsort(free), np.argsort(drawn))
-    left = np.exp(-0.5 * growth.gain(pool, known))
+    curve, _ = growth.mean_curve(pool)
+    left = growth.lead_left(priors[1], growth.gain(pool, known), float(curve[-1] - curve[0]))
+    assert left < 0.9
     # The mean of a logit-normal is not quite the expit of its middle: 3 % here.
     np.testing.assert_allclose(np.ptp(logit(drawn)) / np.ptp(logit(free)), left, rtol=0.05)
 
@@ -225,10 +227,11 @@ def test_of_few_images_leads_are_drawn_in_by_the_share_of_luck_in_them():
     trusted = signal / lines.var()
     assert 0.5 < trusted < 0.9
     start, level = plain.mean(axis=0)[[0, -1]].tolist()
-    apart = growth.scatter(prior, 0.0, level - start, np.sqrt(signal))
-    own = np.sqrt(trusted * max(relation.noise**2, luck) + apart**2)
-    std = np.hypot(growth.HEAVY * own, growth.gain_error(prior, 0.0, level - start, level))
-    for answer, line in zip(answers, lines.tolist(), strict=True):
+    rises = level - start + np.maximum(0.0, np.append(lines - lines.mean(), 0.0))
+    apart = growth.scatter(prior, 0.0, rises, np.sqrt(signal))
+    *owns, whole = np.sqrt(trusted * max(relation.noise**2, luck) + apart**2)
+    std = np.hypot(growth.HEAVY * whole, growth.gain_error(prior, 0.0, level - start, level))
+    for answer, line, own in zip(answers, lines.tolist(), owns, strict=True):
         end = lines.mean() + trusted * (line - lines.mean())
         expected = logit_normal(float(end), float(std))
         np.testing.assert_allclose([answer.mean, answer.std], expected[:2], rtol=1e-9)
@@ -268,7 +271,7 @@ def test_a_pool_that_has_hardly_risen_is_stated_as_unsure():
         for w in (0.0, 1.0)
     ]
     sure, unsure = (accuracies(LOSS, pool, priors={head: p}) for p in priors)
-    curve = growth.mean_curve(pool)
+    curve, _ = growth.mean_curve(pool)
     level, rise = float(curve[-1]), float(curve[-1] - curve[0])
     error = growth.gain_error(priors[1], growth.gain(pool, priors[1]), rise, level)
     for a, b in zip(sure, unsure, strict=True):
