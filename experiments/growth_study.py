@@ -18,9 +18,11 @@ is a model's own if the model is ahead of the pool.
 Columns, means over sets of means over seeds: the log-likelihood of where the models end under (G2),
 per model, and the root mean square of what the gain is off, in logits, by n.
 
-The third table has the gain, in logits, of sets with 313 steps an epoch
-(experiments/corpus/long_epochs, to which no constant is fitted): what the mean model gains to the
-end after 20 epochs, and what steps and epochs foretell.
+The other tables are of sets with 313 steps an epoch (experiments/corpus/long_epochs, to which no
+constant is fitted). The third has the gain, in logits: what the mean model gains to the end after
+20 epochs, and what steps and epochs foretell. The fourth has the accuracies that the product then
+predicts, by constants of other sources: how many points they are off, mean over models and seeds,
+and how many models end within their 95 % intervals.
 
 Expected result: experiments/tables/growth_study.md; what follows: docs/results/shortlist.md.
 """
@@ -39,9 +41,15 @@ from scipy.stats import t as student
 
 from experiments import build_long_epochs, corpus_sets, long_epochs_study
 from experiments.shortlist_study import EPOCHS, HEAD, RATES, alike
-from experiments.tasks import POOLS, Task, data_of, read_tasks
+from experiments.tasks import POOLS, Task, data_of, growth_priors, read_tasks
+from ncap_jax import predictor as predictors
 from ncap_jax.predictor import growth
 from ncap_jax.run import facts
+from ncap_jax.selection import metrics
+from ncap_jax.types import Trajectory
+
+# That validate in long epochs.
+IMAGES = 2000
 
 
 class Seen(NamedTuple):
@@ -156,16 +164,41 @@ def tables(every: Sequence[Seen]) -> Iterator[str]:
         yield "\n".join(lines)
 
 
-def at_epoch_ends(run: long_epochs_study.Run) -> list[float]:
-    """Validation accuracies before training and after every epoch."""
-    looks = zip(run["step"], run["validation_accuracy"], strict=True)
-    return [accuracy for step, accuracy in looks if step % long_epochs_study.EPOCH == 0]
-
-
-def long_pools(name: str) -> list[np.ndarray]:
-    """Logits (models, epochs + 1) of ordinary fine-tuning in long epochs, of every whole seed."""
+def long_pools(name: str) -> list[list[Trajectory]]:
+    """Ordinary fine-tuning in long epochs, as the predictors see it: every whole seed."""
     pools = long_epochs_study.pools(build_long_epochs.read(name), HEAD)
-    return [growth.clipped_logit(np.array(list(map(at_epoch_ends, pool)))) for pool in pools]
+    return [list(map(long_epochs_study.trajectory, pool)) for pool in pools]
+
+
+def by_whole_epochs() -> AbstractContextManager:
+    """A law that counts epochs, as if each had the unit's steps."""
+    return mock.patch.object(
+        growth, "training_steps", lambda t: growth.UNIT_STEPS * t.series("epoch")
+    )
+
+
+def long_accuracies() -> str:
+    """Accuracies that are predicted in long epochs, by constants of other sources."""
+    heads = [f"{what}, {n}" for what in ("points off", "within 95 %") for n in EPOCHS]
+    lines = [f"| set, law | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    method = predictors.get("default", HEAD)
+    for name in build_long_epochs.SETS:
+        ends = long_epochs_study.ends(build_long_epochs.read(name), HEAD)
+        truth = [end for _, end in sorted(ends.items())]
+        for said, law in {"by steps": nullcontext, "by epochs": by_whole_epochs}.items():
+            with law():
+                priors, off, inside = growth_priors(name), [], []
+                for n in EPOCHS:
+                    found = [
+                        predictors.accuracies(method, pool, n, priors=priors, images=IMAGES)
+                        for pool in long_pools(name)
+                    ]
+                    means = np.array([[answer.mean for answer in answers] for answers in found])
+                    off.append(f"{100 * np.mean(np.abs(means - truth)):.1f}")
+                    shares = [metrics.coverage(answers, truth) for answers in found]
+                    inside.append(f"{100 * np.mean(shares):.0f} %")
+            lines.append(f"| {name}, {said} | {' | '.join(off + inside)} |")
+    return "\n".join(lines)
 
 
 def long_epochs(every: Sequence[Seen]) -> str:
@@ -177,8 +210,8 @@ def long_epochs(every: Sequence[Seen]) -> str:
         for said, form in forms.items():
             known = [s._replace(leads=s.leads._replace(slope=form(s))) for s in every]
             growths[said] = fitted(known, name).growth
-        for seed, curves in enumerate(long_pools(name)):
-            middle = curves.mean(axis=0)
+        for seed, pool in enumerate(long_pools(name)):
+            middle, _ = growth.mean_curve(pool)
             gains = {"true": [float(middle[-1] - middle[n]) for n in EPOCHS]}
             for said, form in forms.items():
                 gains[said] = [
@@ -201,7 +234,7 @@ def main(argv: list[str]) -> None:
     tasks = [task for pool in POOLS for task in read_tasks(HEAD, pool, RATES[pool], large=True)]
     every = [seen for n in EPOCHS for task in tasks for seen in pools(task, n)]
     print(json.dumps(facts.describe(), default=str))
-    for found in (*tables(every), long_epochs(every)):
+    for found in (*tables(every), long_epochs(every), long_accuracies()):
         print(f"\n{found}")
 
 

@@ -79,25 +79,32 @@ def beta_eff(strength: str, *, relative: bool = False, probes: int | None = None
 
 def published_line(run: Run, i: int) -> float:
     """The paper's extrapolation from the ends of the epochs so far."""
-    ends = [j for j in range(i + 1) if run["step"][j] % EPOCH == 0]
-    if len(ends) < 3 or ends[-1] != i or "beta_eff_signed" not in run:
+    if run["step"][i] % EPOCH or run["step"][i] < 2 * EPOCH or "beta_eff_signed" not in run:
         return math.nan
-    records = tuple(record(run, j, epoch) for epoch, j in enumerate(ends))
-    trajectory = Trajectory(run["model"], run["head"], records)
-    (found,) = PREDICTORS["published_ridge"]([trajectory])
+    (found,) = PREDICTORS["published_ridge"]([trajectory(run)], run["step"][i] // EPOCH)
     return found.mean
 
 
+def trajectory(run: Run) -> Trajectory:
+    """A run as the predictors see it, with the looks before training and at the ends of epochs."""
+    ends = [i for i, step in enumerate(run["step"]) if step % EPOCH == 0]
+    records = tuple(record(run, i, epoch) for epoch, i in enumerate(ends))
+    return Trajectory(run["model"], run["head"], records)
+
+
 def record(run: Run, i: int, epoch: int) -> EpochRecord:
-    """One look as the predictors see it."""
+    """One look as the predictors see it; one network is too short for a beta_eff of the whole."""
+    betas = run.get("beta_eff_signed", ())[i:]
+    signed = tuple(map(number, betas[0])) if betas else ()
     return EpochRecord(
         epoch,
         train_loss=number(run["train_loss"][i]),
         train_accuracy=number(run["train_accuracy"][i]),
         validation_loss=number(run["validation_loss"][i]),
         validation_accuracy=number(run["validation_accuracy"][i]),
-        beta_eff={"signed": tuple(number(v) for v in run["beta_eff_signed"][i])},
-        beta_eff_status={"signed": ("ok",) * len(run["beta_eff_signed"][i])},
+        beta_eff={"signed": signed} if signed else {},
+        beta_eff_status={"signed": ("ok",) * len(signed)} if signed else {},
+        steps=run["step"][i],
     )
 
 

@@ -53,12 +53,20 @@ def test_each_law_is_another_and_leaves_the_products_in_place():
 
 
 def test_long_epochs_are_read_at_their_ends():
-    (curves, *_) = study.long_pools("fashion_mnist")
-    assert curves.shape == (13, 21)
+    (pool, *_) = study.long_pools("fashion_mnist")
+    assert [trajectory.epochs for trajectory in pool] == [20] * 13
+    assert pool[0].series("steps").tolist() == [313 * epoch for epoch in range(21)]
+
+
+def test_a_law_by_epochs_is_left_in_the_study():
+    (pool, *_) = study.long_pools("fashion_mnist")
+    with study.by_whole_epochs():
+        assert growth.training_steps(pool[0]).tolist() == [16 * epoch for epoch in range(21)]
+    assert growth.training_steps(pool[0]).tolist() == [313 * epoch for epoch in range(21)]
 
 
 def test_the_committed_tables_are_the_studys():
     tasks = [task for pool in POOLS for task in read_tasks(HEAD, pool, RATES[pool], large=True)]
     every = [seen for n in EPOCHS for task in tasks for seen in study.pools(task, n)]
-    found = [*study.tables(every), study.long_epochs(every)]
+    found = [*study.tables(every), study.long_epochs(every), study.long_accuracies()]
     assert "\n".join(found).splitlines() == committed("growth_study")
