@@ -50,6 +50,15 @@ def test_steps_count_and_not_epochs(epochs):
     assert growth.gain([run(z, epoch_steps=16)], PRIOR) == growth.gain([run(z)], PRIOR)
 
 
+def test_epochs_of_an_earlier_version_count_as_the_unit():
+    """A run that an earlier version began, whose records did not count steps."""
+    z = -1.0 + 0.8 * np.log1p(np.arange(4))
+    old, new = run(z), run(z, epoch_steps=313)
+    resumed = Trajectory("a", "linear", (*old.records[:2], *new.records[2:]))
+    assert growth.training_steps(resumed).tolist() == [0, 16, 32, 48]
+    assert growth.gain([resumed], PRIOR) == growth.gain([old], PRIOR)
+
+
 def test_only_the_later_half_counts_and_a_fall_gains_nothing():
     late = 0.2 * np.log1p(np.arange(2, 6))
     z = np.concatenate([[-3.0, -2.0], late])
