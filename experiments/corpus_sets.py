@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncap_jax import data
+from ncap_jax.data import batching
 from ncap_jax.options import DataConfig
 from ncap_jax.types import Dataset
 from ncap_jax.zoo import preprocess
@@ -110,7 +111,7 @@ def epoch_steps(task: str) -> int | None:
     kept = known.config.max_train if known.large else FIRST_TRAINING_IMAGES[pool]
     images = TRAINING_IMAGES.get(task) or TRAINING_IMAGES.get(name) or kept
     assert images is not None
-    return -(-images // BATCH)
+    return batching.steps_per_epoch(images, BATCH)
 
 
 def load(
