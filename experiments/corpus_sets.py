@@ -1,14 +1,20 @@
 """The data sets of the corpus: which images of which source train and validate.
 
 The first five are as small as a first try: 500 images of the embedded pool's, 256 of the genuine
-pool's, and as few to validate on. The others ask for differences of a point: at least 1,000 images
-validate, apart from `birds_groups`, whose source has no more. They vary what a user's data vary in:
+pool's, and as few to validate on. The others ask for differences of a point: 1,000 images
+validate, or as many as the source has of these classes (236 to 1,050). They vary what a user's
+data vary in:
 
     <source>-100, -500, -2000   the number of training images
     fashion_tops, fashion_rest  five classes that look alike, and five that do not
+    fashion_shoes               three of them that do
     cifar_animals               six classes
+    cifar_vehicles              the other four
+    letter_typefaces            which family of typefaces a letter is from
     birds525-1050               two images of each of 525 species
     birds_groups                the species whose names end alike (owls, ducks, ...) as one class
+
+The letters are drawn (`experiments.letters`); all others are photographs, or scans.
 
 A study that leaves a set out leaves out all that share its source.
 """
@@ -24,6 +30,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import letters
 from ncap_jax import data
 from ncap_jax.data import batching
 from ncap_jax.options import DataConfig
@@ -39,10 +46,11 @@ class CorpusSet:
     """One set.
 
     Attributes:
-        source: what it is a part of: `digits`, a TFDS set, a folder of birds.
+        source: what it is a part of: `digits`, `letters`, a TFDS set, a folder of birds.
         config: how the source is read, and how many images are kept.
         classes: of these only, if any are given.
-        grouped: whether classes are the last words of the source's class names.
+        grouped: whether classes are the last words of the source's class names; of letters, their
+            typefaces.
         large: whether the set says itself how many images it has, whatever the pool; only
             ordinary fine-tuning is recorded then, up to the fifth epoch and at the end.
     """
@@ -55,7 +63,7 @@ class CorpusSet:
 
 
 def _of(source: str, train: int, classes: tuple[int, ...] = ()) -> CorpusSet:
-    """A part of a TFDS set, or of the digits."""
+    """A part of a TFDS set, of the digits or of the letters."""
     return CorpusSet(source, DataConfig(max_train=train, max_validation=1000), classes)
 
 
@@ -76,14 +84,22 @@ SETS: Mapping[str, CorpusSet] = {
     "fashion_mnist-2000": _of("fashion_mnist", 2000),
     "fashion_tops": _of("fashion_mnist", 500, (0, 2, 3, 4, 6)),
     "fashion_rest": _of("fashion_mnist", 500, (1, 5, 7, 8, 9)),
+    "fashion_shoes": _of("fashion_mnist", 500, (5, 7, 9)),
     "cifar10-100": _of("cifar10", 100),
     "cifar10-500": _of("cifar10", 500),
     "cifar10-2000": _of("cifar10", 2000),
     "cifar_animals": _of("cifar10", 500, (2, 3, 4, 5, 6, 7)),
+    "cifar_vehicles": _of("cifar10", 500, (0, 1, 8, 9)),
+    "birds6-100": CorpusSet(
+        "birds6", DataConfig(max_train=100, validation_fraction=0.5, image_size=64)
+    ),
     "birds525-1050": CorpusSet("birds525", DataConfig(validation_fraction=0.5, image_size=64)),
     "birds_groups": CorpusSet(
         "birds525", DataConfig(validation_fraction=0.5, image_size=64), grouped=True
     ),
+    "letters-500": _of("letters", 500),
+    "letters-2000": _of("letters", 2000),
+    "letter_typefaces": dataclasses.replace(_of("letters", 500), grouped=True),
 }
 
 
@@ -132,18 +148,20 @@ def load(
         classes: likewise; the first ones are kept.
     """
     wanted = SETS[name]
-    birds = wanted.source.startswith("birds")
-    source = str(shared / "birds" / wanted.source) if birds else wanted.source
     config = dataclasses.replace(wanted.config, data_dir=str(shared / "tfds"))
-    if wanted.classes or wanted.grouped:
-        whole = dataclasses.replace(config, max_train=None, max_validation=None)
-        found = data.load_dataset(source, whole, seed=0)
-        found = only(found, wanted.classes) if wanted.classes else grouped(found)
-        found = data.load_dataset(
-            found, seed=0, max_train=config.max_train, max_validation=config.max_validation
-        )
-    else:
-        found = data.load_dataset(source, config, seed=0)
+    whole = dataclasses.replace(config, max_train=None, max_validation=None)
+    found: str | Dataset = wanted.source
+    if wanted.source == "letters":
+        found = letters.load(typefaces=wanted.grouped)
+    elif wanted.source.startswith("birds"):
+        found = str(shared / "birds" / wanted.source)
+    if wanted.classes:
+        found = only(data.load_dataset(found, whole, seed=0), wanted.classes)
+    elif wanted.grouped and isinstance(found, str):
+        found = grouped(data.load_dataset(found, whole, seed=0))
+    if not isinstance(found, str):  # how they are read is past
+        config = DataConfig(max_train=config.max_train, max_validation=config.max_validation)
+    found = data.load_dataset(found, config, seed=0)
     if not wanted.large:
         if classes is not None and found.num_classes > classes:
             found = only(found, range(classes))
