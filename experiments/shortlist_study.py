@@ -22,12 +22,14 @@ sets, and over seeds in each. The third has the first four rows again, if accura
 normals instead of Beta variables; the fourth has covered and size over all sets, if a shortlist
 covers other shares of the samples. The fifth has covered and the difference of stated and true
 regret, if the normals have the scale or the standard deviation of the growth law instead of its
-quartiles, and if the climb that is still ahead (G2) is the same for all models. The sixth has the
+quartiles, and if the climb that is still ahead (G2) is the same for all models, or plays no part
+in how leads shrink. The sixth has the
 accuracies themselves, as every report states them: the share of models that end within 1.96
 standard deviations of what is predicted, mean over seeds and then over sets, with a bootstrap over
 both; the sets with less than 90 %; and the mean standard deviation in points.
-The seventh has the same without the last term of (G4). The last has the two sets that lose most,
-stated and true, and what is stated minus what is lost on all others.
+The seventh has the same without the last term of (G4), and the eighth with a law of growth that
+does not look at the losses: ρ of (G1) is 1. The last has the two sets that lose most, stated and
+true, and what is stated minus what is lost on all others.
 
 Expected result: experiments/tables/shortlist_study.md; what follows: docs/results/shortlist.md.
 """
@@ -35,7 +37,8 @@ Expected result: experiments/tables/shortlist_study.md; what follows: docs/resul
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 from unittest import mock
@@ -249,11 +252,24 @@ def alike(rise: float, leads: np.ndarray) -> np.ndarray:
     return np.full(leads.size, rise)
 
 
-def with_one_share(tasks: Sequence[Task]) -> str:
-    """A row as of `by_width`: the climb that is still ahead is the pool's, of models ahead too."""
-    with mock.patch.object(growth, "own_rises", alike):
+def by_gain_alone(gain: float, rise: float) -> float:
+    """As `growth.drawing_in`: however much of the climb is ahead."""
+    del rise
+    return float(np.sqrt(gain))
+
+
+# Name -> function of the growth law that is replaced, and by what.
+OTHER_LAWS: Mapping[str, tuple[str, Callable]] = {
+    "one u": ("own_rises", alike),
+    "√gain": ("drawing_in", by_gain_alone),
+}
+
+
+def with_other_law(name: str, tasks: Sequence[Task]) -> str:
+    """A row as of `by_width`."""
+    with mock.patch.object(growth, *OTHER_LAWS[name]):
         priors = priors_without_each(task.name for task in tasks)
-        return _by_width_row(f"{growth.QUARTILES:.2f}, one u", tasks, priors)
+        return _by_width_row(f"{growth.QUARTILES:.2f}, {name}", tasks, priors)
 
 
 def accuracy_intervals(tasks: Sequence[Task], priors: Priors) -> str:
@@ -279,6 +295,11 @@ def accuracy_intervals(tasks: Sequence[Task], priors: Priors) -> str:
     return "\n".join(lines)
 
 
+def without_losses() -> AbstractContextManager:
+    """A law of growth whose (G1) has no ρ."""
+    return mock.patch.object(growth, "pace", lambda slope, gap: max(0.0, slope))
+
+
 def foreseen(priors: growth.Priors) -> growth.Priors:
     """The constants as if (G1) missed by a share of the gain alone."""
     return {head: prior._replace(unforeseen=0.0) for head, prior in priors.items()}
@@ -292,9 +313,11 @@ def main(argv: list[str]) -> None:
     print(f"{json.dumps(facts.describe(), default=str)}\n\n{table(tasks, priors)}\n")
     print(f"{differences(tasks, priors)}\n\n{as_normals(tasks, priors)}\n")
     print(f"{by_share(tasks, priors)}\n\n{by_width(tasks, priors)}")
-    print(f"{with_one_share(tasks)}\n")
+    print("\n".join(with_other_law(name, tasks) for name in OTHER_LAWS), end="\n\n")
     print(f"{accuracy_intervals(tasks, priors)}\n")
     print(accuracy_intervals(tasks, {name: foreseen(known) for name, known in priors.items()}))
+    with without_losses():
+        print(f"\n{accuracy_intervals(tasks, priors_without_each(t.name for t in tasks))}")
     print(f"\n{losing_most(tasks, priors)}")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments import corpus_files, corpus_sets
 from ncap_jax.options import HEADS, Head
-from ncap_jax.predictor import PREDICTORS, baker, growth, joint
+from ncap_jax.predictor import PREDICTORS, baker, growth, growth_fit, joint
 from ncap_jax.predictor.base import Predictor
 from ncap_jax.selection import metrics
 from ncap_jax.types import NETWORK_STRENGTHS, Prediction, Trajectory
@@ -187,7 +187,7 @@ def growth_priors(without: str | None = None) -> growth.Priors:
             if data_of(known.name) != without:
                 pools += known.pools
                 finals += [known.truth.tolist()] * len(known.pools)
-    return growth.fit(pools, finals)
+    return growth_fit.fit(pools, finals)
 
 
 def priors_without_each(sets: Iterable[str]) -> dict[str, growth.Priors]:

@@ -145,8 +145,8 @@ class Outlook(NamedTuple):
 def _outlook(
     pool: Sequence[Trajectory], prior: growth.Prior, seen: _Seen, images: int | None
 ) -> Outlook:
-    """What is to be expected of a pool; `images`: m of (G3)."""
-    gain = growth.gain(pool, prior) or 0.0
+    """What is to be expected of a pool; `images`: m of (G1) and (G3)."""
+    gain = growth.gain(pool, prior, images) or 0.0
     curve, _ = growth.mean_curve(pool)
     level = float(curve[-1]) if curve.size else 0.0
     rise = float(curve[-1] - curve[0]) if curve.size else 0.0

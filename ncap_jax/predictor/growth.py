@@ -1,14 +1,21 @@
 """How much accuracy a pool still gains after its last epoch: a law fitted to finished runs.
 
 On the logit scale the mean accuracy of a pool rises about linearly in the logarithm of training
-time, ever more slowly towards its end. From its slope b over the later half of the epochs,
+time, ever more slowly towards its end. How soon it slows down shows in the losses: as long as the
+images that validate are answered as well as those that train, all that is still to be learned of
+the latter helps with the former; once a pool overfits, little does. From the slope b over the later
+half of the epochs and the share ρ of the validation loss that training images do not have,
 
-    gain = c max(0, b),   b = least-squares slope of z̄_k on ln(1 + t_k / 16), k = ⌊n/2⌋..n    (G1)
+    gain = c max(0, b) / ρ^0.4,   ρ = max(1 - L_train / L_validation, 1 / (3 √m))
+    b = least-squares slope of z̄_k on ln(1 + t_k / 8), k = ⌊n/2⌋..n                        (G1)
 
-with z̄_k the mean logit of validation accuracy after k epochs, k = 0 before training, and t_k the
-steps so far (16: `UNIT_STEPS`). Training c e-foldings longer at the present slope would gain as
-much. A run that has flattened out gains little, and so does one that has many steps behind it, on a
-large set for instance: `experiments/growth_study.py` compares steps with epochs.
+with z̄_k the mean logit of validation accuracy after k epochs, k = 0 before training, t_k the steps
+so far (8: `UNIT_STEPS`), and L the mean losses of the pool after n epochs. Training c / ρ^0.4
+e-foldings longer at the present slope would gain as much. A run that has flattened out gains
+little, and so does one that has many steps behind it, on a large set for instance. A mean loss of m
+images is known to about 1 / √m of itself; ρ is not believed to be smaller than a third of that.
+`experiments/growth_study.py` compares steps with epochs, and the law with one that does not look at
+the losses.
 
 While a pool gains, its models draw together: the others catch up with the early leaders. Let x be
 the distances of the models' logits z from the pool's mean after n epochs, y those at the end, s the
@@ -42,12 +49,8 @@ pool that has hardly risen can end anywhere.
 The 2 makes a variance of the scale of Student's t. z_max is the logit of the highest accuracy
 that is told from 1 (`EDGE`): a pool that is there already neither gains nor has risen.
 
-`fit` takes the constants from pools of finished runs, for each head its own: what is predicted is
-the end of *ordinary fine-tuning*, which a frozen probe only approaches from below. c is the median
-of gain / b. r (`spread`) and w (`unforeseen`) maximise the likelihood of the gains, and k, own and
-q that of (G2), with Student's t of 4 degrees of freedom, because a few pools and models end far
-from where all signs point and must not blur the others; its standard deviation is √2 times its
-scale. How well the constants hold on a set to which they were not fitted:
+The constants are fitted to finished runs (`ncap_jax.predictor.growth_fit`). How well they hold on a
+set to which they were not fitted:
 `experiments/compare_predictors.py` and `experiments/shortlist_study.py`,
 docs/results/early-signals.md and docs/results/shortlist.md. Other forms of the law:
 `experiments/growth_study.py`.
@@ -55,16 +58,14 @@ docs/results/early-signals.md and docs/results/shortlist.md. Other forms of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import logit
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from ncap_jax import errors
 from ncap_jax.options import Head
 from ncap_jax.predictor.validation_size import by_laplace
 from ncap_jax.types import Trajectory
@@ -72,21 +73,18 @@ from ncap_jax.types import Trajectory
 # Accuracies are held this far from 0 and 1 before the logit: one wrong in two hundred.
 EDGE = 0.005
 _HIGHEST = float(logit(1.0 - EDGE))  # z_max of (G4)
-# Numbers of epochs after which the constants are fitted.
-FITTED_EPOCHS = (1, 2, 3, 5)
-# The unit of training time in (G1), in steps: an epoch of the sets that the law was found on; and
-# what an epoch of a record that does not count steps is taken to have.
-UNIT_STEPS = 16
-# Slopes below this are too flat to divide by.
-_FLAT = 0.05
+# The unit of training time in (G1), in steps; and what an epoch of a record that does not count
+# steps is taken to have.
+UNIT_STEPS = 8
+# The 0.4 of (G1); the ρ of a pool without losses, the geometric mean of the corpus; and its lower
+# bound where nobody knows how many images validate.
+BY_GAP, USUAL_GAP, LEAST_GAP = 0.4, 0.13, 0.01
 FREEDOM = 4.0  # degrees of freedom of Student's t
 HEAVY = float(np.sqrt(FREEDOM / (FREEDOM - 2)))  # its standard deviation over its scale
 # Standard deviation of the normal with its quartiles, over its scale.
 QUARTILES = float(student.ppf(0.75, FREEDOM) / norm.ppf(0.75))
 # The ½ of (G2), in logits.
 _BEGUN = 0.5
-# Lower bound of a logit's standard deviation: pools that follow the law exactly would have 0.
-_LEAST = 0.01
 
 
 class Prior(NamedTuple):
@@ -112,25 +110,6 @@ class Prior(NamedTuple):
 Priors = Mapping[Head, Prior]
 
 
-class Leads(NamedTuple):
-    """What (G1) to (G3) see of a pool: b, rise, mean gain, distances x and y, (models,), and v.
-
-    `rise` is negative where accuracy fell.
-    """
-
-    slope: float
-    rise: float
-    gained: float
-    before: np.ndarray
-    after: np.ndarray
-    noise: float
-
-    @property
-    def rises(self) -> np.ndarray:
-        """(models,) from which each model's u_i follows."""
-        return own_rises(self.rise, self.before)
-
-
 def clipped_logit(accuracy: np.ndarray) -> np.ndarray:
     """The logit of accuracies in [0, 1], kept at least `EDGE` away from both ends."""
     return logit(np.clip(accuracy, EDGE, 1.0 - EDGE))
@@ -149,15 +128,23 @@ def training_steps(trajectory: Trajectory) -> np.ndarray:
     return steps if known else UNIT_STEPS * trajectory.series("epoch")
 
 
-def mean_curve(trajectories: Sequence[Trajectory]) -> tuple[np.ndarray, np.ndarray]:
-    """z̄_0..z̄_n and t_0..t_n over the models of greatest length whose accuracies are all finite."""
+def _longest(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """The models of greatest length whose accuracies are all finite."""
     longest = max((t.epochs for t in trajectories), default=0)
-    full = [
-        (clipped_logit(accuracy), training_steps(t))
+    return [
+        t
         for t in trajectories
         if (accuracy := t.series("validation_accuracy")).size
         and t.epochs == longest
         and np.all(np.isfinite(accuracy))
+    ]
+
+
+def mean_curve(trajectories: Sequence[Trajectory]) -> tuple[np.ndarray, np.ndarray]:
+    """z̄_0..z̄_n and t_0..t_n over the models of greatest length whose accuracies are all finite."""
+    full = [
+        (clipped_logit(t.series("validation_accuracy")), training_steps(t))
+        for t in _longest(trajectories)
     ]
     if not full:
         return np.zeros(0), np.zeros(0)
@@ -165,10 +152,42 @@ def mean_curve(trajectories: Sequence[Trajectory]) -> tuple[np.ndarray, np.ndarr
     return curve, steps
 
 
-def gain(trajectories: Sequence[Trajectory], prior: Prior) -> float | None:
-    """Equation (G1); None if no model has an epoch of training and a finite curve."""
+def loss_gap(trajectories: Sequence[Trajectory], images: int | None) -> float:
+    """ρ of (G1), in (0, 1], after the last epoch of the models of greatest length.
+
+    Args:
+        trajectories: the pool; where none of these models has finite losses, ρ is `USUAL_GAP`.
+        images: m; None or 0: not known.
+    """
+    ends = [t.records[-1] for t in _longest(trajectories)]
+    losses = np.array([(record.train_loss, record.validation_loss) for record in ends])
+    known = losses[np.isfinite(losses).all(axis=1)] if ends else np.zeros((0, 2))
+    train, validation = known.mean(axis=0) if known.size else (0.0, 0.0)
+    if validation <= 0:
+        return USUAL_GAP
+    least = 1 / (3 * np.sqrt(images)) if images else LEAST_GAP
+    return float(max(1 - train / validation, least))
+
+
+def pace(slope: float, gap: float) -> float:
+    """What c of (G1) multiplies, in logits: of b and ρ."""
+    return max(0.0, slope) / gap**BY_GAP
+
+
+def gain(
+    trajectories: Sequence[Trajectory], prior: Prior, images: int | None = None
+) -> float | None:
+    """Equation (G1); None if no model has an epoch of training and a finite curve.
+
+    Args:
+        trajectories: the pool.
+        prior: of its head.
+        images: m, of the validation part; None: not known.
+    """
     curve, steps = mean_curve(trajectories)
-    return prior.growth * max(0.0, log_slope(curve, steps)) if curve.size > 1 else None
+    if curve.size < 2:
+        return None
+    return prior.growth * pace(log_slope(curve, steps), loss_gap(trajectories, images))
 
 
 def share_ahead(gain: float, rise: float | np.ndarray) -> np.ndarray:
@@ -233,122 +252,11 @@ def scatter(prior: Prior, gain: float, rises: np.ndarray, apart: float) -> np.nd
     return np.hypot(prior.own, prior.scatter * apart * share_ahead(gain, rises))
 
 
-def fit(
-    pools: Sequence[Sequence[Trajectory]], finals: Sequence[Sequence[float]]
-) -> dict[Head, Prior]:
-    """The constants from pools of finished runs, for every head among them.
-
-    Args:
-        pools: the models of one data set, seed and head each, at least `max(FITTED_EPOCHS)`
-            epochs.
-        finals: what each model reached in ordinary fine-tuning, in [0, 1].
-
-    Raises:
-        ConfigError: `pools` is empty, or under some head no pool gains accuracy.
-    """
-    leads: dict[Head, list[Leads]] = {}
-    for pool, final in zip(pools, finals, strict=True):
-        end = clipped_logit(np.asarray(final, dtype=np.float64))
-        seen = np.array([t.series("validation_accuracy") for t in pool])
-        images = validation_images(pool)
-        steps = training_steps(pool[0])
-        leads.setdefault(pool[0].head, []).extend(
-            leads_of(
-                clipped_logit(seen[:, : n + 1]),
-                steps[: n + 1],
-                end,
-                image_noise(seen[:, n], images),
-            )
-            for n in FITTED_EPOCHS
-        )
-    if not leads:
-        raise errors.ConfigError(
-            "no pool of finished runs to fit the growth law to", "Give at least one for each head"
-        )
-    return {head: fit_head(head, found) for head, found in leads.items()}
-
-
-def leads_of(curves: np.ndarray, steps: np.ndarray, end: np.ndarray, noise: float) -> Leads:
-    """What the law sees of a pool: (models, n + 1) logits, (n + 1,) steps, (models,) logits, v."""
-    middle = curves.mean(axis=0)
-    return Leads(
-        slope=log_slope(middle, steps),
-        rise=float(middle[-1] - middle[0]),
-        gained=float(end.mean() - middle[-1]),
-        before=curves[:, -1] - middle[-1],
-        after=end - end.mean(),
-        noise=noise,
-    )
-
-
-def fit_head(head: Head, leads: Sequence[Leads]) -> Prior:
-    """The constants of one head; see `fit`."""
-    ratios = [e.gained / e.slope for e in leads if e.slope > _FLAT and e.gained > 0]
-    if not ratios:
-        raise errors.ConfigError(
-            f"no pool with head {head!r} gains accuracy with training",
-            "Give pools whose accuracy grows with training",
-        )
-    growth = float(np.median(ratios))
-    spread, unforeseen = _fit_gains(leads, growth)
-    return Prior(growth, spread, *_fit_leads(leads, growth), unforeseen)
-
-
-def _fit_gains(leads: Sequence[Leads], growth: float) -> tuple[float, float]:
-    """The r and w of greatest likelihood (G4) when c is known; pools count equally."""
-    gain = growth * np.maximum(0.0, [e.slope for e in leads])
-    off = np.array([e.gained for e in leads]) - gain
-    ahead = np.array([float(share_ahead(g, e.rise)) for g, e in zip(gain.tolist(), leads)])
-
-    def negative_log_likelihood(logs: np.ndarray) -> float:
-        spread, unforeseen = np.exp(logs)
-        scale = np.sqrt((spread * gain) ** 2 + (unforeseen * ahead**2) ** 2 + _LEAST**2)
-        return -float(np.sum(student.logpdf(off / scale, FREEDOM) - np.log(scale)))
-
-    spread, unforeseen = _greatest(negative_log_likelihood, ((0.4, 1.0), (0.1, 0.3)))
-    return spread, unforeseen
-
-
-def _greatest(
-    negative_log_likelihood: Callable[[np.ndarray], float], starts: Iterable[Sequence[float]]
-) -> tuple[float, ...]:
-    """The positive constants of greatest likelihood, a function of their logarithms."""
-    found = (
-        minimize(negative_log_likelihood, np.log(start), method="Nelder-Mead") for start in starts
-    )
-    return tuple(np.exp(min(found, key=lambda o: o.fun).x).tolist())
-
-
-def _fit_leads(leads: Sequence[Leads], growth: float) -> tuple[float, float, float]:
-    """own, k and q of greatest likelihood (G2); pools count equally, whatever their size."""
-    # All pools at once: (pools,) what is common to a pool, (models of all pools,) the rest.
-    sizes = np.array([e.before.size for e in leads])
-    starts_at = np.cumsum(sizes) - sizes
-    before, after = (np.concatenate(part) for part in zip(*((e.before, e.after) for e in leads)))
-    gain = (growth * np.maximum(0.0, [e.slope for e in leads])).tolist()
-    drawn = np.array([drawing_in(g, e.rise) for g, e in zip(gain, leads)])
-    ahead = np.concatenate([share_ahead(g, e.rises) for g, e in zip(gain, leads)])
-    luck = np.repeat([e.noise for e in leads], sizes)
-    signals = [without_luck(float(e.before.var()), e.noise) for e in leads]
-    apart = (np.repeat(signals, sizes) * ahead) ** 2
-
-    def negative_log_likelihood(logs: np.ndarray) -> float:
-        own, shrink, scatter = np.exp(logs)
-        left = np.repeat(np.exp(-shrink * drawn), sizes)
-        variance = own**2 + scatter**2 * apart + left**2 * luck + _LEAST**2
-        tails = np.log1p((after - before * left) ** 2 / variance / FREEDOM)
-        densities = np.log(variance) + (FREEDOM + 1) * tails
-        return float(np.sum(np.add.reduceat(densities, starts_at) / sizes))
-
-    own, shrink, scatter = _greatest(negative_log_likelihood, ((0.2, 0.5, 1.0), (0.1, 0.2, 0.5)))
-    return own, shrink, scatter
-
-
 # Fitted to experiments/corpus by `python -m experiments.compare_predictors`, which prints them.
 PRIORS: Priors = {
-    "probe": Prior(1.79, spread=0.00, own=0.07, shrink=0.96, scatter=0.93, unforeseen=1.72),
+    "probe": Prior(0.79, spread=0.00, own=0.07, shrink=1.05, scatter=0.94, unforeseen=1.71),
     "trainable_probe": Prior(
-        0.67, spread=0.28, own=0.11, shrink=0.97, scatter=1.09, unforeseen=2.17
+        0.41, spread=0.25, own=0.11, shrink=1.02, scatter=1.08, unforeseen=1.97
     ),
-    "linear": Prior(0.51, spread=0.39, own=0.06, shrink=1.18, scatter=0.87, unforeseen=1.21),
+    "linear": Prior(0.31, spread=0.23, own=0.07, shrink=1.18, scatter=0.93, unforeseen=1.08),
 }

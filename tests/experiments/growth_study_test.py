@@ -8,13 +8,14 @@ import pytest
 from experiments import growth_study as study
 from experiments.shortlist_study import EPOCHS, HEAD, RATES
 from experiments.tasks import POOLS, read_tasks
-from ncap_jax.predictor import growth
+from ncap_jax.predictor import growth, growth_fit
 from tests.support.tables import committed
 
 
 def seen(task: str, curve: np.ndarray, epoch_steps: int = 4) -> study.Seen:
     """A pool whose mean logits are these."""
-    leads = growth.Leads(0.0, 0.0, 1.0, np.array([-0.5, 0.5]), np.array([-0.4, 0.4]), 0.0)
+    lead = np.array([-0.5, 0.5])
+    leads = growth_fit.Leads(0.0, 0.2, 0.0, 1.0, lead, 0.8 * lead, 0.0)
     return study.Seen(task, curve, epoch_steps, leads)
 
 
@@ -22,15 +23,32 @@ def seen(task: str, curve: np.ndarray, epoch_steps: int = 4) -> study.Seen:
 def test_a_curve_that_rises_by_steps_has_the_same_slope_on_every_set(epoch_steps):
     steps = np.arange(4) * epoch_steps
     curve = seen("digits_embedded", 0.7 * np.log1p(steps / growth.UNIT_STEPS), epoch_steps)
-    assert study.by_steps(curve) == pytest.approx(0.7)
+    assert study.by_steps(curve) == pytest.approx((0.7, 0.2))
+    assert study.FORMS["steps"](curve) == pytest.approx((0.7, 1.0))
+
+
+@pytest.mark.parametrize("unit", [4, 16])
+def test_another_unit_of_training_time(unit: int):
+    curve = seen("digits_embedded", 0.7 * np.log1p(np.arange(4) * 20 / unit), 20)
+    assert study.FORMS[f"{unit} steps"](curve) == pytest.approx((0.7, 0.2))
+    assert study.by_steps(curve)[0] != pytest.approx(0.7, rel=0.01)
+
+
+def test_the_law_takes_the_form_that_it_is_given():
+    curve = seen("digits_embedded", 0.7 * np.log1p(np.arange(4) / 2))
+    paces = {name: study.in_form(form, [curve])[0].leads.pace for name, form in study.FORMS.items()}
+    assert paces[study.PRODUCT] == pytest.approx(0.7 / 0.2**0.4)
+    assert paces["ρ^0.3"] == pytest.approx(0.7 / 0.2**0.3)
+    assert paces["ρ^0.5"] == pytest.approx(0.7 / 0.2**0.5)
+    assert paces["steps"] == pytest.approx(0.7)
 
 
 def test_what_is_left_falls_with_the_epochs():
     for epochs, end, task in ((1, 20, "digits_embedded"), (5, 10, "digits_genuine")):
         curve = seen(task, 0.7 * np.log1p(np.arange(epochs + 1)))
-        assert study.by_epochs(curve) == pytest.approx(0.7)
+        assert study.by_epochs(curve) == pytest.approx((0.7, 0.2))
         left = np.log((1 + end) / (1 + epochs))
-        assert study.by_what_is_left(curve) == pytest.approx(0.7 * left)
+        assert study.by_what_is_left(curve) == pytest.approx((0.7 * left, 1.0))
 
 
 def test_ends_where_they_are_expected_are_more_likely():
@@ -42,7 +60,7 @@ def test_ends_where_they_are_expected_are_more_likely():
 
 def test_each_law_is_another_and_leaves_the_products_in_place():
     pool = seen("digits_embedded", np.zeros(2))
-    leads = pool.leads._replace(slope=1.0, rise=1.0)
+    leads = pool.leads._replace(slope=1.0, gap=1.0, rise=1.0)
     prior = growth.Prior(2.0, 0.5, own=0.1, shrink=0.5, scatter=0.9, unforeseen=0.0)
     found = []
     for law in study.LAWS.values():
@@ -58,11 +76,15 @@ def test_long_epochs_are_read_at_their_ends():
     assert pool[0].series("steps").tolist() == [313 * epoch for epoch in range(21)]
 
 
-def test_a_law_by_epochs_is_left_in_the_study():
+def test_other_laws_are_left_in_the_study():
     (pool, *_) = study.long_pools("fashion_mnist")
-    with study.by_whole_epochs():
-        assert growth.training_steps(pool[0]).tolist() == [16 * epoch for epoch in range(21)]
+    with study.PATCHES["epochs, losses"]():
+        assert growth.training_steps(pool[0]).tolist() == [8 * epoch for epoch in range(21)]
     assert growth.training_steps(pool[0]).tolist() == [313 * epoch for epoch in range(21)]
+    with study.PATCHES["steps"]():
+        assert growth.pace(0.7, 0.2) == 0.7
+    assert growth.pace(0.7, 0.2) == pytest.approx(0.7 / 0.2**0.4)
+    assert set(study.PATCHES) == set(study.LONG)
 
 
 def test_the_committed_tables_are_the_studys():

@@ -57,15 +57,21 @@ def test_differences_are_means_over_sets_of_means_over_seeds(monkeypatch):
     assert " | 0.00 [0.00, 0.00] | 3.50 [" in first
 
 
-def test_one_share_for_all_is_another_row_and_is_left_in_the_study(digits):
+@pytest.mark.parametrize("name", study.OTHER_LAWS)
+def test_another_law_is_another_row_and_is_left_in_the_study(digits, name: str):
     task, priors = digits
-    before = study.growth.own_rises
-    row = study.with_one_share([task])
-    assert study.growth.own_rises is before
-    assert row.startswith("| 1.10, one u | ")
+    function, _ = study.OTHER_LAWS[name]
+    before = getattr(study.growth, function)
+    row = study.with_other_law(name, [task])
+    assert getattr(study.growth, function) is before
+    assert row.startswith(f"| 1.10, {name} | ")
     product = study.by_width([task], priors).splitlines()[3]
     assert row.split("|")[2:] != product.split("|")[2:]
+
+
+def test_what_the_other_laws_leave_out():
     assert study.alike(0.7, np.array([-1.0, 2.0])).tolist() == [0.7, 0.7]
+    assert study.by_gain_alone(0.25, 3.0) == study.by_gain_alone(0.25, 0.0) == 0.5
 
 
 def test_the_sets_that_lose_most_are_told_from_the_others(monkeypatch):

@@ -23,7 +23,7 @@ CONFIG = RankConfig(epochs=5, strategy="halving", halving_top=1, halving_thresho
 
 
 def pool(levels: Sequence[float], epochs: int = 5, noise: float = 0.01) -> list[Trajectory]:
-    """Models whose accuracy rises towards a level; the loss follows it."""
+    """Models whose accuracy rises towards a level; the loss follows it, and they overfit."""
     rng = np.random.default_rng(0)
     found = []
     for number, level in enumerate(levels):
@@ -31,7 +31,7 @@ def pool(levels: Sequence[float], epochs: int = 5, noise: float = 0.01) -> list[
         for epoch in range(epochs + 1):
             accuracy = level * (1 - 0.5 ** (epoch + 1)) + noise * rng.standard_normal()
             loss = -np.log(accuracy) + 0.02 * rng.standard_normal()
-            records.append(EpochRecord(epoch, loss, accuracy, loss, accuracy, loss))
+            records.append(EpochRecord(epoch, 0.6 * loss, accuracy, loss, accuracy, loss))
         found.append(Trajectory(f"m{number}", "probe", tuple(records)))
     return found
 

@@ -1,8 +1,8 @@
 """A synthetic pool that looks like real fine-tuning runs, for the tests of three stages.
 
 Accuracy rises to a model's own limit by a stretched exponential with binomial noise; the loss
-follows the accuracy's logit; beta_eff falls in proportion to what is still to gain, at the
-small scale (1e-3) that real probes show.
+follows the accuracy's logit, and that of the training images falls further; beta_eff falls in
+proportion to what is still to gain, at the small scale (1e-3) that real probes show.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def make_trajectory(
         records.append(
             EpochRecord(
                 epoch=epoch,
-                train_loss=0.8 * loss,
+                train_loss=(1 - min(0.08 * epoch, 0.8)) * loss,
                 train_accuracy=min(1.0, accuracy + 0.02),
                 validation_loss=loss,
                 validation_accuracy=float(accuracy),
