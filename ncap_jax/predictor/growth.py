@@ -50,10 +50,8 @@ The 2 makes a variance of the scale of Student's t. z_max is the logit of the hi
 that is told from 1 (`EDGE`): a pool that is there already neither gains nor has risen.
 
 The constants are fitted to finished runs (`ncap_jax.predictor.growth_fit`). How well they hold on a
-set to which they were not fitted:
-`experiments/compare_predictors.py` and `experiments/shortlist_study.py`,
-docs/results/early-signals.md and docs/results/shortlist.md. Other forms of the law:
-`experiments/growth_study.py`.
+set to which they were not fitted: `experiments/compare_predictors.py` and
+`experiments/shortlist_study.py`, docs/results/early-signals.md and docs/results/shortlist.md.
 """
 
 from __future__ import annotations

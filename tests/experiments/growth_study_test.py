@@ -87,8 +87,21 @@ def test_other_laws_are_left_in_the_study():
     assert set(study.PATCHES) == set(study.LONG)
 
 
-def test_the_committed_tables_are_the_studys():
+@pytest.fixture(scope="module")
+def every() -> list[study.Seen]:
+    """All pools of the corpus after all numbers of epochs."""
     tasks = [task for pool in POOLS for task in read_tasks(HEAD, pool, RATES[pool], large=True)]
-    every = [seen for n in EPOCHS for task in tasks for seen in study.pools(task, n)]
+    return [seen for n in EPOCHS for task in tasks for seen in study.pools(task, n)]
+
+
+def test_the_products_rows_are_those_of_the_tables(every):
+    for name in (study.PRODUCT, "steps"):
+        assert study.row(name, study.FORMS[name], every) in committed("growth_study")
+    (law, *_) = study.LAWS
+    assert study.row(law, study.by_steps, every) in committed("growth_study")
+
+
+@pytest.mark.slow
+def test_the_committed_tables_are_the_studys(every):
     found = [*study.tables(every), study.long_epochs(every), study.long_accuracies()]
     assert "\n".join(found).splitlines() == committed("growth_study")
