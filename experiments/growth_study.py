@@ -46,7 +46,14 @@ from absl import app
 from scipy.stats import t as student
 
 from experiments import build_long_epochs, corpus_sets, long_epochs_study
-from experiments.shortlist_study import EPOCHS, HEAD, RATES, alike, without_losses
+from experiments.shortlist_study import (
+    EPOCHS,
+    HEAD,
+    RATES,
+    alike,
+    by_gain_alone,
+    without_losses,
+)
 from experiments.tasks import POOLS, Task, data_of, growth_priors, read_tasks
 from ncap_jax import predictor as predictors
 from ncap_jax.predictor import growth, growth_fit
@@ -133,9 +140,7 @@ LONG = (PRODUCT, "epochs, losses", "steps")
 # What is replaced of the law, by name.
 LAWS: Mapping[str, Callable[[], AbstractContextManager]] = {
     "exp(-k √(gain u)), u_i": nullcontext,
-    "exp(-k √gain), u_i": lambda: mock.patch.object(
-        growth, "drawing_in", lambda gain, rise: np.sqrt(gain)
-    ),
+    "exp(-k √gain), u_i": lambda: mock.patch.object(growth, "drawing_in", by_gain_alone),
     "exp(-k gain), u_i": lambda: mock.patch.object(growth, "drawing_in", lambda gain, rise: gain),
     "exp(-k √(gain u)), u": lambda: mock.patch.object(growth, "own_rises", alike),
     "exp(-k √(gain u)), u of each": lambda: mock.patch.object(

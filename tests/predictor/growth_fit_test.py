@@ -69,9 +69,8 @@ def test_fit_finds_how_leads_shrink(monkeypatch):
         pools.append([run(z + lead, "linear"), run(z - lead, "linear")])
         left = lead * np.exp(-0.7 * np.sqrt(1.5 / (1.5 + 0.5 * np.log(6))))
         finals.append([float(expit(z[-1] + 1.0 + side)) for side in (left, -left)])
-    monkeypatch.setattr(
-        growth_fit, "FITTED_EPOCHS", (5,)
-    )  # what is left to gain is 1 after 5 epochs
+    # After five epochs 1 is left to gain.
+    monkeypatch.setattr(growth_fit, "FITTED_EPOCHS", (5,))
     found = growth_fit.fit(pools, finals)["linear"]
     assert found.growth == pytest.approx(2.0, rel=1e-6)
     assert found.shrink == pytest.approx(0.7, abs=1e-3)
@@ -87,14 +86,9 @@ def test_fit_finds_the_scatter_that_was_added(monkeypatch):
     for _ in range(100):
         slope, apart = rng.uniform(0.1, 1.0), rng.uniform(0.05, 0.8)
         z = -3.0 + slope * np.log1p(np.arange(6))
-        leads = apart * standard(rng.normal(size=40))
-        gain = 2.0 * slope
-        rise = z[-1] - z[0]
-        scale = growth.scatter(law, gain, growth.own_rises(rise, leads), apart)
-        noise = scale * rng.standard_t(growth.FREEDOM, size=40)
-        end = z[-1] + gain + leads * growth.lead_left(law, gain, rise) + noise - noise.mean()
+        leads, left, noise = drawn_leads(rng, law, z, 2.0 * slope, apart)
         pools.append([run(z + lead) for lead in leads])
-        finals.append(expit(end).tolist())
+        finals.append(expit(z[-1] + 2.0 * slope + left + noise - noise.mean()).tolist())
     found = growth_fit.fit(pools, finals)["linear"]
     assert found.growth == pytest.approx(2.0, rel=0.02)
     # 4,000 models: a standard deviation is known to about 1 %, each of two in one sum to 5 %; the
@@ -130,13 +124,8 @@ def test_the_luck_of_the_images_is_told_from_the_scatter(monkeypatch):
     for _ in range(60):
         slope, apart = rng.uniform(0.1, 0.6), rng.uniform(0.3, 0.8)
         z = -1.0 + slope * np.log1p(np.arange(6))
-        leads = apart * standard(rng.normal(size=40))
-        gain = 2.0 * slope
-        rise = z[-1] - z[0]
-        spread = growth.scatter(law, gain, growth.own_rises(rise, leads), apart)
-        noise = spread * rng.standard_t(growth.FREEDOM, size=40)
-        end = z[-1] + gain + leads * growth.lead_left(law, gain, rise) + noise
-        finals.append(expit(end).tolist())
+        leads, left, noise = drawn_leads(rng, law, z, 2.0 * slope, apart)
+        finals.append(expit(z[-1] + 2.0 * slope + left + noise).tolist())
         seen = rng.binomial(images, expit(z + leads[:, None])) / images
         pools.append([run(growth.clipped_logit(row), images=images) for row in seen])
     found = growth_fit.fit(pools, finals)["linear"]
@@ -145,9 +134,15 @@ def test_the_luck_of_the_images_is_told_from_the_scatter(monkeypatch):
     assert found.own < 0.1 < 0.15 < plain.own
 
 
-def standard(values: np.ndarray) -> np.ndarray:
-    """With mean 0 and standard deviation 1."""
-    return (values - values.mean()) / values.std()
+def drawn_leads(
+    rng: np.random.Generator, law: growth.Prior, z: np.ndarray, gain: float, apart: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of 40 models around the curve z: their leads, what is left of them by (G2), and its e."""
+    values = rng.normal(size=40)
+    leads, rise = apart * (values - values.mean()) / values.std(), float(z[-1] - z[0])
+    scale = growth.scatter(law, gain, growth.own_rises(rise, leads), apart)
+    noise = scale * rng.standard_t(growth.FREEDOM, size=40)
+    return leads, leads * growth.lead_left(law, gain, rise), noise
 
 
 def logit_of(trajectory: Trajectory) -> np.ndarray:
